@@ -1,0 +1,1 @@
+"""Fragments on this node's drives, and the same store over rpc."""

@@ -1,0 +1,1 @@
+"""Redundancy schemes, striping and codecs. Pure."""

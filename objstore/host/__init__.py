@@ -1,0 +1,1 @@
+"""The outside world: clock, network, disk, key-value store, entropy, threads."""

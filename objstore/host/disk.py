@@ -1,0 +1,130 @@
+"""Files and folders, as plain blocking calls.
+
+Blocking on purpose: a caller runs what may be slow through `host.threads`, so that one
+writer can do a write and its sync in one hop.  `real_disk` implements the protocols on
+the operating system, `objstore.testing.disk` on memory, where a crash keeps only what was
+synced (and, by seed, some of what was not).
+
+What survives a crash: bytes written before a `sync` that returned; a name (create,
+rename, remove) once its directory's `sync` returned.  An OSError from `write_at`,
+`sync` or `allocate` means the file must not be trusted or synced again: the caller
+fences the drive or ends the process (FAULTS 1.2); nobody retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+Buffer = bytes | bytearray | memoryview
+
+
+@attrs.frozen
+class Space:
+    """Room on the file system a folder lies on, in bytes."""
+
+    total: int
+    free: int  # What this process may still use.
+
+
+class File(Protocol):
+    """An open file, by offsets; there is no position.  Not closed twice."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+        ...
+
+    def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
+        """Write all of `data` (one buffer, or several in a row); extends the file."""
+        ...
+
+    def sync(self) -> None:
+        """fdatasync: what was written, and the size, survive a crash."""
+        ...
+
+    def allocate(self, size: int, *, zeros: bool = False) -> None:
+        """Make the file `size` bytes long with its space reserved.
+
+        With `zeros` the bytes are really written, so that a later sync of an overwrite
+        need not change extents (SPEED: halves the cost of fdatasync).
+        """
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def punch(self, offset: int, size: int) -> None:
+        """Give the space of a range back; it reads as zeros.  May do nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Directory(Protocol):
+    """A folder.  Names are single path components."""
+
+    @property
+    def path(self) -> str:
+        """What to show a person."""
+        ...
+
+    def names(self) -> list[str]: ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
+        """Open a file.  Raises FileNotFoundError; with `create`, FileExistsError."""
+        ...
+
+    def folder(self, name: str, *, create: bool = False) -> Directory:
+        """A sub-folder.  Raises FileNotFoundError."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Atomic; replaces `target`.  Durable after `sync`."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a sub-folder with all that is in it."""
+        ...
+
+    def sync(self) -> None: ...
+
+    def space(self) -> Space: ...
+
+    def lock(self, name: str) -> File:
+        """Take the lock file `name` for this process until it is closed or dies.
+
+        Raises BlockingIOError if another process has it.
+        """
+        ...
+
+
+def write_file_atomically(directory: Directory, name: str, data: bytes) -> None:
+    """Replace file `name` by `data`, durably: after a crash it is the old or the new."""
+    temporary = f"{name}.new"
+    if directory.exists(temporary):
+        directory.remove(temporary)
+    file = directory.open(temporary, create=True)
+    try:
+        file.write_at(0, data)
+        file.sync()
+    finally:
+        file.close()
+    directory.rename(temporary, name)
+    directory.sync()
+
+
+def read_file(directory: Directory, name: str) -> bytes:
+    """All of a small file.  Raises FileNotFoundError."""
+    file = directory.open(name, write=False)
+    try:
+        return file.read_at(0, file.size)
+    finally:
+        file.close()

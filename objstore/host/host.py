@@ -1,0 +1,39 @@
+"""A host: the whole outside world of one node, in one value."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from objstore.host.clock import Clock
+from objstore.host.disk import Directory
+from objstore.host.entropy import Entropy
+from objstore.host.kv import KeyValueStore
+from objstore.host.network import Network
+from objstore.host.pki import Pki
+from objstore.host.threads import Threads
+
+
+class Disks(Protocol):
+    """Opens folders and stores by path."""
+
+    def directory(self, path: str, *, create: bool = False) -> Directory:
+        """Raises FileNotFoundError, NotADirectoryError, PermissionError."""
+        ...
+
+    def key_value_store(self, directory: Directory, name: str) -> KeyValueStore:
+        """Open (or make) the store in sub-folder `name`.  Raises CorruptData."""
+        ...
+
+
+@attrs.frozen
+class Host:
+    """Everything a node may touch."""
+
+    clock: Clock
+    disks: Disks
+    entropy: Entropy
+    network: Network
+    pki: Pki
+    threads: Threads

@@ -1,0 +1,1 @@
+"""HTTP/1.1 over h11. Knows nothing of S3."""

@@ -1,0 +1,65 @@
+"""Every bound of the system, one sentence each on why this number.
+
+What an operator may change is in `config`; what is here is part of a format or a
+protocol, or a bound that nobody should need to touch.
+"""
+
+from __future__ import annotations
+
+from objstore.units import GiB, KiB, MiB, TiB
+
+# S3's own limits (Amazon S3 User Guide, "Multipart upload limits", "Object keys").
+KEY_SIZE_MAX = 1024
+BUCKETS_MAX = 10_000
+PART_NUMBER_MAX = 10_000
+PART_SIZE_MIN = 5 * MiB  # All parts but the last.
+PART_SIZE_MAX = 5 * GiB
+PUT_SIZE_MAX = 5 * GiB
+COPY_SIZE_MAX = 5 * GiB
+OBJECT_SIZE_MAX = 50_000 * GiB  # 10,000 parts of 5 GiB: the "48.8 TiB" of the guide.
+LIST_PAGE_MAX = 1000
+DELETE_OBJECTS_MAX = 1000
+USER_METADATA_SIZE_MAX = 2 * KiB
+
+# Metadata's shape: part of the format (DESIGN 4).
+SLOT_COUNT = 4096
+SHARD_COUNT = 32  # Object shards at birth; the cluster shard is one more.
+BUCKET_SPAN = 4  # Slots a bucket's keys spread over, at birth.
+VOTERS_MAX = 5
+
+# A Raft entry: 16 KiB inline objects and 10,000 part numbers fit with room to spare.
+ENTRY_SIZE_MAX = 1 * MiB
+INLINE_SIZE_LIMIT = 256 * KiB  # What `meta.inline_size_max` may be set to at most.
+REQUEST_ID_KEPT_MS = (
+    15 * 60_000
+)  # Longer than any client's deadline for one retry loop.
+INTENT_LIFE_MS = 15 * 60_000  # A writer renews at a third of it.
+COMPLETION_KEPT_MS = 24 * 3_600_000  # A repeated completion is answered so long.
+
+# Bytes on drives.
+BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.
+CHUNK_SIZE_MAX = 1 * GiB
+FRAGMENTS_MAX = 256  # The fragment number is one byte.
+RECORD_ALIGNMENT = 4 * KiB  # Records start at page boundaries, so a scan can resync.
+
+# Node to node.
+FRAME_SIZE_MAX = 4 * MiB  # A block, or a batch of Raft messages, with headers.
+FRAME_HEADER_SIZE_MAX = 64 * KiB
+CALLS_IN_FLIGHT_MAX = 1024  # Per link and direction; more waits.
+PACKET_SIZE_MAX = 1400  # Gossip stays under one Ethernet frame.
+SNAPSHOT_PIECE_SIZE = 256 * KiB
+
+# HTTP (FAULTS 4): what h11 alone would let pass.
+HTTP_HEAD_SIZE_MAX = 32 * KiB  # 16 KiB of headers, and room for a presigned target.
+HTTP_HEADERS_MAX = 100
+HTTP_TRAILERS_SIZE_MAX = 4 * KiB
+HTTP_READ_SIZE = 64 * KiB
+XML_SIZE_MAX = 1 * MiB
+XML_LARGE_SIZE_MAX = 4 * MiB  # DeleteObjects and CompleteMultipartUpload.
+XML_DEPTH_MAX = 16
+
+assert BLOCK_SIZE + FRAME_HEADER_SIZE_MAX <= FRAME_SIZE_MAX
+assert ENTRY_SIZE_MAX + FRAME_HEADER_SIZE_MAX <= FRAME_SIZE_MAX
+assert INLINE_SIZE_LIMIT * 2 <= ENTRY_SIZE_MAX
+assert SHARD_COUNT <= SLOT_COUNT
+assert PART_NUMBER_MAX * PART_SIZE_MAX <= OBJECT_SIZE_MAX < 49 * TiB

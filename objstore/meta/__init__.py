@@ -1,0 +1,1 @@
+"""Shards of replicated rows: buckets, versions, uploads, and the cluster's state."""

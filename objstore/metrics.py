@@ -1,0 +1,97 @@
+"""Every metric: name, unit, labels, help.
+
+Names are `objstore_<package>_<what>_<unit>`; base units are seconds and bytes; labels
+come from small closed sets, never a key or a bucket.  A package adds its own here,
+under its heading; docs/reference/metrics.md has a line for each and a test compares.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+_LATENCY_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
+)  # fmt: skip
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(name, text, labels, registry=REGISTRY, buckets=_LATENCY_BUCKETS)
+
+
+# s3
+S3_REQUESTS = _counter(
+    "objstore_s3_requests_total", "Requests answered.", "operation", "status"
+)
+S3_REQUEST_SECONDS = _histogram(
+    "objstore_s3_request_duration_seconds",
+    "From the request's head to the last byte of its answer.",
+    "operation",
+)
+S3_IN_FLIGHT = _gauge("objstore_s3_requests_in_flight", "Requests being served.")
+S3_BYTES = _counter(
+    "objstore_s3_body_bytes_total", "Body bytes received and sent.", "direction"
+)
+
+# raft
+RAFT_COMMIT_SECONDS = _histogram(
+    "objstore_raft_commit_duration_seconds", "From proposal to its apply on the leader."
+)
+RAFT_SYNC_SECONDS = _histogram(
+    "objstore_raft_wal_sync_duration_seconds", "One write and fdatasync of the WAL."
+)
+RAFT_LEADERS = _gauge("objstore_raft_leader_groups", "Groups this node leads.")
+RAFT_GROUPS = _gauge("objstore_raft_groups", "Groups this node has a replica of.")
+RAFT_TERM_MAX = _gauge("objstore_raft_term_max", "The highest term of any group.")
+RAFT_COMMIT_LAG = _gauge(
+    "objstore_raft_commit_lag_entries", "Appended but not committed, over led groups."
+)
+RAFT_APPLY_LAG = _gauge(
+    "objstore_raft_apply_lag_entries", "Committed but not applied, over all groups."
+)
+RAFT_ELECTIONS = _counter("objstore_raft_elections_total", "Elections begun here.")
+
+# gossip
+GOSSIP_MEMBERS = _gauge("objstore_gossip_members", "Members by state.", "state")
+
+# rpc
+RPC_CALLS = _counter("objstore_rpc_calls_total", "Calls served.", "method", "outcome")
+
+# chunks
+DRIVE_BYTES = _gauge(
+    "objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind"
+)
+DRIVE_FENCED = _gauge(
+    "objstore_chunks_drive_fenced", "1 where a drive is fenced after an error.", "drive"
+)
+DRIVE_ERRORS = _counter(
+    "objstore_chunks_drive_errors_total", "I/O errors of a drive.", "drive"
+)
+FRAGMENTS_CORRUPT = _counter(
+    "objstore_chunks_corrupt_fragments_total", "Fragments found with a bad checksum."
+)
+
+# repair
+REPAIR_QUEUE = _gauge(
+    "objstore_repair_queue_fragments", "Known fragments waiting to be mended."
+)
+REPAIR_REBUILT = _counter(
+    "objstore_repair_rebuilt_fragments_total", "Fragments made again."
+)
+REPAIR_FREED = _counter(
+    "objstore_repair_freed_fragments_total", "Released fragments deleted."
+)
+
+# memory
+MEMORY_IN_FLIGHT = _gauge(
+    "objstore_memory_in_flight_bytes", "Bytes of bodies held by the memory budget."
+)

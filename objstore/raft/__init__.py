@@ -1,0 +1,1 @@
+"""Consensus: many Raft groups on one write-ahead log. Knows nothing of objects."""

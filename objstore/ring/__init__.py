@@ -1,0 +1,1 @@
+"""Where data lives: layout, partitions, epochs. Pure."""
