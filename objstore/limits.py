@@ -30,9 +30,7 @@ VOTERS_MAX = 5
 # A Raft entry: 16 KiB inline objects and 10,000 part numbers fit with room to spare.
 ENTRY_SIZE_MAX = 1 * MiB
 INLINE_SIZE_LIMIT = 256 * KiB  # What `meta.inline_size_max` may be set to at most.
-REQUEST_ID_KEPT_MS = (
-    15 * 60_000
-)  # Longer than any client's deadline for one retry loop.
+REQUEST_ID_KEPT_MS = 15 * 60_000  # Longer than any client's deadline for one retry loop.
 INTENT_LIFE_MS = 15 * 60_000  # A writer renews at a third of it.
 COMPLETION_KEPT_MS = 24 * 3_600_000  # A repeated completion is answered so long.
 

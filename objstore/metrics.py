@@ -67,9 +67,7 @@ GOSSIP_MEMBERS = _gauge("objstore_gossip_members", "Members by state.", "state")
 RPC_CALLS = _counter("objstore_rpc_calls_total", "Calls served.", "method", "outcome")
 
 # chunks
-DRIVE_BYTES = _gauge(
-    "objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind"
-)
+DRIVE_BYTES = _gauge("objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind")
 DRIVE_FENCED = _gauge(
     "objstore_chunks_drive_fenced", "1 where a drive is fenced after an error.", "drive"
 )

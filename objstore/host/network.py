@@ -154,15 +154,11 @@ class Packets(Protocol):
 class Network(Protocol):
     """Opens the three."""
 
-    async def listen(
-        self, address: Address, *, tls: ServerTls | None = None
-    ) -> Listener:
+    async def listen(self, address: Address, *, tls: ServerTls | None = None) -> Listener:
         """Raises OSError, e.g. when the address is in use."""
         ...
 
-    async def connect(
-        self, address: Address, *, tls: ClientTls | None = None
-    ) -> Stream:
+    async def connect(self, address: Address, *, tls: ClientTls | None = None) -> Stream:
         """Connect and do the TLS handshake.
 
         Raises OSError where nobody answers, trio.BrokenResourceError where the handshake

@@ -1,0 +1,357 @@
+"""What may be proposed: the commands of a slot, and those of the cluster shard.
+
+A command is a value; `meta.apply` is a pure function (view, command) -> (rows, result).
+Ids and stamps are put into it by its proposer, so that every replica applies alike (R12).
+An object command names its bucket's incarnation and config version (`BucketRef`) and
+fails with StaleBucket where the slot's fence differs; the front door then refreshes its
+view and tries again.
+
+Results: the type named in each docstring, or an error of `meta.errors` (raised to the
+caller by the client).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from objstore.ids import BucketId, ChunkId, IntentId, Key, Slot, UploadId, VersionId
+from objstore.meta.values import (
+    AccessKey,
+    BucketFence,
+    BucketState,
+    ChunkPlace,
+    Draft,
+    JoinToken,
+    Part,
+    Upload,
+)
+
+
+@attrs.frozen
+class BucketRef:
+    """Which bucket, as the proposer knew it."""
+
+    bucket: BucketId
+    config_version: int
+
+
+@attrs.frozen
+class WriteCondition:
+    """If-Match and If-None-Match of a write, decided inside the command.
+
+    Etags without quotes; ("*",) for any.  AWS: If-None-Match allows only "*".
+    If-Match with no current version: NoSuchKey; a mismatch: PreconditionFailed.
+    """
+
+    if_match: tuple[str, ...] = ()
+    if_none_match: tuple[str, ...] = ()
+
+
+UNCONDITIONAL = WriteCondition()
+
+# ---- slot commands: each has `slot`, and is routed by it ------------------------------
+
+
+@attrs.frozen
+class OpenBucket:
+    """Open (or update) a bucket's fence in this slot.  Result: None."""
+
+    slot: Slot
+    fence: BucketFence
+
+
+@attrs.frozen
+class CloseBucket:
+    """Check that the slot holds nothing of the bucket, and close it, in one step.
+
+    Result: None; BucketNotEmpty where it holds versions, markers or uploads.
+    """
+
+    slot: Slot
+    bucket: BucketId
+
+
+@attrs.frozen
+class DropBucket:
+    """Forget a closed bucket's fence and counters.  Result: None."""
+
+    slot: Slot
+    bucket: BucketId
+
+
+@attrs.frozen
+class PutVersion:
+    """Make a version the current one of its key.  Result: PutResult.
+
+    intent: required where draft.location holds chunks; IntentGone where it is not alive.
+    floor_epoch is checked against the chunks' epochs: StaleEpoch.
+    """
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    draft: Draft
+    condition: WriteCondition = UNCONDITIONAL
+    intent: IntentId | None = None
+
+
+@attrs.frozen
+class PutResult:
+    version_id: VersionId
+    time_ms: int
+    etag: str
+    index: int
+    term: int
+
+
+@attrs.frozen
+class DeleteVersion:
+    """Delete a key's current version, or a named one.  Result: DeleteResult.
+
+    Without `version_id` in an unversioned bucket the null version goes; nothing there is
+    no error (but with If-Match: NoSuchKey... see the class WriteCondition).
+    """
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    version_id: VersionId | None = None
+    condition: WriteCondition = UNCONDITIONAL
+
+
+@attrs.frozen
+class DeleteResult:
+    version_id: VersionId | None  # Of the marker made, or of the version deleted.
+    is_delete_marker: bool
+
+
+@attrs.frozen
+class BeginIntent:
+    """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int)."""
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    intent: IntentId
+
+
+@attrs.frozen
+class DropIntent:
+    """Give an intent up; `written` are the chunks made under it, to be released.
+
+    Result: None.  An intent already used by a commit is left alone (nothing released).
+    """
+
+    slot: Slot
+    bucket: BucketId
+    intent: IntentId
+    scheme: str
+    written: tuple[tuple[ChunkId, int], ...]  # (chunk, epoch)
+
+
+@attrs.frozen
+class CreateUpload:
+    """Result: Upload, with its time."""
+
+    slot: Slot
+    ref: BucketRef
+    upload: Upload
+
+
+@attrs.frozen
+class PutPart:
+    """Store or replace a part; the replaced one's chunks are released.  Result: Part."""
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    upload: UploadId
+    part: Part
+    intent: IntentId | None = None
+
+
+@attrs.frozen
+class PartRef:
+    """A part as CompleteMultipartUpload lists it."""
+
+    number: int
+    etag: str
+    checksum: bytes | None = None
+
+
+@attrs.frozen
+class CompleteUpload:
+    """Make a version of the listed parts.  Result: CompleteResult.
+
+    Checks numbers ascending, parts present with these etags (InvalidPart,
+    InvalidPartOrder), sizes (EntityTooSmall), `condition`.  Parts not listed are
+    released.  The same completion repeated answers the same for COMPLETION_KEPT_MS or
+    until the key is overwritten, then NoSuchUpload.
+    """
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    upload: UploadId
+    parts: tuple[PartRef, ...]
+    condition: WriteCondition = UNCONDITIONAL
+    expected_size: int | None = None  # x-amz-mp-object-size
+    expected_checksum: bytes | None = None  # Of the whole object, where the client sent it.
+
+
+@attrs.frozen
+class CompleteResult:
+    put: PutResult
+    checksum_algorithm: str | None
+    checksum: bytes | None
+    checksum_kind: str | None
+    part_count: int
+    size: int
+
+
+@attrs.frozen
+class AbortUpload:
+    """Drop an upload and release its parts.  Result: None; NoSuchUpload."""
+
+    slot: Slot
+    ref: BucketRef
+    key: Key
+    upload: UploadId
+
+
+@attrs.frozen
+class ForgetReleased:
+    """Chunks of these Released rows are deleted everywhere.  Result: None."""
+
+    slot: Slot
+    sequences: tuple[int, ...]
+
+
+@attrs.frozen
+class ChangeDisplaced:
+    """Record where fragments of a chunk are now: repair and damage reports.
+
+    For each entry: (index, found, now).  It is applied where the row's state of that
+    index still is `found` (a node id, or None for missing, or "" for "on its ring
+    owner"); `now` likewise.  Result: the ChunkRef's new `displaced`, or NoSuchKey where
+    nothing refers to the chunk any more.
+    """
+
+    slot: Slot
+    place: ChunkPlace
+    changes: tuple[tuple[int, str | None, str | None], ...]
+
+
+SlotCommand = (
+    OpenBucket
+    | CloseBucket
+    | DropBucket
+    | PutVersion
+    | DeleteVersion
+    | BeginIntent
+    | DropIntent
+    | CreateUpload
+    | PutPart
+    | CompleteUpload
+    | AbortUpload
+    | ForgetReleased
+    | ChangeDisplaced
+)
+
+# ---- cluster commands -----------------------------------------------------------------
+
+
+@attrs.frozen
+class FoundCluster:
+    """First command of a cluster.  Result: None; Conflict where one was founded."""
+
+    layout: bytes  # ring.layout.Layout, encoded.
+    settings: tuple[tuple[str, bytes], ...]  # cluster id, CA, gossip secret ...
+    root_key: AccessKey
+    admin_token_hash: bytes
+
+
+@attrs.frozen
+class CreateBucketRecord:
+    """Result: BucketRecord (state CREATING).  BucketExists (with .record) where taken."""
+
+    name: str
+    owner: str
+    span: tuple[Slot, ...]
+    scheme: str
+
+
+@attrs.frozen
+class SetBucketState:
+    """Result: BucketRecord; NoSuchBucket where this incarnation is gone."""
+
+    name: str
+    bucket: BucketId
+    state: BucketState
+
+
+@attrs.frozen
+class DropBucketRecord:
+    """Result: None."""
+
+    name: str
+    bucket: BucketId
+
+
+@attrs.frozen
+class CreateAccessKey:
+    """Result: AccessKey; KeyExists."""
+
+    key: AccessKey
+
+
+@attrs.frozen
+class DeleteAccessKey:
+    """Result: None; NoSuchAccessKey."""
+
+    access_key: str
+
+
+@attrs.frozen
+class CreateJoinToken:
+    """Result: None."""
+
+    token: JoinToken
+
+
+@attrs.frozen
+class SpendJoinToken:
+    """Take one use.  Result: None; InvalidToken where unknown, expired, used up, wrong."""
+
+    token_id: str
+    secret_hash: bytes
+
+
+@attrs.frozen
+class SetLayout:
+    """Put the next layout in force.  Result: None; StaleEpoch unless epoch is next."""
+
+    layout: bytes
+
+
+@attrs.frozen
+class PutSetting:
+    """Set (or with None remove) a setting.  Result: None."""
+
+    name: str
+    value: bytes | None
+
+
+ClusterCommand = (
+    FoundCluster
+    | CreateBucketRecord
+    | SetBucketState
+    | DropBucketRecord
+    | CreateAccessKey
+    | DeleteAccessKey
+    | CreateJoinToken
+    | SpendJoinToken
+    | SetLayout
+    | PutSetting
+)
+Command = SlotCommand | ClusterCommand
