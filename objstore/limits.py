@@ -33,6 +33,14 @@ INLINE_SIZE_LIMIT = 256 * KiB  # What `meta.inline_size_max` may be set to at mo
 REQUEST_ID_KEPT_MS = 15 * 60_000  # Longer than any client's deadline for one retry loop.
 INTENT_LIFE_MS = 15 * 60_000  # A writer renews at a third of it.
 COMPLETION_KEPT_MS = 24 * 3_600_000  # A repeated completion is answered so long.
+DROPPED_FENCE_KEPT_MS = 24 * 3_600_000  # No delayed OpenBucket is older than that.
+CHANGES_KEPT = 256  # Lines of a slot's change log: a million over all slots.
+PURGE_ROWS_MAX = 64  # Rows one step of a purge looks at: about a millisecond.
+PURGE_CHUNKS_MAX = 512  # Chunks one such step releases.
+SCAN_ROWS_MAX = 10_000  # Rows one list query looks at before it answers: about 50 ms.
+CLUSTER_CHANGES_KEPT = 10_000  # Deleted rows the cluster shard remembers for the views.
+CLUSTER_DELTA_SIZE = 1 * MiB  # Rows of one answer to a view; more are asked for again.
+METADATA_MEMORY_MAX = 16 * MiB  # Unflushed rows; a replay of the WAL after a crash.
 
 # Bytes on drives.
 BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.
@@ -46,6 +54,10 @@ FRAME_HEADER_SIZE_MAX = 64 * KiB
 CALLS_IN_FLIGHT_MAX = 1024  # Per link and direction; more waits.
 PACKET_SIZE_MAX = 1400  # Gossip stays under one Ethernet frame.
 SNAPSHOT_PIECE_SIZE = 256 * KiB
+
+# The host.
+POOL_THREADS_MAX = 16  # Blocked in disk reads mostly; more only fight for the interpreter.
+ACCEPT_BACKLOG = 1024  # A herd of reconnecting clients fits; the kernel caps it as well.
 
 # HTTP (FAULTS 4): what h11 alone would let pass.
 HTTP_HEAD_SIZE_MAX = 32 * KiB  # 16 KiB of headers, and room for a presigned target.

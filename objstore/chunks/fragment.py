@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import attrs
 
-from objstore.errors import NotFound
+from objstore.errors import CorruptData, NotFound, Unavailable
 from objstore.ids import BucketId, DriveId, FragmentId, Key, Slot, UploadId
+from objstore.rpc.codec import wire, wire_error
 
 
+@wire("chunks.owner")
 @attrs.frozen
 class FragmentOwner:
     """The one row that a fragment's chunk belongs to: kept in the fragment's header.
@@ -22,6 +24,7 @@ class FragmentOwner:
     upload: UploadId | None = None
 
 
+@wire("chunks.header")
 @attrs.frozen
 class FragmentHeader:
     """What a writer says before the first block."""
@@ -33,7 +36,17 @@ class FragmentHeader:
     block_size: int  # Bytes of payload a checksum covers; the last block is shorter.
     created_ms: int
 
+    @property
+    def block_count(self) -> int:
+        return -(-self.payload_size // self.block_size)
 
+    def size_of_block(self, number: int) -> int:
+        """Bytes of block `number`, which must exist."""
+        assert 0 <= number < self.block_count
+        return min(self.block_size, self.payload_size - number * self.block_size)
+
+
+@wire("chunks.stat")
 @attrs.frozen
 class FragmentStat:
     """What a store knows of a fragment without reading its payload."""
@@ -51,5 +64,21 @@ class Block:
     crc32c: int
 
 
+@wire_error("chunks.no_such_fragment")
 class NoSuchFragment(NotFound):
     """This node has no such fragment (or has it only half written)."""
+
+
+@wire_error("chunks.corrupt_fragment")
+class CorruptFragment(CorruptData):
+    """A fragment's stored bytes are damaged: it is quarantined, use another copy."""
+
+
+@wire_error("chunks.drive_fenced")
+class DriveFenced(Unavailable):
+    """The drive that has (or was to get) the fragment is fenced after an I/O error."""
+
+
+@wire_error("chunks.no_such_session")
+class NoSuchSession(Unavailable):
+    """The receiver knows no such write: it was idle for too long, or the node restarted."""

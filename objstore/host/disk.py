@@ -48,7 +48,7 @@ class File(Protocol):
         ...
 
     def allocate(self, size: int, *, zeros: bool = False) -> None:
-        """Make the file `size` bytes long with its space reserved.
+        """Make the file `size` bytes long with its space reserved; never shortens it.
 
         With `zeros` the bytes are really written, so that a later sync of an overwrite
         need not change extents (SPEED: halves the cost of fdatasync).
@@ -65,7 +65,7 @@ class File(Protocol):
 
 
 class Directory(Protocol):
-    """A folder.  Names are single path components."""
+    """A folder.  Names are single path components; others raise ValueError."""
 
     @property
     def path(self) -> str:
@@ -77,11 +77,17 @@ class Directory(Protocol):
     def exists(self, name: str) -> bool: ...
 
     def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
-        """Open a file.  Raises FileNotFoundError; with `create`, FileExistsError."""
+        """Open a file.  Raises FileNotFoundError; with `create`, FileExistsError.
+
+        A file opened without `write` refuses to be written, with an OSError.
+        """
         ...
 
     def folder(self, name: str, *, create: bool = False) -> Directory:
-        """A sub-folder.  Raises FileNotFoundError."""
+        """A sub-folder; with `create` made if it is missing.
+
+        Raises FileNotFoundError, NotADirectoryError.
+        """
         ...
 
     def rename(self, source: str, target: str) -> None:
@@ -104,6 +110,13 @@ class Directory(Protocol):
         Raises BlockingIOError if another process has it.
         """
         ...
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it is a single path component; raises ValueError if not."""
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not a single file name")
+    return name
 
 
 def write_file_atomically(directory: Directory, name: str, data: bytes) -> None:

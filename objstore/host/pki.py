@@ -13,7 +13,22 @@ from typing import Protocol
 import attrs
 
 from objstore.host.network import TlsIdentity
-from objstore.ids import ClusterId, NodeId
+from objstore.ids import ClusterId, NodeId, is_node_id
+
+_URI_SCHEME = "objstore://"
+
+
+def node_uri(cluster: ClusterId, node: NodeId) -> str:
+    """The name of a node in its certificate."""
+    return f"{_URI_SCHEME}{cluster}/{node}"
+
+
+def node_of_uri(uri: str) -> NodeId | None:
+    """The node that a certificate's URI names, or None where it names none."""
+    cluster, slash, node = uri.removeprefix(_URI_SCHEME).partition("/")
+    if not uri.startswith(_URI_SCHEME) or not slash or not cluster:
+        return None
+    return NodeId(node) if is_node_id(node) else None
 
 
 @attrs.frozen

@@ -14,7 +14,16 @@ from __future__ import annotations
 
 import attrs
 
-from objstore.ids import BucketId, ChunkId, IntentId, Key, Slot, UploadId, VersionId
+from objstore.ids import (
+    BucketId,
+    ChunkId,
+    Epoch,
+    IntentId,
+    Key,
+    Slot,
+    UploadId,
+    VersionId,
+)
 from objstore.meta.values import (
     AccessKey,
     BucketFence,
@@ -25,8 +34,10 @@ from objstore.meta.values import (
     Part,
     Upload,
 )
+from objstore.rpc.codec import wire
 
 
+@wire("c.bucket_ref")
 @attrs.frozen
 class BucketRef:
     """Which bucket, as the proposer knew it."""
@@ -35,6 +46,7 @@ class BucketRef:
     config_version: int
 
 
+@wire("c.write_condition")
 @attrs.frozen
 class WriteCondition:
     """If-Match and If-None-Match of a write, decided inside the command.
@@ -52,6 +64,7 @@ UNCONDITIONAL = WriteCondition()
 # ---- slot commands: each has `slot`, and is routed by it ------------------------------
 
 
+@wire("c.open_bucket")
 @attrs.frozen
 class OpenBucket:
     """Open (or update) a bucket's fence in this slot.  Result: None."""
@@ -60,17 +73,22 @@ class OpenBucket:
     fence: BucketFence
 
 
+@wire("c.close_bucket")
 @attrs.frozen
 class CloseBucket:
     """Check that the slot holds nothing of the bucket, and close it, in one step.
 
+    config_version: of the record in CLOSING; it makes a close that comes late, after the
+    bucket was opened again, fail with StaleBucket.  (0: unknown, no such protection.)
     Result: None; BucketNotEmpty where it holds versions, markers or uploads.
     """
 
     slot: Slot
     bucket: BucketId
+    config_version: int = 0
 
 
+@wire("c.drop_bucket")
 @attrs.frozen
 class DropBucket:
     """Forget a closed bucket's fence and counters.  Result: None."""
@@ -79,6 +97,7 @@ class DropBucket:
     bucket: BucketId
 
 
+@wire("c.put_version")
 @attrs.frozen
 class PutVersion:
     """Make a version the current one of its key.  Result: PutResult.
@@ -95,6 +114,7 @@ class PutVersion:
     intent: IntentId | None = None
 
 
+@wire("c.put_result")
 @attrs.frozen
 class PutResult:
     version_id: VersionId
@@ -104,6 +124,7 @@ class PutResult:
     term: int
 
 
+@wire("c.delete_version")
 @attrs.frozen
 class DeleteVersion:
     """Delete a key's current version, or a named one.  Result: DeleteResult.
@@ -119,22 +140,30 @@ class DeleteVersion:
     condition: WriteCondition = UNCONDITIONAL
 
 
+@wire("c.delete_result")
 @attrs.frozen
 class DeleteResult:
     version_id: VersionId | None  # Of the marker made, or of the version deleted.
     is_delete_marker: bool
 
 
+@wire("c.begin_intent")
 @attrs.frozen
 class BeginIntent:
-    """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int)."""
+    """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int).
+
+    is_renewal: said by a writer that may have chunks under it already; where the intent
+    has expired, been used or dropped meanwhile: IntentGone, and not a new one.
+    """
 
     slot: Slot
     ref: BucketRef
     key: Key
     intent: IntentId
+    is_renewal: bool = False
 
 
+@wire("c.drop_intent")
 @attrs.frozen
 class DropIntent:
     """Give an intent up; `written` are the chunks made under it, to be released.
@@ -149,6 +178,7 @@ class DropIntent:
     written: tuple[tuple[ChunkId, int], ...]  # (chunk, epoch)
 
 
+@wire("c.create_upload")
 @attrs.frozen
 class CreateUpload:
     """Result: Upload, with its time."""
@@ -158,9 +188,13 @@ class CreateUpload:
     upload: Upload
 
 
+@wire("c.put_part")
 @attrs.frozen
 class PutPart:
-    """Store or replace a part; the replaced one's chunks are released.  Result: Part."""
+    """Store or replace a part; the replaced one's chunks are released.
+
+    Result: Part, its location emptied to Inline(b"").
+    """
 
     slot: Slot
     ref: BucketRef
@@ -170,6 +204,7 @@ class PutPart:
     intent: IntentId | None = None
 
 
+@wire("c.part_ref")
 @attrs.frozen
 class PartRef:
     """A part as CompleteMultipartUpload lists it."""
@@ -179,6 +214,7 @@ class PartRef:
     checksum: bytes | None = None
 
 
+@wire("c.complete_upload")
 @attrs.frozen
 class CompleteUpload:
     """Make a version of the listed parts.  Result: CompleteResult.
@@ -199,6 +235,7 @@ class CompleteUpload:
     expected_checksum: bytes | None = None  # Of the whole object, where the client sent it.
 
 
+@wire("c.complete_result")
 @attrs.frozen
 class CompleteResult:
     put: PutResult
@@ -209,6 +246,7 @@ class CompleteResult:
     size: int
 
 
+@wire("c.abort_upload")
 @attrs.frozen
 class AbortUpload:
     """Drop an upload and release its parts.  Result: None; NoSuchUpload."""
@@ -219,6 +257,7 @@ class AbortUpload:
     upload: UploadId
 
 
+@wire("c.forget_released")
 @attrs.frozen
 class ForgetReleased:
     """Chunks of these Released rows are deleted everywhere.  Result: None."""
@@ -227,6 +266,7 @@ class ForgetReleased:
     sequences: tuple[int, ...]
 
 
+@wire("c.change_displaced")
 @attrs.frozen
 class ChangeDisplaced:
     """Record where fragments of a chunk are now: repair and damage reports.
@@ -240,6 +280,26 @@ class ChangeDisplaced:
     slot: Slot
     place: ChunkPlace
     changes: tuple[tuple[int, str | None, str | None], ...]
+
+
+@wire("c.purge_step")
+@attrs.frozen
+class PurgeStep:
+    """Drain what is due in a slot by one bounded step: expired rows, queued deletions.
+
+    Proposed by the leader's worker.  Result: bool, whether more is due.
+    """
+
+    slot: Slot
+
+
+@wire("c.raise_floor")
+@attrs.frozen
+class RaiseFloor:
+    """Refuse commits placed by rings older than `epoch` in this slot.  Result: None."""
+
+    slot: Slot
+    epoch: Epoch
 
 
 SlotCommand = (
@@ -256,11 +316,14 @@ SlotCommand = (
     | AbortUpload
     | ForgetReleased
     | ChangeDisplaced
+    | PurgeStep
+    | RaiseFloor
 )
 
 # ---- cluster commands -----------------------------------------------------------------
 
 
+@wire("c.found_cluster")
 @attrs.frozen
 class FoundCluster:
     """First command of a cluster.  Result: None; Conflict where one was founded."""
@@ -271,9 +334,10 @@ class FoundCluster:
     admin_token_hash: bytes
 
 
+@wire("c.create_bucket_record")
 @attrs.frozen
 class CreateBucketRecord:
-    """Result: BucketRecord (state CREATING).  BucketExists (with .record) where taken."""
+    """Result: BucketRecord (state CREATING).  BucketExists (with .owner) where taken."""
 
     name: str
     owner: str
@@ -281,15 +345,20 @@ class CreateBucketRecord:
     scheme: str
 
 
+@wire("c.set_bucket_state")
 @attrs.frozen
 class SetBucketState:
-    """Result: BucketRecord; NoSuchBucket where this incarnation is gone."""
+    """Result: BucketRecord; NoSuchBucket where this incarnation is gone.
+
+    Entering CLOSING raises the record's config version (see CloseBucket).
+    """
 
     name: str
     bucket: BucketId
     state: BucketState
 
 
+@wire("c.drop_bucket_record")
 @attrs.frozen
 class DropBucketRecord:
     """Result: None."""
@@ -298,13 +367,15 @@ class DropBucketRecord:
     bucket: BucketId
 
 
+@wire("c.create_access_key")
 @attrs.frozen
 class CreateAccessKey:
-    """Result: AccessKey; KeyExists."""
+    """Result: AccessKey, with its time; AccessKeyExists."""
 
     key: AccessKey
 
 
+@wire("c.delete_access_key")
 @attrs.frozen
 class DeleteAccessKey:
     """Result: None; NoSuchAccessKey."""
@@ -312,6 +383,7 @@ class DeleteAccessKey:
     access_key: str
 
 
+@wire("c.create_join_token")
 @attrs.frozen
 class CreateJoinToken:
     """Result: None."""
@@ -319,6 +391,7 @@ class CreateJoinToken:
     token: JoinToken
 
 
+@wire("c.spend_join_token")
 @attrs.frozen
 class SpendJoinToken:
     """Take one use.  Result: None; InvalidToken where unknown, expired, used up, wrong."""
@@ -327,6 +400,7 @@ class SpendJoinToken:
     secret_hash: bytes
 
 
+@wire("c.set_layout")
 @attrs.frozen
 class SetLayout:
     """Put the next layout in force.  Result: None; StaleEpoch unless epoch is next."""
@@ -334,6 +408,7 @@ class SetLayout:
     layout: bytes
 
 
+@wire("c.put_setting")
 @attrs.frozen
 class PutSetting:
     """Set (or with None remove) a setting.  Result: None."""

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from objstore.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from objstore.rpc.codec import wire_error
 
 
+@wire_error("meta.no_such_bucket")
 class NoSuchBucket(NotFound):
     """No bucket of this name (or this incarnation)."""
 
 
+@wire_error("meta.no_such_key")
 class NoSuchKey(NotFound):
     """The key has no current version."""
 
 
+@wire_error("meta.no_such_version")
 class NoSuchVersion(NotFound):
     """The key has no such version."""
 
 
+@wire_error("meta.no_such_upload")
 class NoSuchUpload(NotFound):
     """No such upload in progress."""
 
 
+@wire_error("meta.no_such_access_key")
 class NoSuchAccessKey(NotFound):
     """No such access key."""
 
 
+@wire_error("meta.bucket_exists")
 class BucketExists(Conflict):
     """The name is taken; `owner` says by whom."""
 
@@ -33,10 +40,17 @@ class BucketExists(Conflict):
         self.owner = owner
 
 
+@wire_error("meta.too_many_buckets")
+class TooManyBuckets(Conflict):
+    """The cluster holds BUCKETS_MAX buckets."""
+
+
+@wire_error("meta.bucket_not_empty")
 class BucketNotEmpty(Conflict):
     """The bucket still holds versions, markers or uploads."""
 
 
+@wire_error("meta.precondition_failed")
 class PreconditionFailed(Conflict):
     """A condition did not hold; `condition` names the header."""
 
@@ -45,18 +59,22 @@ class PreconditionFailed(Conflict):
         self.condition = condition
 
 
+@wire_error("meta.stale_bucket")
 class StaleBucket(Conflict):
     """The command's incarnation or config version is not the slot's: refresh, retry."""
 
 
+@wire_error("meta.stale_epoch")
 class StaleEpoch(Conflict):
     """Bytes were placed by a ring that is no longer accepted: place again."""
 
 
+@wire_error("meta.intent_gone")
 class IntentGone(Conflict):
     """The write took longer than its intent lived: write again."""
 
 
+@wire_error("meta.invalid_part")
 class InvalidPart(InvalidRequest):
     """A listed part is missing or its etag differs; `number` says which."""
 
@@ -65,10 +83,12 @@ class InvalidPart(InvalidRequest):
         self.number = number
 
 
+@wire_error("meta.invalid_part_order")
 class InvalidPartOrder(InvalidRequest):
     """Parts are not listed in ascending order."""
 
 
+@wire_error("meta.entity_too_small")
 class EntityTooSmall(InvalidRequest):
     """A part but the last is smaller than PART_SIZE_MIN."""
 
@@ -81,22 +101,27 @@ class EntityTooSmall(InvalidRequest):
         self.etag = etag
 
 
+@wire_error("meta.entity_too_large")
 class EntityTooLarge(InvalidRequest):
     """The object would exceed OBJECT_SIZE_MAX."""
 
 
+@wire_error("meta.checksum_mismatch")
 class ChecksumMismatch(InvalidRequest):
     """A whole-object checksum or size at completion is not what the parts give."""
 
 
+@wire_error("meta.invalid_token")
 class InvalidToken(InvalidRequest):
     """A join token is unknown, expired, spent or wrong (which one is not said)."""
 
 
+@wire_error("meta.access_key_exists")
 class AccessKeyExists(Conflict):
     """The access key is taken."""
 
 
+@wire_error("meta.wrong_shard")
 class WrongShard(Unavailable):
     """This node's replica does not lead the shard; `leader` is a hint or "".
 

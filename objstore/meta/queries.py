@@ -11,9 +11,11 @@ import attrs
 
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
 from objstore.meta.commands import BucketRef
-from objstore.meta.values import ChunkPlace, ChunkRef, Upload, Version
+from objstore.meta.values import ChunkPlace, ChunkRef, Part, Upload, Version
+from objstore.rpc.codec import wire
 
 
+@wire("q.get_version")
 @attrs.frozen
 class GetVersion:
     """The current version of a key, or a named one.  Answer: Version.
@@ -27,6 +29,7 @@ class GetVersion:
     version_id: VersionId | None = None
 
 
+@wire("q.read_spans")
 @attrs.frozen
 class ReadSpans:
     """Where bytes [offset, offset + size) of a version made of parts are.
@@ -46,6 +49,7 @@ class ReadSpans:
     spans_max: int = 64
 
 
+@wire("q.list_keys")
 @attrs.frozen
 class ListKeys:
     """One page of each slot's keys or versions, merged.  Answer: ListAnswer.
@@ -68,14 +72,22 @@ class ListKeys:
     limit: int = 1000
 
 
+@wire("q.list_answer")
 @attrs.frozen
 class ListAnswer:
-    """Sorted; `entries` are (key, version) or (common prefix, None)."""
+    """Sorted; `entries` are (key, version) or (common prefix, None).
+
+    Versions come without headers, user metadata, tags and bytes: a page stays small.
+    """
 
     entries: tuple[tuple[bytes, Version | None], ...]
     is_truncated: bool
+    # Where a scan reached its row bound before the page was full: everything up to and
+    # with this key was looked at.  The client goes on from there; callers see None.
+    scanned_to: bytes | None = None
 
 
+@wire("q.get_upload")
 @attrs.frozen
 class GetUpload:
     """Answer: Upload; NoSuchUpload."""
@@ -86,6 +98,7 @@ class GetUpload:
     upload: UploadId
 
 
+@wire("q.list_uploads")
 @attrs.frozen
 class ListUploads:
     """Answer: UploadsAnswer, by key, then by initiation time and upload id."""
@@ -99,12 +112,14 @@ class ListUploads:
     limit: int = 1000
 
 
+@wire("q.uploads_answer")
 @attrs.frozen
 class UploadsAnswer:
     entries: tuple[tuple[bytes, Upload | None], ...]  # None: a common prefix.
     is_truncated: bool
 
 
+@wire("q.list_parts")
 @attrs.frozen
 class ListParts:
     """Answer: PartsAnswer, by number."""
@@ -117,6 +132,7 @@ class ListParts:
     limit: int = 1000
 
 
+@wire("q.list_version_parts")
 @attrs.frozen
 class ListVersionParts:
     """Parts of a completed version (GetObjectAttributes).  Answer: PartsAnswer."""
@@ -129,13 +145,15 @@ class ListVersionParts:
     limit: int = 1000
 
 
+@wire("q.parts_answer")
 @attrs.frozen
 class PartsAnswer:
     upload: Upload | None
-    parts: tuple[object, ...]  # meta.values.Part, without location.
+    parts: tuple[Part, ...]  # Locations emptied: Inline(b"").
     is_truncated: bool
 
 
+@wire("q.get_usage")
 @attrs.frozen
 class GetUsage:
     """Exact counters of a bucket (or of all: None) in these slots.  Answer: Usage."""
@@ -144,15 +162,22 @@ class GetUsage:
     bucket: BucketId | None = None
 
 
+@wire("q.list_below")
 @attrs.frozen
 class ListBelow:
-    """Chunks below promise, most endangered first.  Answer: tuple[BelowEntry, ...]."""
+    """Chunks whose fragments are not all where they belong.  tuple[BelowEntry, ...].
+
+    Most endangered first: by how many more fragments may be lost.  After those with
+    missing fragments come the whole ones that have stand-ins (`ref.displaced` has no
+    None): they are not below promise, but wait to be moved home.
+    """
 
     slots: tuple[Slot, ...]
     limit: int = 256
     after: bytes = b""  # Cursor of the last entry seen.
 
 
+@wire("q.below_entry")
 @attrs.frozen
 class BelowEntry:
     cursor: bytes
@@ -161,6 +186,7 @@ class BelowEntry:
     ref: ChunkRef
 
 
+@wire("q.list_released")
 @attrs.frozen
 class ListReleased:
     """Released rows older than `before_ms`.  Answer: tuple[Released, ...]."""
@@ -170,6 +196,15 @@ class ListReleased:
     limit: int = 64
 
 
+@wire("q.list_released_slots")
+@attrs.frozen
+class ListReleasedSlots:
+    """Those of these slots that have Released rows.  Answer: tuple[int, ...]."""
+
+    slots: tuple[Slot, ...]
+
+
+@wire("q.is_wanted")
 @attrs.frozen
 class IsWanted:
     """Which of these chunks a row or a live intent still refers to.
@@ -183,6 +218,7 @@ class IsWanted:
     chunks: tuple[ChunkId, ...]
 
 
+@wire("q.cluster_changes")
 @attrs.frozen
 class ClusterChanges:
     """The cluster shard's rows changed after `since`.  Answer: ClusterDelta."""
@@ -190,11 +226,13 @@ class ClusterChanges:
     since: int
 
 
+@wire("q.cluster_delta")
 @attrs.frozen
 class ClusterDelta:
     version: int  # Of the state: the cluster shard's applied index at its last change.
     is_full: bool  # Replace everything: `since` was too old.
     rows: tuple[tuple[bytes, bytes | None], ...]  # None: deleted.
+    has_more: bool = False  # The answer was cut: ask again since `version`.
 
 
 SlotQuery = (
@@ -208,6 +246,7 @@ SlotQuery = (
     | GetUsage
     | ListBelow
     | ListReleased
+    | ListReleasedSlots
     | IsWanted
 )
 Query = SlotQuery | ClusterChanges

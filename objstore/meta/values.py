@@ -24,6 +24,7 @@ from objstore.ids import (
     UploadId,
     VersionId,
 )
+from objstore.rpc.codec import wire
 
 # ---- the cluster shard ----------------------------------------------------------------
 
@@ -36,6 +37,7 @@ class BucketState(IntEnum):
     CLOSING = 2  # Its span slots are being checked for emptiness and closed.
 
 
+@wire("v.bucket_record")
 @attrs.frozen
 class BucketRecord:
     """A bucket, in the cluster shard."""
@@ -52,6 +54,7 @@ class BucketRecord:
     tags: tuple[tuple[str, str], ...] = ()
 
 
+@wire("v.access_key")
 @attrs.frozen
 class AccessKey:
     """A key pair of the S3 dialect.  `is_root` sees all; others what they made."""
@@ -64,6 +67,7 @@ class AccessKey:
     created_ms: int
 
 
+@wire("v.join_token")
 @attrs.frozen
 class JoinToken:
     """Admits nodes until it expires or its uses are up."""
@@ -78,6 +82,7 @@ class JoinToken:
 # ---- bytes ----------------------------------------------------------------------------
 
 
+@wire("v.displaced")
 @attrs.frozen
 class Displaced:
     """A fragment that is not where the ring of the chunk's epoch says."""
@@ -86,6 +91,7 @@ class Displaced:
     node: NodeId | None  # The stand-in that has it; None: it is missing.
 
 
+@wire("v.chunk_ref")
 @attrs.frozen
 class ChunkRef:
     """One chunk of a version or part: which, how long, and where its fragments are.
@@ -99,6 +105,7 @@ class ChunkRef:
     displaced: tuple[Displaced, ...] = ()  # By index, each index once.
 
 
+@wire("v.inline")
 @attrs.frozen
 class Inline:
     """The bytes ride in the row."""
@@ -106,6 +113,7 @@ class Inline:
     data: bytes = attrs.field(repr=False)
 
 
+@wire("v.chunks")
 @attrs.frozen
 class Chunks:
     """The bytes are ring chunks, in order."""
@@ -114,6 +122,7 @@ class Chunks:
     chunks: tuple[ChunkRef, ...]
 
 
+@wire("v.parts")
 @attrs.frozen
 class Parts:
     """The bytes are those of an upload's part rows, which stay where they are.
@@ -126,6 +135,7 @@ class Parts:
     part_count: int
 
 
+@wire("v.external")
 @attrs.frozen
 class External:
     """The bytes are outside (a tier, an archive).  Format only: nothing makes one yet."""
@@ -137,6 +147,7 @@ class External:
 Location = Inline | Chunks | Parts | External
 
 
+@wire("v.checksum")
 @attrs.frozen
 class Checksum:
     """A checksum that the client sees, beside the etag."""
@@ -149,6 +160,7 @@ class Checksum:
 # ---- a slot ---------------------------------------------------------------------------
 
 
+@wire("v.bucket_fence")
 @attrs.frozen
 class BucketFence:
     """A bucket's record in each of its span slots: what object commands check."""
@@ -159,6 +171,7 @@ class BucketFence:
     is_open: bool
 
 
+@wire("v.draft")
 @attrs.frozen
 class Draft:
     """A version as its writer proposes it: all but what is fixed when applied."""
@@ -174,6 +187,7 @@ class Draft:
     tags: tuple[tuple[str, str], ...] = ()
 
 
+@wire("v.version")
 @attrs.frozen
 class Version:
     """One immutable content of an object, or a delete marker (then `draft` is None)."""
@@ -190,6 +204,7 @@ class Version:
         return self.draft is None
 
 
+@wire("v.upload")
 @attrs.frozen
 class Upload:
     """A multipart upload in progress."""
@@ -208,6 +223,7 @@ class Upload:
     tags: tuple[tuple[str, str], ...] = ()
 
 
+@wire("v.part")
 @attrs.frozen
 class Part:
     """One numbered piece of an upload, as the client cut it."""
@@ -220,6 +236,7 @@ class Part:
     checksum: Checksum | None = None
 
 
+@wire("v.span")
 @attrs.frozen
 class Span:
     """A run of an object's bytes, for readers: in order and without gaps."""
@@ -229,6 +246,7 @@ class Span:
     location: Inline | Chunks
 
 
+@wire("v.intent")
 @attrs.frozen
 class Intent:
     """Says that a writer may be making chunks with this id prefix."""
@@ -239,6 +257,7 @@ class Intent:
     expires_ms: int
 
 
+@wire("v.released")
 @attrs.frozen
 class Released:
     """Chunks that a committed command let go of: provably unowned since `time_ms`."""
@@ -249,6 +268,7 @@ class Released:
     chunks: tuple[ChunkRef, ...]
 
 
+@wire("v.chunk_place")
 @attrs.frozen
 class ChunkPlace:
     """Where a chunk is referred to: a version's manifest or an upload's part."""
@@ -261,6 +281,7 @@ class ChunkPlace:
     part_number: int = 0
 
 
+@wire("v.usage")
 @attrs.frozen
 class Usage:
     """Exact counters."""

@@ -8,12 +8,18 @@ raises `DigestMismatch` before anything becomes visible.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
 
 from objstore.errors import InvalidRequest
+from objstore.meta.commands import UNCONDITIONAL, WriteCondition
+
+MD5 = "MD5"
+SHA256_PAYLOAD = "SHA256-PAYLOAD"  # x-amz-content-sha256: of the body as sent.
+CHECKSUM_ALGORITHMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
+DEFAULT_CHECKSUM_ALGORITHM = "CRC64NVME"  # Where the client asks for none, as AWS.
 
 
 @attrs.frozen
@@ -49,6 +55,17 @@ class Body(Protocol):
         ...
 
 
+@attrs.frozen(kw_only=True)
+class ObjectAttributes:
+    """What an object has beside its bytes, as its writer asks for it."""
+
+    headers: tuple[tuple[str, str], ...] = ()  # Content-Type ..., lower-case names.
+    user_metadata: tuple[tuple[str, str], ...] = ()  # Names without x-amz-meta-.
+    storage_class: str = "STANDARD"
+    checksum_algorithm: str = DEFAULT_CHECKSUM_ALGORITHM  # The one that is kept.
+    condition: WriteCondition = UNCONDITIONAL
+
+
 class DigestMismatch(InvalidRequest):
     """The body is not what its sender says it is."""
 
@@ -59,3 +76,19 @@ class DigestMismatch(InvalidRequest):
         self.algorithm = algorithm
         self.expected = expected
         self.found = found
+
+
+def hash_of(algorithm: str) -> str:
+    """The hash that computes `algorithm`: two names share SHA-256."""
+    return "SHA256" if algorithm == SHA256_PAYLOAD else algorithm
+
+
+def verify(expected: Iterable[ExpectedDigest], found: Mapping[str, bytes]) -> None:
+    """Compare what was promised with what was computed, by hash name.
+
+    Raises DigestMismatch for the first that differs.
+    """
+    for digest in expected:
+        value = found[hash_of(digest.algorithm)]
+        if value != digest.value:
+            raise DigestMismatch(digest.algorithm, digest.value, value)

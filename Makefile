@@ -1,0 +1,51 @@
+# One command each; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+J      ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-full test-integration check format lint types unit clients docs clean
+
+help:  ## This list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "objstore needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+install: $(STAMP)  ## Make the virtual environment with objstore in it.
+
+run: $(STAMP)  ## Three nodes on loopback, data kept under data/; Ctrl-C stops them.
+	$(BIN)/objstore dev --nodes 3 --data data
+
+lint: $(STAMP)  ## Linter and format.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict.
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## Unit, contract and short simulator tests.
+	$(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim -m 'not full'
+
+check: lint types unit  ## What to run before a commit, in about a minute or two.
+
+test-integration: $(STAMP)  ## Real processes and real clients alone.
+	$(BIN)/pytest -q tests/cluster tests/clients -m 'not full'
+
+test: check test-integration  ## What every change must pass (CI runs this).
+
+test-full: lint types  ## Every suite at full length.
+	$(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
+	$(BIN)/pytest -q tests/cluster tests/clients
+
+format: $(STAMP)  ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the virtual environment and caches (never data/).
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

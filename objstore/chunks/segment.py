@@ -1,0 +1,322 @@
+"""Segment files: their names, their state in memory, and the blocking work on them.
+
+    new -> active (extents are reserved and filled) -> sealed (full, or found at a start)
+        -> emptied (nothing live in it) -> removed
+
+Everything here blocks and belongs into `host.threads`; state changes on the event loop
+only (`driver`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+
+import attrs
+
+from objstore.chunks import format as fmt
+from objstore.chunks.format import (
+    DEAD_MAGIC,
+    SEGMENT_HEADER_SIZE,
+    CorruptRecord,
+    Extent,
+    RecordHeader,
+    RecordState,
+    SegmentHeader,
+)
+from objstore.chunks.fragment import Block, FragmentHeader
+from objstore.chunks.index import Location, SegmentRow
+from objstore.host.disk import Directory, File
+from objstore.ids import FragmentId
+from objstore.limits import RECORD_ALIGNMENT
+from objstore.units import MiB
+
+_NAME = "segment-"
+_NUMBER_DIGITS = 8
+_ZERO_PAGE = bytes(RECORD_ALIGNMENT)
+_WINDOW = 1 * MiB  # Read at once while a scan looks for the next record.
+# A read fetches the table together with the blocks where this little lies between.
+_TAIL_GAP_MAX = 1 * MiB
+
+
+@attrs.define
+class Segment:
+    """What the store holds of one segment in memory."""
+
+    number: int
+    nonce: bytes
+    tail: int = SEGMENT_HEADER_SIZE
+    allocated: int = SEGMENT_HEADER_SIZE  # Size of the file.
+    live_count: int = 0
+    live_size: int = 0
+    quarantined: int = 0
+    is_sealed: bool = False
+    is_damaged: bool = False
+    # Extents being written, by place.  Records at or above the lowest may be missing in
+    # the index.
+    open: dict[int, int] = attrs.field(factory=dict)
+
+    @property
+    def low_water(self) -> int:
+        return min(self.open, default=self.tail)
+
+    def row(self) -> SegmentRow:
+        return SegmentRow(
+            self.nonce,
+            self.tail,
+            self.low_water,
+            self.live_count,
+            self.live_size,
+            self.quarantined,
+            self.is_sealed,
+            self.is_damaged,
+        )
+
+    def count(self, location: Location, sign: int) -> None:
+        """Count a fragment in (`sign` 1) or out (-1)."""
+        self.live_count += sign
+        self.live_size += sign * location.extent.size
+        if location.is_quarantined:
+            self.quarantined += sign
+        assert self.live_count >= 0
+        assert self.live_size >= 0
+
+
+def segment_name(number: int) -> str:
+    return f"{_NAME}{number:0{_NUMBER_DIGITS}x}"
+
+
+def number_of(name: str) -> int | None:
+    """The number of the segment file `name`, None if it is no such name."""
+    digits = name.removeprefix(_NAME)
+    if name == digits or len(digits) != _NUMBER_DIGITS:
+        return None
+    try:
+        number = int(digits, 16)
+    except ValueError:
+        return None
+    return number if segment_name(number) == name else None
+
+
+def create_segment(directory: Directory, header: SegmentHeader, size: int) -> File:
+    """Make a segment file of `size` bytes, durably.  Leaves nothing behind on OSError."""
+    name = segment_name(header.number)
+    file = directory.open(name, create=True)
+    try:
+        file.allocate(size)
+        file.write_at(0, fmt.encode_segment_header(header))
+        file.sync()
+        directory.sync()
+    except BaseException:
+        file.close()
+        directory.remove(name)
+        raise
+    return file
+
+
+def read_nonce(file: File, *, drive: str) -> bytes | None:
+    """The nonce of a segment: of its header, or of its first record; None: unreadable."""
+    try:
+        header = fmt.decode_segment_header(file.read_at(0, SEGMENT_HEADER_SIZE))
+    except CorruptRecord:
+        place = SEGMENT_HEADER_SIZE
+        return fmt.nonce_of_record(file.read_at(place, RECORD_ALIGNMENT), place=place)
+    return header.nonce if header.drive == drive else None
+
+
+# ---- records --------------------------------------------------------------------------
+
+
+def read_header(file: File, *, nonce: bytes, place: int) -> RecordHeader:
+    """Raises CorruptRecord, OSError."""
+    buffer = file.read_at(place, RECORD_ALIGNMENT)
+    return fmt.decode_record_header(buffer, nonce=nonce, place=place)
+
+
+def read_headers(
+    file: File, wanted: Sequence[tuple[FragmentId, int]], *, nonce: bytes
+) -> list[RecordHeader | CorruptRecord]:
+    """The headers of several records of one segment.  Raises OSError."""
+    found: list[RecordHeader | CorruptRecord] = []
+    for fragment, place in wanted:
+        try:
+            header = read_header(file, nonce=nonce, place=place)
+            if header.fragment.fragment != fragment:
+                raise CorruptRecord(place, f"holds {header.fragment.fragment}")
+            found.append(header)
+        except CorruptRecord as error:
+            found.append(error)
+    return found
+
+
+def mark_dead(file: File, places: Sequence[int]) -> None:
+    """Overwrite the magic of records, durably: a scan skips them from now on."""
+    for place in places:
+        file.write_at(place, DEAD_MAGIC)
+    file.sync()
+
+
+def punch_dead(file: File, dead: Sequence[tuple[int, int]]) -> None:
+    """Give the space of dead records (place, extent size) back, but for their headers.
+
+    The header stays so that a scan knows how far to skip; the marks were synced before.
+    """
+    for place, size in dead:
+        if size > RECORD_ALIGNMENT:
+            file.punch(place + RECORD_ALIGNMENT, size - RECORD_ALIGNMENT)
+
+
+def read_entries(
+    file: File, fragment: FragmentId, *, nonce: bytes, place: int, extent: Extent
+) -> tuple[int, ...]:
+    """The checksum table of a record.  Raises CorruptRecord, OSError."""
+    tail = file.read_at(place + extent.table_offset, extent.tail_size)
+    if len(tail) != extent.tail_size:
+        raise CorruptRecord(place, "record cut short")
+    return fmt.decode_tail(tail, fragment=fragment, nonce=nonce, place=place)
+
+
+@attrs.frozen
+class BlocksRead:
+    """What `read_blocks` found: whole, verified blocks, and the table for the next read."""
+
+    blocks: list[Block]
+    entries: tuple[int, ...]
+
+
+def read_blocks(
+    file: File,
+    fragment: FragmentId,
+    *,
+    nonce: bytes,
+    place: int,
+    extent: Extent,
+    first: int,
+    last: int,
+    entries: tuple[int, ...] | None,
+) -> BlocksRead:
+    """Read and verify the whole blocks first .. last (inclusive).
+
+    entries: the record's table, where it is known already.
+    Raises CorruptRecord for anything that does not verify, OSError.
+    """
+    start = extent.block_offset(first)
+    end = extent.block_offset(last) + extent.size_of_block(last)
+    if entries is None and extent.table_offset - end <= _TAIL_GAP_MAX:
+        buffer = file.read_at(place + start, extent.table_offset + extent.tail_size - start)
+        tail = memoryview(buffer)[extent.table_offset - start :]
+        if len(tail) != extent.tail_size:
+            raise CorruptRecord(place, "record cut short")
+        entries = fmt.decode_tail(tail, fragment=fragment, nonce=nonce, place=place)
+    else:
+        if entries is None:
+            entries = read_entries(file, fragment, nonce=nonce, place=place, extent=extent)
+        buffer = file.read_at(place + start, end - start)
+    view = memoryview(buffer)[: end - start]
+    if len(view) != end - start:
+        raise CorruptRecord(place, "payload cut short")
+    name = fragment.encode()
+    blocks = []
+    for number in range(first, last + 1):
+        offset = extent.block_offset(number) - start
+        data = view[offset : offset + extent.size_of_block(number)]
+        crc = fmt.crc32c(data)
+        if fmt.entry_of(name, number, crc) != entries[number]:
+            raise CorruptRecord(place, f"block {number}: checksum mismatch")
+        blocks.append(Block(number * extent.block_size, data, crc))
+    return BlocksRead(blocks, entries)
+
+
+# ---- scans ----------------------------------------------------------------------------
+
+
+class RecordFound(Enum):
+    """What a scan makes of a record with a sound header."""
+
+    COMPLETE = "complete"
+    DEAD = "dead"
+    INCOMPLETE = "incomplete"  # No trailer: its writer did not commit.
+    DAMAGED = "damaged"  # There is a trailer, and it does not verify.
+
+
+@attrs.frozen
+class Found:
+    """A record with a sound header."""
+
+    place: int
+    header: RecordHeader
+    kind: RecordFound
+    reason: str = ""  # Why DAMAGED.
+
+    @property
+    def fragment(self) -> FragmentHeader:
+        return self.header.fragment
+
+
+@attrs.frozen
+class Junk:
+    """Bytes that are not zero and that no header explains: a torn write, or rot."""
+
+    place: int
+    size: int
+
+
+def scan(file: File, *, nonce: bytes, start: int) -> Iterator[Found | Junk]:
+    """All records from `start` on, in order; payloads are not read.  Raises OSError.
+
+    A damaged header costs its own record: the scan goes on at the next page that holds a
+    sound one.
+    """
+    end = file.size
+    place = start
+    junk = 0  # Bytes of junk seen right before `place`.
+    window, window_start = b"", 0
+    while place < end:
+        if not window_start <= place < window_start + len(window):
+            window, window_start = file.read_at(place, _WINDOW), place
+            if not window:
+                break
+        page = window[place - window_start : place - window_start + RECORD_ALIGNMENT]
+        header = None if page == _ZERO_PAGE else _header_of(page, nonce=nonce, place=place)
+        if header is not None:
+            if junk:
+                yield Junk(place - junk, junk)
+                junk = 0
+            yield _found(file, header, nonce=nonce, place=place)
+            place += header.extent.size
+            continue
+        if page.count(0) != len(page):
+            junk += len(page)
+        elif junk:
+            yield Junk(place - junk, junk)
+            junk = 0
+        place += RECORD_ALIGNMENT
+    if junk:
+        yield Junk(min(place, end) - junk, junk)
+
+
+def _header_of(page: bytes, *, nonce: bytes, place: int) -> RecordHeader | None:
+    try:
+        return fmt.decode_record_header(page, nonce=nonce, place=place)
+    except CorruptRecord:
+        return None
+
+
+def _found(file: File, header: RecordHeader, *, nonce: bytes, place: int) -> Found:
+    if header.state is RecordState.DEAD:
+        return Found(place, header, RecordFound.DEAD)
+    extent = header.extent
+    tail = file.read_at(place + extent.table_offset, extent.tail_size)
+    try:
+        fmt.decode_tail(
+            tail,
+            fragment=header.fragment.fragment,
+            nonce=nonce,
+            place=place,
+            header_crc=header.crc,
+        )
+    except CorruptRecord as error:
+        if not any(tail[-fmt.TRAILER_SIZE :]) or len(tail) < extent.tail_size:
+            return Found(place, header, RecordFound.INCOMPLETE)
+        return Found(place, header, RecordFound.DAMAGED, error.reason)
+    return Found(place, header, RecordFound.COMPLETE)

@@ -1,0 +1,109 @@
+"""The admin API, as the commands call it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from objstore.cli.output import FAILED, NOT_BUILT, UNREACHABLE, UNUSABLE, Failure
+from objstore.cli.settings import read_config
+from objstore.config import Config
+from objstore.errors import ConfigError
+from objstore.host.real_host import real_host
+from objstore.node.identity import load_secrets
+
+_TIMEOUT_S = 30.0
+
+
+@attrs.frozen
+class AdminClient:
+    """Calls one node's admin API."""
+
+    url: str  # http://HOST:PORT or https://HOST:PORT
+    token: str = attrs.field(repr=False)
+    trust_pem: str | None = attrs.field(default=None, repr=False)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """The decoded answer.  Raises Failure: unreachable, or what the node said."""
+        status, answer = self.request(method, f"/-/admin/v1/{path}", body)
+        if status < http.client.BAD_REQUEST:
+            return answer
+        error = answer if isinstance(answer, dict) else {}
+        code = NOT_BUILT if status == http.client.NOT_IMPLEMENTED else FAILED
+        if status == http.client.SERVICE_UNAVAILABLE:
+            code = UNREACHABLE
+        raise Failure(
+            str(error.get("message", f"{self.url} answered {status}")),
+            hint=str(error.get("hint", "")),
+            code=code,
+        )
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and decoded body of any request under /-/.  Raises Failure."""
+        parts = urlsplit(self.url)
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        data = None if body is None else json.dumps(body).encode()
+        connection = self._connection(parts.hostname or "", parts.port)
+        try:
+            connection.request(method, path, body=data, headers=headers)
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(
+                f"no answer from {self.url}: {error}",
+                hint="is the node running? name another node's file with --config",
+                code=UNREACHABLE,
+            ) from error
+        finally:
+            connection.close()
+        try:
+            return response.status, json.loads(content)
+        except ValueError:
+            return response.status, content.decode(errors="replace")
+
+    def _connection(self, host: str, port: int | None) -> http.client.HTTPConnection:
+        if not self.url.startswith("https:"):
+            return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+        context = ssl.create_default_context(cadata=self.trust_pem)
+        return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+
+
+def client_for(config_path: str) -> AdminClient:
+    """The client of the node whose configuration file this is.
+
+    On that machine the admin token is read from the node's folder; elsewhere from
+    OBJSTORE_ADMIN_TOKEN.  Raises Failure.
+    """
+    config = read_config(config_path)
+    token = os.environ.get("OBJSTORE_ADMIN_TOKEN", "")
+    trust_pem = None
+    try:
+        secrets = load_secrets(real_host().disks.directory(config.node.data))
+        token = token or secrets.admin_token
+        trust_pem = secrets.authority_pem.decode()
+    except (ConfigError, OSError) as error:
+        if not token:
+            raise Failure(
+                f"no admin token: {error}",
+                hint="run this on the node's machine, or set OBJSTORE_ADMIN_TOKEN",
+                code=UNUSABLE,
+            ) from error
+    if config.s3.tls == "files":
+        with open(config.s3.tls_certificate, encoding="ascii") as file:  # noqa: PTH123
+            trust_pem = file.read()
+    return AdminClient(s3_url(config), token, trust_pem)
+
+
+def s3_url(config: Config) -> str:
+    """Where this machine reaches the node of `config`."""
+    host, _, port = (config.s3.advertise or config.s3.address).rpartition(":")
+    if host in {"0.0.0.0", "[::]"}:  # noqa: S104 - replaced, not bound.
+        host = "127.0.0.1"
+    scheme = "http" if config.s3.tls == "off" else "https"
+    return f"{scheme}://{host}:{port}"

@@ -1,0 +1,125 @@
+"""`objstore node`: who is in the cluster, and how nodes come and go."""
+
+from __future__ import annotations
+
+import click
+import trio
+
+from objstore.cli.client import client_for
+from objstore.cli.options import config_option, json_option
+from objstore.cli.output import (
+    NOT_BUILT,
+    UNUSABLE,
+    Column,
+    Failure,
+    print_json,
+    print_table,
+    say,
+)
+from objstore.cli.settings import read_config
+from objstore.errors import ObjstoreError
+from objstore.units import parse_duration_ms
+
+NODE_COLUMNS = [
+    Column("node", "id"),
+    Column("state", "state"),
+    Column("s3", "s3"),
+    Column("cluster", "cluster"),
+    Column("zone", "zone"),
+    Column("weight", "weight"),
+]
+
+
+@click.group("node")
+def command() -> None:
+    """Nodes: list, token, join, leave."""
+
+
+@command.command("list")
+@config_option
+@json_option
+def list_nodes(config_path: str, as_json: bool) -> None:
+    """All nodes of the cluster and how they are."""
+    nodes = client_for(config_path).call("GET", "nodes")["nodes"]
+    if as_json:
+        print_json({"nodes": nodes})
+    else:
+        print_table(nodes, NODE_COLUMNS)
+
+
+@command.command()
+@click.option("--expires", default="1h", help='For how long, e.g. "1h".')
+@click.option("--uses", default=1, help="For how many nodes.")
+@config_option
+@json_option
+def token(expires: str, uses: int, config_path: str, as_json: bool) -> None:
+    """Make a token that lets nodes join."""
+    try:
+        expires_in_ms = parse_duration_ms(expires)
+    except ValueError as error:
+        raise Failure(f"--expires: {error}", code=2) from error
+    body = {"expires_in_ms": expires_in_ms, "uses": uses}
+    answer = client_for(config_path).call("POST", "tokens", body)
+    if as_json:
+        print_json(answer)
+        return
+    print(answer["token"])
+    say(f"objstore serve --data DIR --join {answer['join']} --token {answer['token']}")
+
+
+@command.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--token", required=True, help='From "objstore node token".')
+@config_option
+@json_option
+def join(address: str, token: str, config_path: str, as_json: bool) -> None:
+    """Let this machine's node (not started yet) join; then start it with serve."""
+    from objstore.host.real_host import real_host
+    from objstore.node.joining import join_folder
+
+    config = read_config(config_path, {"cluster.join": address, "cluster.token": token})
+    try:
+        identity = trio.run(join_folder, config, real_host())
+    except ObjstoreError as error:
+        raise Failure(str(error), code=UNUSABLE) from error
+    if as_json:
+        print_json({"node": identity.node, "cluster": identity.cluster})
+    else:
+        say(f"node {identity.node} joined; start it: objstore serve --config {config_path}")
+
+
+@command.command()
+@click.argument("node")
+@config_option
+@json_option
+def leave(node: str, config_path: str, as_json: bool) -> None:
+    """Take a node that holds no data out of the cluster."""
+    answer = client_for(config_path).call("POST", f"nodes/{node}/leave")
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"node {node} has left; its daemon stops by itself")
+
+
+def _not_built(verb: str) -> Failure:
+    return Failure(
+        f"node {verb} is not built yet: data cannot be moved off a node",
+        hint='an empty node can go with "objstore node leave"',
+        code=NOT_BUILT,
+    )
+
+
+@command.command()
+@click.argument("node", required=False)
+def drain(node: str | None) -> None:
+    """Move everything off a node, then leave (not built yet)."""
+    del node
+    raise _not_built("drain")
+
+
+@command.command()
+@click.argument("node", required=False)
+def remove(node: str | None) -> None:
+    """Give a dead node's place up (not built yet)."""
+    del node
+    raise _not_built("remove")

@@ -1,0 +1,234 @@
+"""Files and folders of the operating system.
+
+    protocol          here
+    read_at           pread, until the size or the end of the file
+    write_at          pwritev, until all is written (IOV_MAX buffers a call)
+    sync              fdatasync; fsync for a folder
+    allocate          posix_fallocate, then zeros in pieces of a MiB where asked for
+    punch             fallocate(PUNCH_HOLE | KEEP_SIZE); nothing where it is not supported
+    lock              flock(LOCK_EX | LOCK_NB) on a file of its own
+
+Folders are made 0700 and files 0600: what lies here is other people's data.  Names are
+checked to be single components, so no name can lead out of its folder.  Everything here
+blocks, and is safe to call from any thread; two calls on one file may run at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Sequence
+
+import attrs
+
+from objstore.host.disk import Buffer, Directory, Space, check_name
+from objstore.host.rocks_kv import RocksStore
+from objstore.units import MiB
+
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+
+_BUFFERS_MAX = 1024  # IOV_MAX of Linux: more buffers in one pwritev are refused.
+_ZEROS = bytes(MiB)
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+_NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@attrs.define(eq=False)
+class RealFile:
+    """An open file descriptor."""
+
+    _descriptor: int  # -1 once closed.
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size or not data:
+            return data
+        # A signal, or Linux's limit of 2 GiB a call, may cut a read short of the end.
+        pieces = [data]
+        missing = size - len(data)
+        while missing and (
+            piece := os.pread(self._descriptor, missing, offset + size - missing)
+        ):
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
+        buffers: Sequence[Buffer] = (
+            (data,) if isinstance(data, bytes | bytearray | memoryview) else data
+        )
+        for first in range(0, len(buffers), _BUFFERS_MAX):
+            offset = self._write_all(offset, buffers[first : first + _BUFFERS_MAX])
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def allocate(self, size: int, *, zeros: bool = False) -> None:
+        start = self.size
+        if size <= start:
+            return
+        # First, so that a full disk is found before an hour of zeros is written.
+        os.posix_fallocate(self._descriptor, 0, size)
+        if zeros:
+            for offset in range(start, size, len(_ZEROS)):
+                piece = memoryview(_ZEROS)[: size - offset]
+                self._write_all(offset, (piece,))
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def punch(self, offset: int, size: int) -> None:
+        assert offset >= 0
+        assert size >= 0
+        if size:
+            _punch_hole(self._descriptor, offset, size)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+    def _write_all(self, offset: int, buffers: Sequence[Buffer]) -> int:
+        """Write them in a row; returns the offset behind them."""
+        size = sum(memoryview(buffer).nbytes for buffer in buffers)
+        written = os.pwritev(self._descriptor, buffers, offset) if size else 0
+        if written < size:  # Rare enough that a copy of the rest is fine.
+            rest = memoryview(b"".join(buffers))[written:]
+            while rest:
+                count = os.pwrite(self._descriptor, rest, offset + size - len(rest))
+                if count == 0:
+                    raise OSError(errno.EIO, "the file system wrote nothing")
+                rest = rest[count:]
+        return offset + size
+
+
+@attrs.frozen
+class RealDirectory:
+    """A folder, by its absolute path."""
+
+    path: str
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.path))
+
+    def exists(self, name: str) -> bool:
+        return os.path.lexists(self._join(name))
+
+    def open(self, name: str, *, create: bool = False, write: bool = True) -> RealFile:
+        flags = os.O_CLOEXEC | (os.O_RDWR if write or create else os.O_RDONLY)
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return RealFile(os.open(self._join(name), flags, FILE_MODE))
+
+    def folder(self, name: str, *, create: bool = False) -> RealDirectory:
+        path = self._join(name)
+        if create and not os.path.isdir(path):
+            os.mkdir(path, FOLDER_MODE)
+        return _existing(path)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(self._join(source), self._join(target))
+
+    def remove(self, name: str) -> None:
+        os.unlink(self._join(name))
+
+    def remove_folder(self, name: str) -> None:
+        shutil.rmtree(self._join(name))
+
+    def sync(self) -> None:
+        _sync_folder(self.path)
+
+    def space(self) -> Space:
+        status = os.statvfs(self.path)
+        return Space(
+            total=status.f_blocks * status.f_frsize, free=status.f_bavail * status.f_frsize
+        )
+
+    def lock(self, name: str) -> RealFile:
+        flags = os.O_CLOEXEC | os.O_RDWR | os.O_CREAT
+        descriptor = os.open(self._join(name), flags, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return RealFile(descriptor)
+
+    def _join(self, name: str) -> str:
+        return os.path.join(self.path, check_name(name))
+
+
+class RealDisks:
+    """The machine's own file systems."""
+
+    def directory(self, path: str, *, create: bool = False) -> RealDirectory:
+        path = os.path.abspath(path)
+        if create:
+            _make_folders(path)
+        return _existing(path)
+
+    def key_value_store(self, directory: Directory, name: str) -> RocksStore:
+        assert isinstance(directory, RealDirectory)
+        return RocksStore.open(directory.folder(name, create=True).path)
+
+
+def _existing(path: str) -> RealDirectory:
+    """The folder at `path`; raises what is wrong with it."""
+    os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    return RealDirectory(path)
+
+
+def _make_folders(path: str) -> None:
+    """Make `path` and what is missing above it, durably: nobody else syncs the parents."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_folders(parent)
+    try:
+        os.mkdir(path, FOLDER_MODE)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path) from None
+        return
+    _sync_folder(parent)
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _load_fallocate() -> ctypes._NamedFuncPointer | None:
+    library = ctypes.CDLL(None, use_errno=True)
+    function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if function is not None:
+        offset = ctypes.c_int64
+        function.argtypes = (ctypes.c_int, ctypes.c_int, offset, offset)
+        function.restype = ctypes.c_int
+    return function
+
+
+_fallocate = _load_fallocate()
+
+
+def _punch_hole(descriptor: int, offset: int, size: int) -> None:
+    """Give the range back; nothing happens where system or file system cannot."""
+    if _fallocate is None:
+        return
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if _fallocate(descriptor, mode, offset, size) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _NOT_SUPPORTED:
+        raise OSError(code, os.strerror(code))

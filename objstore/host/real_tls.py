@@ -1,0 +1,311 @@
+"""TLS over a plain stream, by the standard library's ssl on memory buffers.
+
+        send_all   -> SSLObject.write -> outgoing -> transport.send_all
+    receive_some   <- SSLObject.read  <- incoming <- transport.receive_some
+
+Of our own rather than trio.SSLStream for two reasons: it can half-close (close_notify and
+go on reading, which HTTP needs, FAULTS F36), and it has one layer less on every read.
+
+Trust: TLS 1.2 or newer; certificates are verified against the identity's own trust and
+nothing else; host names are never compared, the node is named by the leaf's URI.  With TLS
+1.3 a client finishes its handshake before the server has judged its certificate: one that
+is refused learns it from its first receive.
+
+A stream that was cancelled while it sent has lost bytes, and breaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import ssl
+import tempfile
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+from objstore.host.network import Address, TlsIdentity
+from objstore.host.pki import node_of_uri
+from objstore.ids import NodeId
+from objstore.units import KiB
+
+CONTEXTS_MAX = 16  # Our identity, the one before it, and the front door's, by their uses.
+_SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is sent.
+_RECEIVE_SIZE = 64 * KiB
+
+
+class Transport(Protocol):
+    """The plain stream below."""
+
+    @property
+    def remote(self) -> Address: ...
+
+    async def receive_some(self, size_max: int) -> bytes: ...
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    def send_now(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TlsStream:
+    """One end of a TLS connection.  The handshake is done on first use, or by call."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        make_context: Callable[[], ssl.SSLContext],
+        *,
+        server_side: bool,
+        expected_node: NodeId | None = None,
+    ) -> None:
+        self._transport = transport
+        self._make_context = make_context
+        self._server_side = server_side
+        self._expected_node = expected_node
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object: ssl.SSLObject | None = None  # None until the handshake is done.
+        self._peer_node: NodeId | None = None
+        self._handshaking = trio.Lock()
+        self._sending = trio.Lock()
+        self._early = bytearray()  # Received before a half-close, not yet asked for.
+        self._broken = False
+        self._eof_sent = False
+        self._closed = False
+
+    @property
+    def remote(self) -> Address:
+        return self._transport.remote
+
+    @property
+    def peer_node(self) -> NodeId | None:
+        return self._peer_node
+
+    async def handshake(self) -> None:
+        async with self._handshaking:
+            if self._object is not None:
+                return
+            self._check_usable()
+            self._broken = True  # Until it is done: half a handshake is of no use.
+            try:
+                tls = await self._handshake()
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError.
+                raise self._error(f"TLS handshake failed: {error}") from error
+            self._peer_node = _node_of(tls.getpeercert())
+            if self._expected_node not in {None, self._peer_node}:
+                raise self._error(
+                    f"expected node {self._expected_node}, found {self._peer_node}"
+                )
+            self._object = tls
+            self._broken = False
+
+    async def receive_some(self, size_max: int) -> bytes:
+        assert size_max > 0
+        if self._object is None:
+            await self.handshake()
+        self._check_usable()
+        if self._early:
+            data = bytes(self._early[:size_max])
+            del self._early[:size_max]
+            return data
+        while True:
+            self._check_usable()
+            try:
+                return self._read(size_max)
+            except ssl.SSLWantReadError:
+                await self._feed()
+            except ssl.SSLError as error:
+                self._broken = True
+                raise self._error(f"TLS failed: {error}") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._object is None:
+            await self.handshake()
+        self._check_usable()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("the sending side is closed")
+        async with self._sending:
+            rest = memoryview(data)
+            while rest:
+                self._write(rest[:_SEND_SIZE])
+                await self._flush()
+                rest = rest[_SEND_SIZE:]
+
+    async def send_eof(self) -> None:
+        if self._object is None:
+            await self.handshake()
+        self._check_usable()
+        if self._eof_sent:
+            return
+        async with self._sending:
+            self._eof_sent = True
+            self._drain()
+            self._unwrap()
+            await self._flush()
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        usable = self._object is not None and not self._broken and not self._eof_sent
+        # Not while another task is in the middle of a record.
+        if usable and not self._sending.locked():
+            self._unwrap()
+        if not self._sending.locked() and (last_words := self._outgoing.read()):
+            self._transport.send_now(last_words)
+        self._closed = True
+        self._transport.close()
+
+    async def _handshake(self) -> ssl.SSLObject:
+        tls = self._make_context().wrap_bio(
+            self._incoming, self._outgoing, server_side=self._server_side
+        )
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._feed()
+            else:
+                await self._flush()
+                return tls
+
+    def _read(self, size_max: int) -> bytes:
+        """Decrypted bytes, of several records where they are there; b"" at the end."""
+        assert self._object is not None
+        try:
+            data = self._object.read(size_max)
+        except ssl.SSLZeroReturnError:
+            return b""
+        if not data or len(data) >= size_max or not self._incoming.pending:
+            return data
+        pieces = [data]
+        missing = size_max - len(data)
+        while missing and self._incoming.pending:
+            try:
+                piece = self._object.read(missing)
+            except ssl.SSLError:  # More is needed, or wrong: the next call will tell.
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def _write(self, data: memoryview) -> None:
+        assert self._object is not None
+        try:
+            self._object.write(data)
+        except ssl.SSLError as error:
+            self._broken = True
+            raise self._error(f"TLS failed: {error}") from error
+
+    def _drain(self) -> None:
+        """Decrypt what has come: `unwrap` would throw it away."""
+        assert self._object is not None
+        try:
+            while data := self._object.read(_RECEIVE_SIZE):
+                self._early += data
+        except ssl.SSLError:
+            pass  # No more, or an error that the next receive will meet again.
+
+    def _unwrap(self) -> None:
+        """Put close_notify into `outgoing`."""
+        assert self._object is not None
+        # It raises always, unless the peer's own close_notify is already here.
+        with contextlib.suppress(ssl.SSLError):
+            self._object.unwrap()
+
+    async def _feed(self) -> None:
+        """Send what TLS has to say of itself, then wait for more of the peer's."""
+        if self._outgoing.pending and not self._sending.locked():
+            async with self._sending:
+                await self._flush()
+        data = await self._transport.receive_some(_RECEIVE_SIZE)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+
+    async def _flush(self) -> None:
+        """Send all of `outgoing`, also what a receiver added meanwhile."""
+        while self._outgoing.pending:
+            broken, self._broken = self._broken, True  # If cancelled, bytes are lost.
+            await self._transport.send_all(self._outgoing.read())
+            self._broken = broken
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the stream is closed")
+        if self._broken and not self._sending.locked():
+            raise self._error("the TLS connection broke before")
+
+    def _error(self, reason: str) -> trio.BrokenResourceError:
+        return trio.BrokenResourceError(f"{self._transport.remote}: {reason}")
+
+
+@functools.lru_cache(maxsize=CONTEXTS_MAX)
+def server_context(identity: TlsIdentity, *, mutual: bool) -> ssl.SSLContext:
+    """The context of a listener.  Raises OSError or ValueError for bad PEM."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _harden(context)
+    _load_identity(context, identity)
+    if mutual:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        _load_trust(context, identity.trust_pem)
+        # A resumed session would skip the judgement of the certificate.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+    return context
+
+
+@functools.lru_cache(maxsize=CONTEXTS_MAX)
+def client_context(identity: TlsIdentity | None, trust_pem: bytes) -> ssl.SSLContext:
+    """The context of a connection; without identity and trust any server will do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context)
+    context.check_hostname = False
+    if identity is not None:
+        _load_identity(context, identity)
+    if identity is None and not trust_pem:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        _load_trust(context, trust_pem)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+
+
+def _load_trust(context: ssl.SSLContext, trust_pem: bytes) -> None:
+    if trust_pem:  # Without it the context trusts nobody.
+        context.load_verify_locations(cadata=trust_pem.decode("ascii"))
+
+
+def _load_identity(context: ssl.SSLContext, identity: TlsIdentity) -> None:
+    """Load key and chain; ssl takes them only by path, so by one that is in memory."""
+    pem = identity.certificate_pem + b"\n" + identity.private_key_pem
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("objstore-identity", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile() as file:  # Made with mode 0600.
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+
+
+def _node_of(certificate: Any) -> NodeId | None:
+    """The node named by a verified certificate (getpeercert: empty if not verified)."""
+    for kind, value in (certificate or {}).get("subjectAltName", ()):
+        if kind == "URI" and (node := node_of_uri(value)) is not None:
+            return node
+    return None

@@ -1,0 +1,324 @@
+"""Payloads: the values of a slot's rows as msgpack, packed by hand because they are hot.
+
+    version      [id, time, index, term, size, etag, owner, class, checksum, body | nil]
+      body       bytes of [headers, user metadata, tags, location]; nil: a delete marker
+    part         [size, etag, time, checksum, bytes of location]
+    location     [1, bytes] inline | [2, scheme, [chunk ...]] | [3, upload, part count]
+                 | [4, target, reference] external
+    chunk        [chunk id, size, epoch, [[fragment index, node | nil] ...]]
+    checksum     nil | [algorithm, value, kind]
+    fence        [config version, versioning, is open, is dropped]
+    counters     [objects, versions, bytes, uploads, below objects, below bytes]
+    state        [floor epoch, next released, next change]
+
+A list grows at its end only: a reader takes the items that it knows.  Body and location
+are packed apart, so that lists and conditions need not decode them.  Values that are not
+hot are packed by `rpc.codec` instead.  Nobody checks here: the envelope did (`schema`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgpack
+
+from objstore.ids import BucketId, ChunkId, Epoch, NodeId, UploadId, VersionId
+from objstore.meta.schema import order_of_version
+from objstore.meta.values import (
+    BucketFence,
+    Checksum,
+    ChunkRef,
+    Chunks,
+    Displaced,
+    Draft,
+    External,
+    Inline,
+    Location,
+    Part,
+    Parts,
+    Usage,
+    Version,
+)
+
+pack: Callable[..., bytes] = msgpack.packb
+unpack: Callable[[bytes], Any] = partial(
+    msgpack.unpackb,  # type: ignore[attr-defined]
+    use_list=False,
+    strict_map_key=False,
+)
+
+NO_BYTES = Inline(b"")  # Stands where a location was left out of an answer.
+
+_INLINE, _CHUNKS, _PARTS, _EXTERNAL = 1, 2, 3, 4
+
+Packed = tuple[Any, ...]
+
+
+# ---- locations ------------------------------------------------------------------------
+
+
+def pack_chunk(ref: ChunkRef) -> Packed:
+    away = tuple([(d.index, d.node) for d in ref.displaced])
+    return (ref.chunk, ref.size, ref.epoch, away)
+
+
+def unpack_chunk(packed: Packed) -> ChunkRef:
+    chunk, size, epoch, away = packed
+    return ChunkRef(
+        ChunkId(chunk), size, Epoch(epoch), tuple([Displaced(*item) for item in away])
+    )
+
+
+def pack_location(location: Location) -> Packed:
+    match location:
+        case Inline(data):
+            return (_INLINE, data)
+        case Chunks(scheme, chunks):
+            return (_CHUNKS, scheme, tuple([pack_chunk(ref) for ref in chunks]))
+        case Parts(upload, part_count):
+            return (_PARTS, upload, part_count)
+        case External(target, reference):
+            return (_EXTERNAL, target, reference)
+
+
+def unpack_location(packed: Packed) -> Location:
+    kind = packed[0]
+    if kind == _INLINE:
+        return Inline(packed[1])
+    if kind == _CHUNKS:
+        return Chunks(packed[1], tuple([unpack_chunk(ref) for ref in packed[2]]))
+    if kind == _PARTS:
+        return Parts(UploadId(packed[1]), packed[2])
+    assert kind == _EXTERNAL
+    return External(packed[1], packed[2])
+
+
+def unpack_bytes_location(packed: Packed) -> Inline | Chunks:
+    """The location of a part."""
+    location = unpack_location(packed)
+    assert isinstance(location, Inline | Chunks)
+    return location
+
+
+def _pack_checksum(checksum: Checksum | None) -> Packed | None:
+    if checksum is None:
+        return None
+    return (checksum.algorithm, checksum.value, checksum.kind)
+
+
+def _unpack_checksum(packed: Packed | None) -> Checksum | None:
+    return None if packed is None else Checksum(*packed)
+
+
+# ---- versions -------------------------------------------------------------------------
+
+
+class VersionHead(NamedTuple):
+    """A version without what only a reader of the object needs."""
+
+    version_id: VersionId
+    time_ms: int
+    index: int
+    term: int
+    size: int
+    etag: str
+    owner: str
+    storage_class: str
+    checksum: Packed | None
+    body: bytes | None  # None: a delete marker.
+
+    @property
+    def is_delete_marker(self) -> bool:
+        return self.body is None
+
+    def location(self) -> Location | None:
+        return None if self.body is None else unpack_location(unpack(self.body)[3])
+
+
+_VERSION_FIELDS = len(VersionHead._fields)
+
+
+def pack_version(version: Version) -> bytes:
+    v, draft = version, version.draft
+    if draft is None:
+        head = (v.version_id, v.time_ms, v.index, v.term, 0, "", "", "", None, None)
+        return pack(head)
+    body = pack(
+        (draft.headers, draft.user_metadata, draft.tags, pack_location(draft.location))
+    )
+    return pack(
+        (
+            v.version_id,
+            v.time_ms,
+            v.index,
+            v.term,
+            draft.size,
+            draft.etag,
+            draft.owner,
+            draft.storage_class,
+            _pack_checksum(draft.checksum),
+            body,
+        )
+    )
+
+
+def unpack_head(payload: bytes) -> VersionHead:
+    return VersionHead._make(unpack(payload)[:_VERSION_FIELDS])
+
+
+def unpack_version(row_key: bytes, payload: bytes) -> Version:
+    """The whole version of a row of VERSION."""
+    head = unpack_head(payload)
+    draft = None
+    if head.body is not None:
+        headers, metadata, tags, location = unpack(head.body)[:4]
+        draft = _draft(head, headers, metadata, tags, unpack_location(location))
+    return _version(row_key, head, draft)
+
+
+def unpack_listed(row_key: bytes, head: VersionHead) -> Version:
+    """A version as lists show it: without headers, user metadata, tags and bytes."""
+    draft = None if head.body is None else _draft(head, (), (), (), NO_BYTES)
+    return _version(row_key, head, draft)
+
+
+def _draft(
+    head: VersionHead, headers: Packed, metadata: Packed, tags: Packed, location: Location
+) -> Draft:
+    return Draft(
+        size=head.size,
+        etag=head.etag,
+        headers=headers,
+        user_metadata=metadata,
+        location=location,
+        owner=head.owner,
+        checksum=_unpack_checksum(head.checksum),
+        storage_class=head.storage_class,
+        tags=tags,
+    )
+
+
+def _version(row_key: bytes, head: VersionHead, draft: Draft | None) -> Version:
+    return Version(
+        version_id=head.version_id,
+        order=order_of_version(row_key),
+        time_ms=head.time_ms,
+        draft=draft,
+        index=head.index,
+        term=head.term,
+    )
+
+
+def relocated(payload: bytes, location: Location) -> bytes:
+    """The payload of a version whose bytes are now at `location`."""
+    fields = unpack(payload)
+    body = unpack(fields[9])
+    body = pack((*body[:3], pack_location(location), *body[4:]))
+    return pack((*fields[:9], body, *fields[10:]))
+
+
+# ---- parts ----------------------------------------------------------------------------
+
+
+class PartHead(NamedTuple):
+    """A part without its location, which stays packed."""
+
+    size: int
+    etag: str
+    time_ms: int
+    checksum: Packed | None
+    location: bytes
+
+
+_PART_FIELDS = len(PartHead._fields)
+
+
+def pack_part(part: Part) -> bytes:
+    return pack(
+        (
+            part.size,
+            part.etag,
+            part.time_ms,
+            _pack_checksum(part.checksum),
+            pack(pack_location(part.location)),
+        )
+    )
+
+
+def unpack_part_head(payload: bytes) -> PartHead:
+    return PartHead._make(unpack(payload)[:_PART_FIELDS])
+
+
+def unpack_part(number: int, payload: bytes, *, with_location: bool = True) -> Part:
+    head = unpack_part_head(payload)
+    location = (
+        unpack_bytes_location(unpack(head.location)) if with_location else NO_BYTES
+    )
+    return Part(
+        number, head.size, head.etag, head.time_ms, location, _unpack_checksum(head.checksum)
+    )
+
+
+def relocated_part(payload: bytes, location: Inline | Chunks) -> bytes:
+    """The payload of a part whose bytes are now at `location`."""
+    fields = unpack(payload)
+    return pack((*fields[:4], pack(pack_location(location)), *fields[5:]))
+
+
+# ---- the rest -------------------------------------------------------------------------
+
+
+def pack_fence(fence: BucketFence, *, is_dropped: bool = False) -> bytes:
+    return pack((fence.config_version, fence.versioning, fence.is_open, is_dropped))
+
+
+def unpack_fence(bucket: BucketId, payload: bytes) -> tuple[BucketFence, bool]:
+    """(fence, whether the bucket was dropped)."""
+    config_version, versioning, is_open, is_dropped = unpack(payload)[:4]
+    return BucketFence(bucket, config_version, versioning, is_open), is_dropped
+
+
+def pack_usage(counters: list[int]) -> bytes:
+    return pack(counters)
+
+
+def unpack_usage(payload: bytes | None) -> list[int]:
+    """[objects, versions, bytes, uploads, below objects, below bytes]."""
+    return [0] * 6 if payload is None else list(unpack(payload))
+
+
+def usage_of(counters: list[int]) -> Usage:
+    return Usage(*counters[:6])
+
+
+class Place(NamedTuple):
+    """Where a chunk is referred to, packed: a version's order, or an upload's part."""
+
+    bucket: int
+    key: bytes
+    order: int  # 0: in a part.
+    upload: str  # "": in a version.
+    part_number: int
+
+
+class BelowRow(NamedTuple):
+    """A chunk that is not wholly where it belongs."""
+
+    place: Packed
+    scheme: str
+    ref: Packed
+
+
+def pack_below(place: Place, scheme: str, ref: ChunkRef) -> bytes:
+    return pack((tuple(place), scheme, pack_chunk(ref)))
+
+
+def unpack_below(payload: bytes) -> tuple[Place, str, ChunkRef]:
+    place, scheme, ref = unpack(payload)[:3]
+    return Place._make(place), scheme, unpack_chunk(ref)
+
+
+def node_or_none(text: str | None) -> NodeId | None:
+    return None if text is None else NodeId(text)

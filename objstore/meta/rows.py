@@ -1,0 +1,120 @@
+"""Rows to read from, and changes staged over them.
+
+    RowView          what apply and reads see: logical keys, payloads already verified
+    StagedRows       a RowView of its own: changes in memory over a base
+
+A batch of log entries is applied to one StagedRows: each command sees what those before
+it did, a failed one is rolled back, and the whole goes to the store as one batch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Protocol
+
+from objstore.meta.schema import HEAD_SIZE, seal
+
+HASH_SIZE = 16  # bytes
+_ABSENT = object()
+
+
+class RowView(Protocol):
+    """An ordered state of rows.  Raises CorruptRow where a value is bad."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The payload under a logical key."""
+        ...
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, payload) with start <= key < end, in order, all of one slot.
+
+        The iterator must not be advanced after rows were changed.
+        """
+        ...
+
+
+def first_row(view: RowView, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
+    """The first row of a range."""
+    return next(view.scan(start, end), None)
+
+
+class StagedRows:
+    """Changes over a base, in memory.  `begin` starts a command; `rollback` undoes it."""
+
+    __slots__ = ("_base", "_keys", "_undo", "changes")
+
+    def __init__(self, base: RowView) -> None:
+        self._base = base
+        self._keys: list[bytes] = []  # Of `changes`, sorted.
+        self._undo: dict[bytes, object] = {}  # What `changes` held before this command.
+        self.changes: dict[bytes, bytes | None] = {}  # Sealed values; None: deleted.
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self.changes.get(key, _ABSENT)
+        if value is _ABSENT:
+            return self._base.get(key)
+        return None if value is None else value[HEAD_SIZE:]  # type: ignore[index]
+
+    def put(self, key: bytes, payload: bytes) -> None:
+        self._change(key, seal(key, payload))
+
+    def delete(self, key: bytes) -> None:
+        self._change(key, None)
+
+    def _change(self, key: bytes, value: bytes | None) -> None:
+        changes = self.changes
+        if key in changes:
+            self._undo.setdefault(key, changes[key])
+        else:
+            insort(self._keys, key)
+            self._undo.setdefault(key, _ABSENT)
+        changes[key] = value
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        low = bisect_left(self._keys, start)
+        high = bisect_left(self._keys, end, low)
+        if low == high:
+            return self._base.scan(start, end)
+        return self._merged(self._keys[low:high], self._base.scan(start, end))
+
+    def _merged(
+        self, keys: list[bytes], base: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        below = next(base, None)
+        for key in keys:
+            while below is not None and below[0] < key:
+                yield below
+                below = next(base, None)
+            if below is not None and below[0] == key:
+                below = next(base, None)
+            value = self.changes[key]
+            if value is not None:
+                yield key, value[HEAD_SIZE:]
+        while below is not None:
+            yield below
+            below = next(base, None)
+
+    def begin(self) -> None:
+        """Start a command: what came before can no longer be undone."""
+        self._undo.clear()
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`."""
+        for key, value in self._undo.items():
+            if value is _ABSENT:
+                del self.changes[key]
+                del self._keys[bisect_left(self._keys, key)]
+            else:
+                self.changes[key] = value  # type: ignore[assignment]
+        self._undo.clear()
+
+    def chain(self, before: bytes) -> bytes:
+        """Fold this command's changes into a running hash of all changes (R12)."""
+        digest = blake2b(before, digest_size=HASH_SIZE)
+        for key in self._undo:
+            value = self.changes[key]
+            digest.update(key)
+            digest.update(b"-" if value is None else value[:HEAD_SIZE])
+        return digest.digest()

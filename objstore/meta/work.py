@@ -1,0 +1,123 @@
+"""One command's working set: the slot's state, its counters, its place in the log.
+
+What several steps of a command change (sequence numbers, counters) is read once, changed
+in memory and written once, by `finish`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import attrs
+
+from objstore.ids import BucketId, Key, Slot, VersionId
+from objstore.limits import CHANGES_KEPT
+from objstore.meta import payloads, schema
+from objstore.meta.rows import StagedRows
+
+ORDER_SHIFT = 20  # A version's order is its cluster time and room for 2^20 beside it.
+
+
+@attrs.frozen
+class Context:
+    """Where and when a command is applied: the same on every replica."""
+
+    index: int
+    term: int
+    time_ms: int  # Cluster time: greater than of every command before it in the shard.
+
+
+class Change(IntEnum):
+    """What a line of the change log says."""
+
+    PUT = 1
+    DELETE = 2  # Of a version, by its id or as the null version.
+    MARKER = 3  # A delete marker was put.
+
+
+class Count(IntEnum):
+    """Places in a counters row."""
+
+    OBJECTS = 0
+    VERSIONS = 1
+    BYTES = 2
+    UPLOADS = 3
+    BELOW_OBJECTS = 4
+    BELOW_BYTES = 5
+
+
+class Work:
+    """The working set of one command in one slot."""
+
+    __slots__ = ("_counters", "_state", "_state_before", "context", "rows", "slot")
+
+    def __init__(self, rows: StagedRows, slot: Slot, context: Context) -> None:
+        self.rows = rows
+        self.slot = slot
+        self.context = context
+        self._counters: dict[BucketId, tuple[list[int], list[int]]] = {}
+        self._state: list[int] | None = None
+        self._state_before: list[int] = []
+
+    # ---- the slot's state: [floor epoch, next released, next change] ------------------
+
+    def _loaded(self) -> list[int]:
+        if self._state is None:
+            payload = self.rows.get(schema.state_key(self.slot))
+            self._state = [0, 1, 1] if payload is None else list(payloads.unpack(payload))
+            self._state_before = list(self._state) if payload is not None else []
+        return self._state
+
+    @property
+    def floor_epoch(self) -> int:
+        return self._loaded()[0]
+
+    def raise_floor(self, epoch: int) -> None:
+        state = self._loaded()
+        state[0] = max(state[0], epoch)
+
+    def next_released(self) -> int:
+        state = self._loaded()
+        state[1] += 1
+        return state[1] - 1
+
+    def log_change(
+        self, change: Change, bucket: BucketId, key: Key, order: int, version_id: VersionId
+    ) -> None:
+        """Write a line of the change log, and drop the one that is now too old."""
+        state = self._loaded()
+        sequence = state[2]
+        state[2] += 1
+        line = (self.context.time_ms, change, bucket, key, order, version_id)
+        self.rows.put(schema.change_key(self.slot, sequence), payloads.pack(line))
+        if sequence > CHANGES_KEPT:
+            self.rows.delete(schema.change_key(self.slot, sequence - CHANGES_KEPT))
+
+    # ---- counters ---------------------------------------------------------------------
+
+    def count(self, bucket: BucketId, what: Count, change: int) -> None:
+        """Change a counter of a bucket; nothing is counted for one that was dropped."""
+        held = self._counters.get(bucket)
+        if held is None:
+            payload = self.rows.get(schema.counters_key(self.slot, bucket))
+            if payload is None:
+                return
+            now = payloads.unpack_usage(payload)
+            held = self._counters[bucket] = (now, list(now))
+        held[0][what] += change
+        assert held[0][what] >= 0, f"{what.name} of bucket {bucket} fell below 0"
+
+    def usage(self, bucket: BucketId) -> list[int]:
+        held = self._counters.get(bucket)
+        if held is not None:
+            return held[0]
+        return payloads.unpack_usage(self.rows.get(schema.counters_key(self.slot, bucket)))
+
+    def finish(self) -> None:
+        """Write what changed."""
+        if self._state is not None and self._state != self._state_before:
+            self.rows.put(schema.state_key(self.slot), payloads.pack(self._state))
+        for bucket, (now, before) in self._counters.items():
+            if now != before:
+                key = schema.counters_key(self.slot, bucket)
+                self.rows.put(key, payloads.pack_usage(now))

@@ -1,0 +1,1 @@
+"""One node: its identity on disk, and the composition of all parts."""

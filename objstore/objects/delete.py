@@ -1,0 +1,60 @@
+"""DeleteObject and DeleteObjects: versions go; their chunks are released by the command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from objstore.errors import ObjstoreError
+from objstore.meta.commands import (
+    UNCONDITIONAL,
+    DeleteResult,
+    DeleteVersion,
+    WriteCondition,
+)
+from objstore.objects.capability import Capability
+from objstore.objects.parallel import outcomes
+from objstore.objects.store import Store
+
+# Of one DeleteObjects: the slots' leaders batch what arrives together, and other
+# requests still get their turns.
+_AT_ONCE_MAX = 64
+
+
+async def delete_object(
+    store: Store, capability: Capability, condition: WriteCondition = UNCONDITIONAL
+) -> DeleteResult:
+    """Delete the key's current version, or the one the capability names.
+
+    Nothing there is no error, but with If-Match.
+    Raises PreconditionFailed, NoSuchKey (If-Match on nothing), NoSuchBucket, Unavailable.
+    If cancelled, the version may be gone all the same.
+    """
+    capability.require("s3:DeleteObject", "s3:DeleteObjectVersion")
+
+    async def attempt(newer: Capability) -> DeleteResult:
+        result: DeleteResult = await store.propose(
+            DeleteVersion(
+                slot=store.slot_of(newer.record, newer.object_key),
+                ref=newer.ref,
+                key=newer.object_key,
+                version_id=newer.version_id,
+                condition=condition,
+            )
+        )
+        return result
+
+    return await store.fenced(capability, attempt)
+
+
+async def delete_objects(
+    store: Store, deletions: Sequence[tuple[Capability, WriteCondition]]
+) -> list[DeleteResult | ObjstoreError]:
+    """Delete each by itself: a result or an error in each one's place."""
+    return await outcomes(
+        [
+            partial(delete_object, store, capability, condition)
+            for capability, condition in deletions
+        ],
+        at_once_max=_AT_ONCE_MAX,
+    )

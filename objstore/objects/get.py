@@ -1,0 +1,207 @@
+"""GetObject and HeadObject: a version, found once, and its bytes from there on.
+
+`find_version` is the linearizable step.  A version is immutable, so everything after it
+(ranges, parts, the stream) speaks of the same content, whatever happens to the key; freed
+chunks stay for `repair.free_delay`, so a read under way ends well.
+
+    Inline   bytes of the row
+    Chunks   chunk after chunk through Gather
+    Parts    spans, page after page (ReadSpans pins the version by its order)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from objstore.errors import InvalidRequest, NotFound, Unavailable
+from objstore.meta.errors import NoSuchKey
+from objstore.meta.queries import GetVersion, ReadSpans
+from objstore.meta.values import (
+    ChunkRef,
+    Chunks,
+    Draft,
+    External,
+    Inline,
+    Parts,
+    Span,
+    Version,
+)
+from objstore.objects.capability import Capability
+from objstore.objects.store import Store
+
+# One answer of part spans: a page covers most objects whole, so that a read seldom asks
+# again for a version that may be gone by then; at some 100 bytes each it is a small answer.
+_SPANS_PAGE = 1000
+
+_READ_ACTIONS = ("s3:GetObject", "s3:GetObjectVersion")
+
+
+class DeleteMarkerFound(NotFound):
+    """The version asked for says that there is no object."""
+
+    def __init__(self, message: str, *, version: Version) -> None:
+        super().__init__(message)
+        self.version = version
+
+
+class NoSuchPart(InvalidRequest):
+    """The object has no part of this number."""
+
+    def __init__(self, message: str, *, part_count: int) -> None:
+        super().__init__(message)
+        self.part_count = part_count
+
+
+async def find_version(store: Store, capability: Capability) -> Version:
+    """The current version of the capability's key, or the one it names.
+
+    Raises NoSuchKey, NoSuchVersion, DeleteMarkerFound, NoSuchBucket, Unavailable.
+    """
+    capability.require(*_READ_ACTIONS)
+
+    async def attempt(newer: Capability) -> Version:
+        slot = store.slot_of(newer.record, newer.object_key)
+        found: Version = await store.query(
+            GetVersion(slot, newer.ref, newer.object_key, newer.version_id)
+        )
+        return found
+
+    version = await store.fenced(capability, attempt)
+    if version.is_delete_marker:
+        raise DeleteMarkerFound("the version is a delete marker", version=version)
+    return version
+
+
+def draft_of(version: Version) -> Draft:
+    """What a version that is not a delete marker holds."""
+    assert version.draft is not None
+    return version.draft
+
+
+def part_count_of(version: Version) -> int | None:
+    """How many parts a version was completed from; None: it is no multipart object."""
+    location = draft_of(version).location
+    return location.part_count if isinstance(location, Parts) else None
+
+
+async def find_part(
+    store: Store, capability: Capability, version: Version, number: int
+) -> Span:
+    """Where part `number` lies in the object; an object without parts is its part 1.
+
+    Raises NoSuchPart.
+    """
+    draft = draft_of(version)
+    location = draft.location
+    if isinstance(location, Parts):
+        spans = await _read_spans(store, capability, version, part_number=number)
+        if spans:
+            return spans[0]
+        raise NoSuchPart(f"no part {number}", part_count=location.part_count)
+    if number != 1:
+        raise NoSuchPart(f"no part {number}", part_count=1)
+    assert not isinstance(location, External)
+    return Span(0, draft.size, location)
+
+
+async def _read_spans(
+    store: Store,
+    capability: Capability,
+    version: Version,
+    *,
+    offset: int = 0,
+    size: int = 0,
+    part_number: int | None = None,
+) -> tuple[Span, ...]:
+    async def attempt(newer: Capability) -> tuple[Span, ...]:
+        spans: tuple[Span, ...] = await store.query(
+            ReadSpans(
+                slot=store.slot_of(newer.record, newer.object_key),
+                ref=newer.ref,
+                key=newer.object_key,
+                order=version.order,
+                offset=offset,
+                size=size,
+                part_number=part_number,
+                spans_max=_SPANS_PAGE,
+            )
+        )
+        return spans
+
+    return await store.fenced(capability, attempt)
+
+
+async def read(
+    store: Store, capability: Capability, version: Version, *, offset: int, size: int
+) -> AsyncGenerator[memoryview, None]:
+    """Yield bytes [offset, offset + size) of the version, in pieces as they come.
+
+    To be closed (`aclosing`) by who does not exhaust it.  Raises before the last byte
+    where the bytes cannot be had: CorruptData, Unavailable, and NoSuchKey where a part-made
+    version was replaced before its later parts were looked up.
+    """
+    capability.require(*_READ_ACTIONS)
+    draft = draft_of(version)
+    assert min(offset, size) >= 0
+    assert offset + size <= draft.size
+    location = draft.location
+    if isinstance(location, Parts):
+        pieces = _read_parts(store, capability, version, offset, size)
+    elif isinstance(location, External):
+        raise Unavailable(f"{location.target} is a tier that this build cannot read")
+    else:
+        pieces = _read_location(store, location, offset, size)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+
+
+async def _read_parts(
+    store: Store, capability: Capability, version: Version, offset: int, size: int
+) -> AsyncGenerator[memoryview, None]:
+    end = offset + size
+    while offset < end:
+        spans = await _read_spans(
+            store, capability, version, offset=offset, size=end - offset
+        )
+        if not spans:
+            raise NoSuchKey("the version was replaced while it was read")
+        for span in spans:
+            skipped = offset - span.offset
+            wanted = min(span.size - skipped, end - offset)
+            if wanted <= 0:
+                continue
+            pieces = _read_location(store, span.location, skipped, wanted)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
+            offset += wanted
+
+
+async def _read_location(
+    store: Store, location: Inline | Chunks, offset: int, size: int
+) -> AsyncGenerator[memoryview, None]:
+    if isinstance(location, Inline):
+        yield memoryview(location.data)[offset : offset + size]
+        return
+    for ref in location.chunks:
+        wanted = min(ref.size - offset, size)
+        if wanted > 0:
+            async with aclosing(
+                _read_chunk(store, location.scheme, ref, offset, wanted)
+            ) as pieces:
+                async for piece in pieces:
+                    yield piece
+            size -= wanted
+        offset = max(0, offset - ref.size)
+
+
+async def _read_chunk(
+    store: Store, scheme: str, ref: ChunkRef, offset: int, size: int
+) -> AsyncGenerator[memoryview, None]:
+    pieces: AsyncIterator[memoryview] = store.gather.read_chunk(
+        ref, scheme, ring=store.view.ring_at(ref.epoch), offset=offset, size=size
+    )
+    async for piece in pieces:
+        yield piece

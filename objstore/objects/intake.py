@@ -1,0 +1,299 @@
+"""Intake: a body on its way in, until a command makes it visible.
+
+    small   body --> memory, digested --> commit(Inline)
+    large   BeginIntent --> body --> blocks --> chunks (scatter) --> commit(Chunks, intent)
+                                       '--> digests, off the loop
+            on failure or cancellation: DropIntent, with the chunks begun
+
+Nothing becomes visible before `commit`, and that only where every promised digest is the
+one computed.  A large write registers its intent before the first byte is read and renews
+it as bytes come in; the commit names it, and is refused where it is gone.  Dropping the
+intent after a commit whose outcome is unknown is safe: an intent used by a commit is left
+alone, and a commit that comes after the drop is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TypeVar
+
+import attrs
+import structlog
+import trio
+
+from objstore.chunks.fragment import FragmentOwner
+from objstore.errors import LocalProtocolError, ObjstoreError, Unavailable
+from objstore.ids import ChunkId, IntentId, Slot, UploadId, chunk_id
+from objstore.limits import BLOCK_SIZE, INTENT_LIFE_MS
+from objstore.meta.commands import BeginIntent, DropIntent
+from objstore.meta.errors import IntentGone, StaleEpoch
+from objstore.meta.values import Checksum, ChunkRef, Chunks, Inline
+from objstore.objects.capability import Capability
+from objstore.objects.hashing import StreamHasher, digest_of
+from objstore.objects.requests import MD5, Body, hash_of, verify
+from objstore.objects.store import BucketReplaced, Store
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_DROP_TIMEOUT_S = 5.0  # A cancelled request holds its connection no longer than this.
+_RENEW_AFTER_S = INTENT_LIFE_MS / 3000
+
+
+@attrs.frozen
+class Received:
+    """A body that is safe, but not visible yet."""
+
+    size: int
+    etag: str  # Hex MD5.
+    checksum: Checksum
+    location: Inline | Chunks
+    intent: IntentId | None = None  # For the commit to name; None: it was small.
+
+
+Commit = Callable[[Capability, Received], Awaitable[T]]
+
+
+async def take_in(
+    store: Store,
+    capability: Capability,
+    body: Body,
+    *,
+    checksum_algorithm: str,
+    scheme: str | None = None,
+    upload: UploadId | None = None,
+    commit: Commit[T],
+) -> T:
+    """Store `body`, then run `commit`, which must propose the command that shows it.
+
+    scheme: of an upload; None: the bucket's.
+    commit: may run again with a newer capability of the same bucket.
+    Raises DigestMismatch, what iterating the body raises, Unavailable, OutOfSpace,
+    NoSuchBucket, and what `commit` raises.
+    If cancelled before `commit` is through, the bytes are given up; whether they became
+    visible is unknown if it came to that.
+    """
+    if body.size <= store.options.inline_size_max:
+        received = await _receive_inline(store, body, checksum_algorithm)
+        return await store.fenced(capability, lambda newer: commit(newer, received))
+    writer = await _begin(store, capability, scheme, upload)
+    is_committed = False
+    try:
+        received = await writer.write(body, checksum_algorithm)
+        result = await writer.commit(received, commit)
+        is_committed = True
+        return result
+    finally:
+        if not is_committed:
+            await writer.drop()
+
+
+# ---- small ----------------------------------------------------------------------------
+
+
+async def _receive_inline(store: Store, body: Body, checksum_algorithm: str) -> Received:
+    async with store.budget.hold(body.size):
+        data = b"".join([piece async for piece in body])
+    digests = digest_of(data, _algorithms(body, checksum_algorithm))
+    return _received(body, checksum_algorithm, digests, Inline(data), None)
+
+
+def _algorithms(body: Body, checksum_algorithm: str) -> frozenset[str]:
+    """All hashes that this body is asked for."""
+    promised = {hash_of(digest.algorithm) for digest in body.digests}
+    trailing = {body.trailing_algorithm} if body.trailing_algorithm else set()
+    return frozenset({MD5, checksum_algorithm} | promised | trailing)
+
+
+def _received(
+    body: Body,
+    checksum_algorithm: str,
+    digests: Mapping[str, bytes],
+    location: Inline | Chunks,
+    intent: IntentId | None,
+) -> Received:
+    """Compare every promised digest, header's or trailer's; then say what there is."""
+    verify(body.digests, digests)
+    verify(body.trailing_digests(), digests)
+    return Received(
+        size=body.size,
+        etag=digests[MD5].hex(),
+        checksum=Checksum(checksum_algorithm, digests[checksum_algorithm]),
+        location=location,
+        intent=intent,
+    )
+
+
+# ---- large ----------------------------------------------------------------------------
+
+
+async def _begin(
+    store: Store, capability: Capability, scheme: str | None, upload: UploadId | None
+) -> _ChunkWriter:
+    """Register an intent, before the first byte of the body is asked for."""
+    intent = store.new_intent()
+
+    async def begin(newer: Capability) -> Capability:
+        slot = store.slot_of(newer.record, newer.object_key)
+        await store.propose(BeginIntent(slot, newer.ref, newer.object_key, intent))
+        return newer
+
+    capability = await store.fenced(capability, begin)
+    return _ChunkWriter(
+        store=store,
+        capability=capability,
+        slot=store.slot_of(capability.record, capability.object_key),
+        intent=intent,
+        scheme=scheme or capability.record.scheme,
+        upload=upload,
+        renew_at_s=trio.current_time() + _RENEW_AFTER_S,
+    )
+
+
+@attrs.define(kw_only=True)
+class _ChunkWriter:
+    """Writes one body as chunks under one intent."""
+
+    store: Store
+    capability: Capability
+    slot: Slot
+    intent: IntentId
+    scheme: str
+    upload: UploadId | None
+    renew_at_s: float
+    begun: list[tuple[ChunkId, int]] = attrs.field(factory=list)  # (chunk, epoch)
+
+    async def write(self, body: Body, checksum_algorithm: str) -> Received:
+        """Write all of `body`; every chunk is durable on its owners on return."""
+        hasher = StreamHasher(
+            _algorithms(body, checksum_algorithm), self.store.host.threads
+        )
+        blocks = _Blocks(body, hasher, self.renew_if_due)
+        refs: list[ChunkRef] = []
+        left = body.size
+        while left:
+            size = min(left, self.store.options.chunk_size)
+            refs.append(await self._write_chunk(len(refs), size, blocks))
+            left -= size
+        await blocks.finish()
+        digests = await hasher.finish()
+        location = Chunks(self.scheme, tuple(refs))
+        return _received(body, checksum_algorithm, digests, location, self.intent)
+
+    async def _write_chunk(self, number: int, size: int, blocks: _Blocks) -> ChunkRef:
+        ring = self.store.view.ring
+        chunk = chunk_id(self.intent, number)
+        self.begun.append((chunk, ring.epoch))
+        async with aclosing(blocks.take(size)) as taken:
+            return await self.store.scatter.write_chunk(
+                chunk,
+                size,
+                taken,
+                ring=ring,
+                scheme=self.scheme,
+                owner=self._owner(),
+            )
+
+    def _owner(self) -> FragmentOwner:
+        return FragmentOwner(
+            bucket=self.capability.record.bucket,
+            slot=self.slot,
+            key=self.capability.object_key,
+            upload=self.upload,
+        )
+
+    async def renew_if_due(self) -> None:
+        if trio.current_time() < self.renew_at_s:
+            return
+        self.renew_at_s = trio.current_time() + _RENEW_AFTER_S
+        key = self.capability.object_key
+
+        async def renew(newer: Capability) -> None:
+            self._assert_same_bucket(newer)
+            await self.store.propose(
+                BeginIntent(self.slot, newer.ref, key, self.intent, is_renewal=True)
+            )
+
+        try:
+            await self.store.fenced(self.capability, renew)
+        except IntentGone as error:
+            raise Unavailable(f"the write took too long: {error}") from error
+
+    async def commit(self, received: Received, commit: Commit[T]) -> T:
+        async def attempt(newer: Capability) -> T:
+            self._assert_same_bucket(newer)
+            return await commit(newer, received)
+
+        try:
+            return await self.store.fenced(self.capability, attempt)
+        except (IntentGone, StaleEpoch) as error:
+            # The body is spent: only its sender can begin again.
+            raise Unavailable(f"the write took too long: {error}") from error
+
+    def _assert_same_bucket(self, newer: Capability) -> None:
+        """Chunks belong to one incarnation: a bucket made anew is another bucket."""
+        if newer.record.bucket != self.capability.record.bucket:
+            raise BucketReplaced(f"bucket {newer.record.name!r} was deleted meanwhile")
+
+    async def drop(self) -> None:
+        """Give the intent up, so that what was written is freed; best effort."""
+        command = DropIntent(
+            slot=self.slot,
+            bucket=self.capability.record.bucket,
+            intent=self.intent,
+            scheme=self.scheme,
+            written=tuple(self.begun),
+        )
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _DROP_TIMEOUT_S):
+            try:
+                await self.store.propose(command)
+            except ObjstoreError as error:
+                # It expires by itself; what was written stays until proved unowned.
+                log.warning("objects.intent_left_behind", reason=str(error))
+
+
+class _Blocks:
+    """A body's pieces, joined into blocks and fed to the hasher on their way."""
+
+    def __init__(
+        self, body: Body, hasher: StreamHasher, on_piece: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._pieces = aiter(body)
+        self._hasher = hasher
+        self._on_piece = on_piece
+        self._rest = memoryview(b"")  # Received, not yet in a block.
+
+    async def take(self, size: int) -> AsyncGenerator[bytes, None]:
+        """The next `size` bytes, in blocks of BLOCK_SIZE, the last one shorter."""
+        while size:
+            block = await self._next_block(min(size, BLOCK_SIZE))
+            await self._hasher.update(block)
+            size -= len(block)
+            yield block
+
+    async def _next_block(self, size: int) -> bytes:
+        parts = []
+        missing = size
+        while missing:
+            if not self._rest:
+                await self._on_piece()
+                self._rest = memoryview(await self._next_piece())
+            part = self._rest[:missing]
+            self._rest = self._rest[missing:]
+            parts.append(part)
+            missing -= len(part)
+        return parts[0].tobytes() if len(parts) == 1 else b"".join(parts)
+
+    async def _next_piece(self) -> bytes:
+        piece = await anext(self._pieces, None)
+        if piece is None:
+            raise LocalProtocolError("a body ended before its size, and did not say so")
+        return piece
+
+    async def finish(self) -> None:
+        """Read the end: trailers come after the last byte."""
+        assert not self._rest, "a body gave more bytes than its size"
+        async for piece in self._pieces:
+            assert not piece, "a body gave more bytes than its size"

@@ -1,0 +1,115 @@
+"""PutObject: a body becomes the current version of a key.
+
+The bytes are safe first (`intake`), then one PutVersion makes them visible; the condition
+is decided inside that command.  A large body with a condition is looked at beforehand too:
+so that gigabytes are not sent for a 412 that is certain already.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+
+from objstore.meta.commands import PutResult, PutVersion, WriteCondition
+from objstore.meta.errors import NoSuchKey, PreconditionFailed
+from objstore.meta.queries import GetVersion
+from objstore.meta.values import Checksum, Draft, Version
+from objstore.objects.capability import Capability
+from objstore.objects.intake import Received, take_in
+from objstore.objects.requests import Body, ObjectAttributes
+from objstore.objects.store import Store
+
+
+@attrs.frozen
+class Stored:
+    """What a write answers."""
+
+    result: PutResult
+    size: int
+    checksum: Checksum
+
+
+async def put_object(
+    store: Store, capability: Capability, body: Body, attributes: ObjectAttributes
+) -> Stored:
+    """Store `body` under the capability's key.
+
+    Raises DigestMismatch, PreconditionFailed, NoSuchKey (If-Match on nothing),
+    NoSuchBucket, Unavailable (`unknown` where it may have happened), OutOfSpace, and what
+    iterating the body raises: then nothing is visible.
+    If cancelled, the version may or may not be visible; bytes that are not are given up.
+    """
+    capability.require("s3:PutObject")
+    if body.size > store.options.inline_size_max:
+        await check_early(store, capability, attributes.condition)
+
+    async def commit(newer: Capability, received: Received) -> Stored:
+        result = await store.propose(
+            PutVersion(
+                slot=store.slot_of(newer.record, newer.object_key),
+                ref=newer.ref,
+                key=newer.object_key,
+                draft=_draft(newer, attributes, received),
+                condition=attributes.condition,
+                intent=received.intent,
+            )
+        )
+        return Stored(result, received.size, received.checksum)
+
+    return await take_in(
+        store,
+        capability,
+        body,
+        checksum_algorithm=attributes.checksum_algorithm,
+        commit=commit,
+    )
+
+
+def _draft(
+    capability: Capability, attributes: ObjectAttributes, received: Received
+) -> Draft:
+    return Draft(
+        size=received.size,
+        etag=received.etag,
+        headers=attributes.headers,
+        user_metadata=attributes.user_metadata,
+        location=received.location,
+        owner=capability.record.owner,
+        checksum=received.checksum,
+        storage_class=attributes.storage_class,
+    )
+
+
+async def check_early(
+    store: Store, capability: Capability, condition: WriteCondition
+) -> None:
+    """Fail before the body is read where `condition` cannot hold now.
+
+    Only to save the sender's time: what decides is the command.
+    """
+    if condition.if_match or condition.if_none_match:
+        current = await store.fenced(capability, partial(_current, store))
+        check_condition(condition, current)
+
+
+async def _current(store: Store, capability: Capability) -> Version | None:
+    slot = store.slot_of(capability.record, capability.object_key)
+    try:
+        version: Version = await store.query(
+            GetVersion(slot, capability.ref, capability.object_key)
+        )
+    except NoSuchKey:
+        return None
+    return None if version.is_delete_marker else version
+
+
+def check_condition(condition: WriteCondition, current: Version | None) -> None:
+    """Raise NoSuchKey or PreconditionFailed where `condition` does not hold."""
+    etag = None if current is None or current.draft is None else current.draft.etag
+    if condition.if_match and etag is None:
+        raise NoSuchKey("If-Match, and there is no such object")
+    if condition.if_match and not {"*", etag} & set(condition.if_match):
+        raise PreconditionFailed("the object has another etag", condition="If-Match")
+    if etag is not None and {"*", etag} & set(condition.if_none_match):
+        raise PreconditionFailed("the object exists", condition="If-None-Match")

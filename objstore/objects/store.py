@@ -1,0 +1,161 @@
+"""The store: what every operation works with, and how it follows a bucket that moves on.
+
+    objects/put.py, get.py, ...  --->  Store  --->  meta    (commands, queries)
+                                        |  ---->  view    (buckets, rings: may lag)
+                                        '------>  scatter, gather   (bytes)
+
+The view may be behind.  So a name is looked up again in a refreshed view before
+NoSuchBucket is said (`find_bucket`), and a command that a slot refuses as StaleBucket is
+made again with the newer record (`fenced`): the slot's fence is what decides, never the
+view.  While a bucket is being deleted, its closed slots refuse and the open ones serve;
+who meets a closed one waits a little for the outcome.
+
+Every call to the metadata plane carries what is left of the request's deadline (the
+effective deadline of the calling task), and never more than `meta_timeout_ms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from objstore.chunks.client import ChunkClient
+from objstore.errors import Unavailable
+from objstore.host.host import Host
+from objstore.ids import IntentId, Key, Slot, UploadId
+from objstore.meta import slots
+from objstore.meta.client import MetaClient
+from objstore.meta.commands import Command
+from objstore.meta.errors import NoSuchBucket, StaleBucket
+from objstore.meta.queries import Query
+from objstore.meta.values import BucketRecord, BucketState
+from objstore.meta.view import ClusterView
+from objstore.objects.budget import Budget
+from objstore.objects.capability import Capability
+from objstore.objects.gather import Gather
+from objstore.objects.scatter import Scatter
+from objstore.units import KiB, MiB
+
+T = TypeVar("T")
+
+# How long an operation waits for a bucket that is half deleted or whose change has not
+# reached the slot yet: several elections, and still within a client's patience.
+_FENCE_WAIT_S = 5.0
+_FENCE_PAUSE_MIN_S = 0.01
+_FENCE_PAUSE_MAX_S = 0.25
+_INTENT_ID_SIZE = 12
+_UPLOAD_ID_SIZE = 16
+
+
+class BucketReplaced(NoSuchBucket):
+    """The bucket that an operation began in is gone, though another has its name now."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreOptions:
+    """What an operator may choose."""
+
+    inline_size_max: int = 16 * KiB  # Objects and parts up to this ride in the log.
+    chunk_size: int = 64 * MiB  # Larger ones are cut into chunks of this.
+    scheme: str = "replicate:3"  # How new buckets keep data.
+    meta_timeout_ms: int = 10_000  # For one command or query, retries among it.
+
+
+@attrs.define(kw_only=True)
+class Store:
+    """All that the operations of this package need of the node."""
+
+    meta: MetaClient
+    view: ClusterView
+    scatter: Scatter
+    gather: Gather
+    chunks: ChunkClient
+    budget: Budget  # Of bytes of bodies in flight.
+    host: Host
+    options: StoreOptions = StoreOptions()
+
+    # ---- metadata ---------------------------------------------------------------------
+
+    async def propose(self, command: Command) -> Any:
+        """Propose within the request's deadline.  Raises `meta.errors`, Unavailable.
+
+        If cancelled, the command may be applied all the same.
+        """
+        return await self.meta.propose(command, timeout_ms=self._timeout_ms())
+
+    async def query(self, query: Query) -> Any:
+        """Ask within the request's deadline.  Raises `meta.errors`, Unavailable."""
+        return await self.meta.query(query, timeout_ms=self._timeout_ms())
+
+    def _timeout_ms(self) -> int:
+        left_s = trio.current_effective_deadline() - trio.current_time()
+        return max(1, int(min(left_s * 1000, self.options.meta_timeout_ms)))
+
+    # ---- buckets ----------------------------------------------------------------------
+
+    async def find_bucket(self, name: str) -> BucketRecord:
+        """The bucket of this name.  Raises NoSuchBucket, after asking a fresh view."""
+        record = self.view.bucket(name)
+        if record is None or record.state is BucketState.CREATING:
+            record = await self.find_bucket_now(name)
+        return record
+
+    async def find_bucket_now(self, name: str) -> BucketRecord:
+        """The bucket as it is now, not as it was a moment ago.  Raises NoSuchBucket."""
+        await self.view.refresh()
+        record = self.view.bucket(name)
+        if record is None or record.state is BucketState.CREATING:
+            raise NoSuchBucket(f"there is no bucket {name!r}")
+        return record
+
+    async def fenced(
+        self, capability: Capability, attempt: Callable[[Capability], Awaitable[T]]
+    ) -> T:
+        """Run `attempt`, again with the bucket's newer record where its fence refuses.
+
+        attempt: makes its commands from the capability it is given; it must be safe to
+        run again after StaleBucket.
+        Raises NoSuchBucket where the bucket is gone, Unavailable where its state does
+        not settle, and what `attempt` and `Capability.renew` raise.
+        """
+        gives_up_at = trio.current_time() + _FENCE_WAIT_S
+        pause_s = 0.0
+        while True:
+            try:
+                return await attempt(capability)
+            except BucketReplaced:
+                raise
+            except (StaleBucket, NoSuchBucket) as error:
+                if trio.current_time() + pause_s > gives_up_at:
+                    raise Unavailable(
+                        f"bucket {capability.record.name!r} is being changed"
+                    ) from error
+            await trio.sleep(pause_s)
+            newer = await self._renewed(capability)
+            is_new = newer.ref != capability.ref
+            pause_s = 0.0 if is_new else _next_pause(pause_s)
+            capability = newer
+
+    async def _renewed(self, capability: Capability) -> Capability:
+        record = await self.find_bucket_now(capability.record.name)
+        assert capability.renew is not None, f"{capability.action} cannot be renewed"
+        return capability.renew(record)
+
+    # ---- ids --------------------------------------------------------------------------
+
+    def slot_of(self, record: BucketRecord, key: Key) -> Slot:
+        """The slot of the bucket's span that has all rows of `key`."""
+        return slots.slot_of(record.bucket, key, record.span)
+
+    def new_intent(self) -> IntentId:
+        return IntentId(self.host.entropy.token(_INTENT_ID_SIZE))
+
+    def new_upload(self) -> UploadId:
+        return UploadId(self.host.entropy.token(_UPLOAD_ID_SIZE).hex())
+
+
+def _next_pause(pause_s: float) -> float:
+    return min(max(_FENCE_PAUSE_MIN_S, 2 * pause_s), _FENCE_PAUSE_MAX_S)

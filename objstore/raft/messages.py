@@ -1,0 +1,315 @@
+"""What the replicas of a group say to each other, and how a payload of it is written.
+
+    candidate --- Vote(pre=True) ---> VoteReply     would you vote for me?
+    candidate --- Vote -------------> VoteReply     then do
+    leader ------ Append -----------> AppendReply   entries, and how far they are committed
+    leader ------ Heartbeat --------> HeartbeatReply  I lead; read rounds; quiescence; mending
+    leader ------ TimeoutNow                        campaign at once (leadership transfer)
+    leader ------ Gone                              you are no member any more
+    replica ----- Wake                              I hear nobody: is there a leader?
+
+All that one node has for another after one pass of its driver goes into one *payload*:
+
+    offset  size  field
+    0       1     version, 1
+    1       ...   msgpack: [wall clock of the sender in ms, [message ...]]
+                  message: [group, type, field ...] with the fields in their order below
+
+Snapshots travel by calls of their own (`snapshot`).  Unknown versions, types, shapes and
+trailing bytes raise RemoteProtocolError.  docs/internals/formats/raft-messages.md has the
+table.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4 and 9.6; etcd's raft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+import msgpack
+
+from objstore.errors import RemoteProtocolError
+from objstore.ids import NodeId, is_node_id
+from objstore.limits import ENTRY_SIZE_MAX, FRAME_SIZE_MAX
+from objstore.raft.state_machine import Entry, EntryKind, Membership
+
+VERSION = 1
+_U64_MAX = 2**64 - 1
+_MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
+
+
+@attrs.frozen
+class Vote:
+    """Asks for a vote, or with `pre` whether one would be given."""
+
+    term: int  # The candidate's; with `pre` the one it would campaign in.
+    last_index: int
+    last_term: int
+    pre: bool
+    transfer: bool  # The leader itself asked for this: it overrides the leader's lease.
+
+
+@attrs.frozen
+class VoteReply:
+    term: int  # Of the request where granted, of the answerer where not.
+    pre: bool
+    granted: bool
+
+
+@attrs.frozen
+class Append:
+    """Entries that follow (prev_index, prev_term)."""
+
+    term: int
+    prev_index: int
+    prev_term: int
+    commit: int
+    entries: tuple[Entry, ...]
+
+
+@attrs.frozen
+class AppendReply:
+    """`accepted`: the log agrees with the leader's, durably, up to `index`.
+
+    Else the append at `index` (its prev_index) did not fit, and `hint_index` with
+    `hint_term` is the highest place where the logs might agree.
+    """
+
+    term: int
+    accepted: bool
+    index: int
+    hint_index: int
+    hint_term: int
+    commit: int  # How far the follower knows entries to be committed.
+    damage: int  # A Damage; the leader tells how far to catch up before voting again.
+
+
+@attrs.frozen
+class Heartbeat:
+    term: int
+    round: int  # Ever growing within a term; acknowledges reads that came before it.
+    commit: int  # Never more than the follower is known to have.
+    last_index: int  # The leader's.
+    quiesce: bool  # Fall silent if you have all of this.
+    mend: int  # 0, or: having the leader's log up to here, you are whole again.
+
+
+@attrs.frozen
+class HeartbeatReply:
+    term: int
+    round: int
+    last_index: int
+    commit: int
+    quiescent: bool
+    damage: int
+
+
+@attrs.frozen
+class TimeoutNow:
+    term: int
+
+
+@attrs.frozen
+class Gone:
+    """The receiver is no member as of the sender's applied membership."""
+
+    term: int
+    last_index: int  # The leader's: a replica that has more was added again.
+
+
+@attrs.frozen
+class Wake:
+    """A replica that may not campaign has heard nobody for an election timeout."""
+
+    term: int
+
+
+Message = (
+    Vote
+    | VoteReply
+    | Append
+    | AppendReply
+    | Heartbeat
+    | HeartbeatReply
+    | TimeoutNow
+    | Gone
+    | Wake
+)
+
+_CLASSES: tuple[type[Any], ...] = (
+    Vote,
+    VoteReply,
+    Append,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    TimeoutNow,
+    Gone,
+    Wake,
+)
+# One letter a field: u(nsigned), b(ool), e(ntries).
+_SHAPES = tuple(
+    "".join(
+        "b" if field.type in (bool, "bool") else "u" if field.type in (int, "int") else "e"
+        for field in attrs.fields(cls)
+    )
+    for cls in _CLASSES
+)
+_TYPES = {cls: number for number, cls in enumerate(_CLASSES)}
+_APPEND = _TYPES[Append]
+
+
+def _writer(cls: type[Any]) -> Callable[[int, Any], tuple[object, ...]]:
+    """A function that turns a message of `cls` into its array.
+
+    Made once per class, as every message of every group passes here.
+    """
+    names = [field.name for field in attrs.fields(cls)]
+    number = _TYPES[cls]
+    if cls is Append:
+        return lambda group, message: (
+            group,
+            _APPEND,
+            message.term,
+            message.prev_index,
+            message.prev_term,
+            message.commit,
+            [(entry.term, entry.kind, entry.data) for entry in message.entries],
+        )
+    return lambda group, message: (
+        group,
+        number,
+        *[getattr(message, name) for name in names],
+    )
+
+
+_WRITERS = {cls: _writer(cls) for cls in _CLASSES}
+
+
+def encode_payload(messages: Iterable[tuple[int, Message]], *, wall_ms: int) -> bytes:
+    """Write (group, message) pairs and our wall clock as one payload."""
+    body = [_WRITERS[type(message)](group, message) for group, message in messages]
+    packed: bytes = msgpack.packb((wall_ms, body))
+    return _VERSION_BYTE + packed
+
+
+_VERSION_BYTE = bytes((VERSION,))
+
+
+@attrs.frozen
+class Payload:
+    wall_ms: int  # The sender's wall clock when it wrote this.
+    messages: list[tuple[int, Message]]
+
+
+def decode_payload(data: bytes) -> Payload:
+    """Read a payload.  Raises RemoteProtocolError."""
+    if not data or data[0] != VERSION:
+        raise RemoteProtocolError(f"raft payload of unknown version {data[:1].hex()}")
+    body = unpack(data[1:])
+    if type(body) is not list or len(body) != 2 or type(body[1]) is not list:
+        raise RemoteProtocolError("raft payload is not [clock, messages]")
+    wall_ms, rows = body
+    if type(wall_ms) is not int:
+        raise RemoteProtocolError("raft payload's clock is no number")
+    return Payload(wall_ms, [_read(row) for row in rows])
+
+
+def unpack(data: bytes) -> Any:
+    """Read msgpack from a peer.  Raises RemoteProtocolError."""
+    try:
+        return msgpack.unpackb(
+            data, strict_map_key=True, max_buffer_size=FRAME_SIZE_MAX, use_list=True
+        )
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise RemoteProtocolError(f"raft payload is not msgpack: {error}") from error
+
+
+def _read(row: Any) -> tuple[int, Message]:
+    if type(row) is not list or len(row) < 2:
+        raise RemoteProtocolError("raft message is not an array")
+    group, number = row[0], row[1]
+    if type(group) is not int or not 0 <= group < 2**32:
+        raise RemoteProtocolError("raft message has a bad group")
+    if type(number) is not int or not 0 <= number < len(_CLASSES):
+        raise RemoteProtocolError(f"raft message of unknown type {number!r}")
+    shape = _SHAPES[number]
+    if len(row) != len(shape) + 2:
+        raise RemoteProtocolError("raft message with a wrong number of fields")
+    for position, letter in enumerate(shape, 2):
+        value = row[position]
+        if letter == "u":
+            if type(value) is not int or not 0 <= value <= _U64_MAX:
+                raise RemoteProtocolError("raft message with a bad number")
+        elif letter == "b":
+            if type(value) is not bool:
+                raise RemoteProtocolError("raft message with a bad flag")
+        else:
+            row[position] = _read_entries(value, first=row[3] + 1)
+    message: Message = _CLASSES[number](*row[2:])
+    return group, message
+
+
+def _read_entries(rows: Any, *, first: int) -> tuple[Entry, ...]:
+    if type(rows) is not list:
+        raise RemoteProtocolError("raft entries are not an array")
+    entries = []
+    for index, row in enumerate(rows, first):
+        if type(row) is not list or len(row) != 3:
+            raise RemoteProtocolError("raft entry is not [term, kind, data]")
+        term, kind, data = row
+        if type(term) is not int or not 0 < term <= _U64_MAX or kind not in _KINDS:
+            raise RemoteProtocolError("raft entry with a bad term or kind")
+        if type(data) is not bytes or len(data) > ENTRY_SIZE_MAX:
+            raise RemoteProtocolError("raft entry with bad data")
+        if kind == EntryKind.MEMBERSHIP:
+            decode_membership(data)  # Refused here, and not when it is applied.
+        entries.append(Entry(index, term, _KINDS[kind], data))
+    return tuple(entries)
+
+
+_KINDS = {int(kind): kind for kind in EntryKind}
+
+
+def encode_membership(membership: Membership) -> bytes:
+    """Write the data of a MEMBERSHIP entry: msgpack [1, voters, outgoing, learners]."""
+    data: bytes = msgpack.packb(
+        (1, membership.voters, membership.outgoing, membership.learners)
+    )
+    return data
+
+
+def decode_membership(data: bytes) -> Membership:
+    """Read it.  Raises RemoteProtocolError."""
+    row = unpack(data)
+    if type(row) is not list or len(row) != 4 or row[0] != 1:
+        raise RemoteProtocolError("membership of an unknown version")
+    voters, outgoing, learners = (_read_nodes(names) for names in row[1:])
+    if not voters:
+        raise RemoteProtocolError("membership without voters")
+    return Membership(voters, outgoing, learners)
+
+
+def _read_nodes(names: Any) -> tuple[NodeId, ...]:
+    if type(names) is not list or len(names) > _MEMBERS_MAX:
+        raise RemoteProtocolError("membership is not made of arrays")
+    if not all(type(name) is str and is_node_id(name) for name in names):
+        raise RemoteProtocolError("membership names something that is no node")
+    if any(first >= second for first, second in zip(names, names[1:], strict=False)):
+        raise RemoteProtocolError("membership is not sorted")
+    return tuple(NodeId(name) for name in names)
+
+
+def members(membership: Membership) -> tuple[NodeId, ...]:
+    """Everybody who receives the log, sorted."""
+    names = {*membership.voters, *membership.outgoing, *membership.learners}
+    return tuple(sorted(names))
+
+
+def voters(membership: Membership) -> tuple[NodeId, ...]:
+    """Everybody whose word counts, sorted."""
+    return tuple(sorted({*membership.voters, *membership.outgoing}))
+
+
+def sorted_nodes(nodes: Sequence[NodeId]) -> tuple[NodeId, ...]:
+    return tuple(sorted(set(nodes)))

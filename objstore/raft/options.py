@@ -1,0 +1,82 @@
+"""What shapes a group's behaviour: the times and bounds of core and driver.
+
+Two times come from the operator (`objstore.config.RaftConfig`); the rest are bounds that
+nobody should need to touch, gathered here so that tests can make them small.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from objstore.config import RaftConfig
+from objstore.limits import ENTRY_SIZE_MAX, FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
+from objstore.units import KiB, MiB
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Times in milliseconds, sizes in bytes."""
+
+    heartbeat_ms: int = 100
+    # A follower campaigns after one to two of these without a word from its leader; a
+    # leader steps down when it has not heard a quorum for one of these.
+    election_timeout_ms: int = 1000
+    # A group with nothing to say falls silent after so long ...
+    quiesce_after_ms: int = 1000
+    # ... and says one word so often, in case the failure detector is mistaken.
+    quiesce_refresh_ms: int = 60_000
+    quiesce: bool = True
+
+    # One message of entries: amortises the frame, and does not hold up a heartbeat long.
+    append_size_max: int = 256 * KiB
+    append_entries_max: int = 512
+    # Sent and not acknowledged, per follower: a long fat link is kept busy, a dead one
+    # costs no more than this.
+    in_flight_messages_max: int = 64
+    in_flight_size_max: int = 4 * MiB
+    # Appended and not committed, per group: a leader without a quorum takes no more.
+    uncommitted_size_max: int = 16 * MiB
+    # Proposals that wait for their turn, per group; more are refused with Unavailable.
+    proposals_max: int = 4096
+    proposals_size_max: int = 32 * MiB
+    reads_max: int = 16_384  # Likewise reads that wait for a round.
+    rounds_in_flight_max: int = 4  # Read rounds on their way; later reads join the next.
+
+    # Entries kept in memory below the applied index, so that a follower that is a little
+    # behind needs no snapshot; a live follower's entries are kept up to the larger pair.
+    kept_entries: int = 512
+    kept_size: int = 512 * KiB
+    kept_entries_max: int = 65_536
+    kept_size_max: int = 8 * MiB
+    apply_entries_max: int = 512  # One batch; the loop breathes between two.
+    apply_size_max: int = 2 * MiB
+
+    # One payload to a peer holds messages up to about this; a single message may exceed
+    # it by one entry.
+    payload_size_max: int = 1 * MiB
+    inbox_payloads_max: int = 1024  # Not yet read payloads; more are dropped, as if lost.
+    inbox_size_max: int = 64 * MiB
+    snapshots_max: int = 2  # Sent, and received, at a time by one node.
+    snapshot_life_ms: int = 55_000  # A machine's snapshot may be pinned for a minute.
+    snapshot_idle_ms: int = 20_000  # A receiver forgets a sender silent for so long.
+    balance_interval_ms: int = 1000
+    transfers_max: int = 4  # Leaderships handed over per balancing round.
+    stall_ms: int = 5_000  # A WAL sync this long hands leadership to healthier disks.
+
+    @classmethod
+    def of(cls, config: RaftConfig) -> Options:
+        """The operator's times, everything else at its default."""
+        return cls(
+            heartbeat_ms=config.heartbeat_interval_ms,
+            election_timeout_ms=config.election_timeout_ms,
+            quiesce_after_ms=config.election_timeout_ms,
+        )
+
+
+_DEFAULT = Options()
+# The largest payload: nearly full, then one message whose last entry is the largest.
+assert (
+    _DEFAULT.payload_size_max + _DEFAULT.append_size_max + ENTRY_SIZE_MAX
+    < FRAME_SIZE_MAX - FRAME_HEADER_SIZE_MAX
+)
+assert _DEFAULT.kept_size <= _DEFAULT.kept_size_max

@@ -1,0 +1,272 @@
+"""A connection: one stream, its frames in, its joined sends out; and the deadline alarm.
+
+Both ends use it: `client` for links it opened, `server` for those it accepted.  A writer
+task sends whatever has been queued when it gets its turn, as one piece where that is
+small: what many tasks queue in one pass of the loop costs one send (SPEED 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Generic
+
+import trio
+
+from objstore.errors import ProtocolError, RemoteProtocolError
+from objstore.host.network import Stream
+from objstore.ids import ClusterId, NodeId
+from objstore.limits import FRAME_SIZE_MAX
+from objstore.rpc import codec
+from objstore.rpc.call import PROTOCOL, Refused
+from objstore.rpc.config import RpcConfig
+from objstore.rpc.deadlines import Deadlines, K
+from objstore.rpc.frames import (
+    ANSWER,
+    Buffer,
+    Frame,
+    FrameReader,
+    Kind,
+    encode_bare,
+    encode_frame,
+    open_frame,
+)
+from objstore.units import KiB
+
+# Buffers up to this size are joined into one send; larger ones go as they are, since
+# copying a block costs more than a send.
+_JOIN_SIZE_MAX = 64 * KiB
+_TIMEOUT_MS_MAX = 3_600_000
+
+
+class Connection:
+    """One stream after its hello.
+
+    `run` serves it until the end; `send` may be called from any task meanwhile.
+    """
+
+    def __init__(
+        self, stream: Stream, config: RpcConfig, *, frame_size_max: int = FRAME_SIZE_MAX
+    ) -> None:
+        self.stream = stream
+        self.reader = FrameReader(size_max=frame_size_max)
+        self.last_received = trio.current_time()
+        self.queue_size = 0  # Bytes queued and not yet taken by the stream.
+        self.queued_count = 0  # Frames ever queued.
+        self.sent_count = 0  # Frames that may have left.  Invariant: <= queued_count.
+        self.reason = ""  # Why it ended, once it did.
+        self._receive_size = config.receive_size
+        self._queue_size_max = config.queue_size_max
+        self._queue: list[Buffer] = []
+        self._writer: trio.lowlevel.Task | None = None  # Set while it waits for work.
+        self._room = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+
+    async def run(self, on_frame: Callable[[Frame], None]) -> str:
+        """Serve until either end closes or fails; return the reason.
+
+        `on_frame` runs in the receive loop: it must be quick; RemoteProtocolError from it
+        ends the connection.  Closes the stream, also when cancelled.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                if self.reason:  # Closed before it began.
+                    self._scope.cancel()
+                nursery.start_soon(self._write)
+                await self._receive(on_frame)
+                nursery.cancel_scope.cancel()
+        finally:
+            self.close(self.reason or "stopped")
+            with trio.CancelScope(shield=True), trio.move_on_after(1):
+                await self.stream.aclose()
+        return self.reason
+
+    def send(self, buffers: list[Buffer]) -> None:
+        """Queue one frame.  Never waits; callers bound what they queue by `queue_size`."""
+        self._queue.extend(buffers)
+        self.queue_size += sum(map(len, buffers))
+        self.queued_count += 1
+        if self._writer is not None:
+            trio.lowlevel.reschedule(self._writer)
+            self._writer = None
+
+    @property
+    def is_full(self) -> bool:
+        return self.queue_size > self._queue_size_max
+
+    async def room(self) -> None:
+        """Wait until the queue has room again, or the connection has ended."""
+        while self.is_full and not self.reason:
+            await self._room.park()
+
+    def close(self, reason: str) -> None:
+        """End it; `run` returns soon."""
+        self.reason = self.reason or reason
+        self._scope.cancel()
+        self._room.unpark_all()
+
+    async def _receive(self, on_frame: Callable[[Frame], None]) -> None:
+        try:
+            while data := await self.stream.receive_some(self._receive_size):
+                self.last_received = trio.current_time()
+                for frame in self.reader.feed(data):
+                    if frame.kind is Kind.PING:
+                        self._on_ping(frame)
+                    else:
+                        on_frame(frame)
+            self.close("closed by the peer")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
+            self.close(str(problem.__cause__ or problem) or "connection lost")
+        except ProtocolError as problem:
+            self.close(f"protocol error: {problem}")
+
+    def _on_ping(self, frame: Frame) -> None:
+        if not frame.flags & ANSWER and not self.is_full:
+            self.send([encode_bare(Kind.PING, call=frame.call, flags=ANSWER)])
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                if not self._queue:
+                    await self._wait_for_work()
+                queue, self._queue = self._queue, []
+                self.sent_count = self.queued_count
+                await self._send_joined(queue)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
+            self.close(str(problem.__cause__ or problem) or "connection lost")
+
+    async def _wait_for_work(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _send_joined(self, queue: list[Buffer]) -> None:
+        for piece in joined(queue):
+            await self.stream.send_all(piece)
+            self.queue_size -= len(piece)
+            if self._room and not self.is_full:
+                self._room.unpark_all()
+
+
+def joined(buffers: list[Buffer]) -> list[Buffer]:
+    """The same bytes in few pieces: small buffers joined, large ones as they are."""
+    if len(buffers) == 1:
+        return buffers
+    pieces: list[Buffer] = []
+    run: list[Buffer] = []
+    run_size = 0
+    for buffer in buffers:
+        size = len(buffer)
+        if run_size + size > _JOIN_SIZE_MAX and run:
+            pieces.append(b"".join(run) if len(run) > 1 else run[0])
+            run, run_size = [], 0
+        run.append(buffer)
+        run_size += size
+    pieces.append(b"".join(run) if len(run) > 1 else run[0])
+    return pieces
+
+
+class Alarm(Generic[K]):
+    """Calls back for each deadline that passes: one task for all of them."""
+
+    def __init__(self) -> None:
+        self._deadlines: Deadlines[K] = Deadlines()
+        self._scope = trio.CancelScope()
+
+    def add(self, deadline: float, key: K) -> int:
+        """`deadline` is in seconds of trio's clock.  Returns what `discard` needs."""
+        bucket = self._deadlines.add(math.ceil(deadline * 1000), key)
+        if self._scope.deadline > deadline:
+            self._scope.deadline = (self._deadlines.next_ms() or 0) / 1000
+        return bucket
+
+    def discard(self, bucket: int, key: K) -> None:
+        self._deadlines.discard(bucket, key)
+
+    async def run(self, on_expired: Callable[[K], None]) -> None:
+        """Serve until cancelled."""
+        while True:
+            next_ms = self._deadlines.next_ms()
+            deadline = math.inf if next_ms is None else next_ms / 1000
+            self._scope = trio.CancelScope(deadline=deadline)
+            with self._scope:
+                await trio.sleep_forever()
+            for key in self._deadlines.expired(int(trio.current_time() * 1000)):
+                on_expired(key)
+
+
+def time_left_ms(deadline: float) -> int:
+    """Milliseconds until `deadline` (trio's clock), at least 0."""
+    if deadline == math.inf:
+        return _TIMEOUT_MS_MAX
+    return min(_TIMEOUT_MS_MAX, max(0, int((deadline - trio.current_time()) * 1000)))
+
+
+def deadline_after(timeout_ms: int) -> float:
+    """The deadline on trio's clock; what a peer asks for is bounded to an hour."""
+    return trio.current_time() + min(timeout_ms, _TIMEOUT_MS_MAX) / 1000
+
+
+# Hello.
+
+
+def encode_hello(
+    cluster: ClusterId | None, node: NodeId | None, boot_id: bytes
+) -> list[Buffer]:
+    return encode_frame(Kind.HELLO, parts=(PROTOCOL, cluster, node, boot_id))
+
+
+async def receive_hello(
+    stream: Stream, reader: FrameReader
+) -> tuple[int, ClusterId | None, NodeId | None, bytes]:
+    """Read the peer's hello: protocol, cluster, node, boot id.
+
+    The peer waits for ours or for our answer, so nothing may follow in the same read.
+    Raises Refused where it refuses us, RemoteProtocolError, trio.BrokenResourceError.
+    """
+    while True:
+        data = await stream.receive_some(4 * KiB)
+        if not data:
+            raise trio.BrokenResourceError("closed before hello")
+        frames = reader.feed(data)
+        if frames:
+            break
+    if len(frames) > 1 or reader.buffered_size:
+        raise RemoteProtocolError("bytes after hello")
+    return _open_hello(frames[0])
+
+
+def _open_hello(frame: Frame) -> tuple[int, ClusterId | None, NodeId | None, bytes]:
+    if frame.kind is Kind.ERROR:
+        _, raw, _ = open_frame(frame, 0)
+        raise _refusal(raw)
+    if frame.kind is not Kind.HELLO:
+        raise RemoteProtocolError(f"{frame.kind.name} before hello")
+    (protocol, cluster, node, boot_id), _, _ = open_frame(frame, 4)
+    if (
+        type(protocol) is not int
+        or not isinstance(cluster, str | None)
+        or not isinstance(node, str | None)
+        or type(boot_id) is not bytes
+    ):
+        raise RemoteProtocolError("a hello with wrong fields")
+    return (
+        protocol,
+        None if cluster is None else ClusterId(cluster),
+        None if node is None else NodeId(node),
+        boot_id,
+    )
+
+
+def _refusal(raw: object) -> Exception:
+    try:
+        error = codec.value_of(raw)
+    except codec.CorruptValue as problem:
+        return RemoteProtocolError(f"error before hello: {problem}")
+    if isinstance(error, Refused):
+        return error
+    return RemoteProtocolError("an error before hello that is no refusal")

@@ -1,0 +1,223 @@
+"""Frames: how calls lie in a stream between two nodes.
+
+    offset  size  type      field
+    0       1     u8        version, 1
+    1       1     u8        kind
+    2       2     u16be     flags
+    4       4     u32be     header size, at most FRAME_HEADER_SIZE_MAX
+    8       4     u32be     payload size; the whole frame is at most FRAME_SIZE_MAX
+    12      8     u64be     call number, chosen by the caller; 0 where it means nothing
+    20      ...   msgpack   header: an array, by kind
+    ...     ...   bytes     payload: raw
+
+| kind | header | call number |
+|---|---|---|
+| 1 REQUEST | [method, timeout_ms, value] | of the call |
+| 2 RESPONSE | [value] | of the call |
+| 3 ERROR | [error] | of the call; 0: the connection is refused |
+| 4 CAST | [method, value] | 0 |
+| 5 CANCEL | empty | of the call |
+| 6 PING | empty; flag ANSWER on the way back | echoed |
+| 7 HELLO | [protocol, cluster, node, boot id, nil] | 0 |
+
+The last item of a header is the value (see `codec`).  Where it would make the header too
+long, flag LONG is set: the item is then the value's size, and its bytes head the payload.
+
+This module packs and unpacks; it opens nothing and waits for nothing.  A payload that
+arrived whole in one read is a view of that read: no copy.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Any
+
+import attrs
+
+from objstore.errors import LocalProtocolError, RemoteProtocolError
+from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
+from objstore.rpc import codec
+
+Buffer = bytes | bytearray | memoryview
+
+VERSION = 1
+ANSWER = 1  # Flag of a PING: this is the answer.
+LONG = 2  # Flag: the value is at the head of the payload.
+_FLAGS_KNOWN = ANSWER | LONG
+_PREFIX = struct.Struct(">BBHIIQ")
+PREFIX_SIZE = 20
+assert _PREFIX.size == PREFIX_SIZE
+
+# Smaller payloads are copied out of the read that brought them, so that a short one that
+# is kept does not keep 64 KiB alive.
+_VIEW_SIZE_MIN = 4096
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    REQUEST = 1
+    RESPONSE = 2
+    ERROR = 3
+    CAST = 4
+    CANCEL = 5
+    PING = 6
+    HELLO = 7
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+_EMPTY = memoryview(b"")
+
+
+@attrs.frozen
+class Frame:
+    """One frame as it arrived; `open_frame` reads its header."""
+
+    kind: Kind
+    flags: int
+    call: int
+    header: memoryview
+    payload: memoryview
+
+
+def encode_frame(
+    kind: Kind,
+    *,
+    call: int = 0,
+    parts: tuple[object, ...] = (),
+    value: object = None,
+    payload: Buffer = b"",
+) -> list[Buffer]:
+    """Pack a frame with a header, as buffers to be sent in this order.
+
+    `payload` is not copied: it must not change until it was sent.  Raises
+    LocalProtocolError if the frame would be too large, TypeError for a value that is not
+    registered with the codec.
+    """
+    flags = 0
+    body = b""
+    if isinstance(payload, memoryview) and payload.itemsize != 1:
+        payload = payload.cast("B")
+    header = codec.pack_parts(*parts, value)
+    if len(header) > FRAME_HEADER_SIZE_MAX:
+        flags = LONG
+        body = codec.encode(value)
+        header = codec.pack_parts(*parts, len(body))
+    payload_size = len(body) + len(payload)
+    if (
+        PREFIX_SIZE + len(header) + payload_size > FRAME_SIZE_MAX
+        or len(header) > FRAME_HEADER_SIZE_MAX
+    ):
+        raise LocalProtocolError(
+            f"frame too large: header {len(header)}, payload {payload_size}"
+        )
+    head = _PREFIX.pack(VERSION, kind, flags, len(header), payload_size, call) + header
+    buffers: list[Buffer] = [head + body if body else head]
+    if len(payload):
+        buffers.append(payload)
+    return buffers
+
+
+def encode_bare(kind: Kind, *, call: int = 0, flags: int = 0) -> bytes:
+    """Pack a frame that has no header: CANCEL or PING."""
+    return _PREFIX.pack(VERSION, kind, flags, 0, 0, call)
+
+
+def open_frame(frame: Frame, parts_count: int) -> tuple[tuple[Any, ...], Any, memoryview]:
+    """The `parts_count` leading items, the raw value (for `codec.value_of`), the payload.
+
+    Raises RemoteProtocolError.
+    """
+    try:
+        items = codec.unpack_parts(frame.header)
+    except codec.CorruptValue as problem:
+        raise RemoteProtocolError(f"header: {problem}") from problem
+    if len(items) <= parts_count:
+        raise RemoteProtocolError(f"a header of {len(items)} items")
+    value, payload = items[parts_count], frame.payload
+    if frame.flags & LONG:
+        if type(value) is not int or not 0 <= value <= len(payload):
+            raise RemoteProtocolError("a long value of no possible size")
+        value, payload = _unpack_raw(payload[:value]), payload[value:]
+    return items[:parts_count], value, payload
+
+
+def _unpack_raw(data: memoryview) -> Any:
+    try:
+        return codec.unpack_raw(data)
+    except codec.CorruptValue as problem:
+        raise RemoteProtocolError(f"value: {problem}") from problem
+
+
+class FrameReader:
+    """Cuts a stream into frames.  After RemoteProtocolError the stream is lost."""
+
+    def __init__(self, *, size_max: int = FRAME_SIZE_MAX) -> None:
+        self._size_max = size_max
+        self._parts: list[Buffer] = []  # The frame that is arriving.
+        self._size = 0  # Invariant: the sum of the lengths of _parts.
+        self._needed = PREFIX_SIZE  # Bytes that _parts must have before a look pays.
+
+    @property
+    def buffered_size(self) -> int:
+        """Bytes held of a frame that is not complete."""
+        return self._size
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes.
+
+        Raises RemoteProtocolError for sizes beyond the limits, before they are buffered.
+        """
+        if self._parts:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size < self._needed:
+                return []
+            data = b"".join(self._parts)
+            self._parts = []
+            self._size = 0
+        frames: list[Frame] = []
+        offset, end = 0, len(data)
+        view = memoryview(data)
+        self._needed = PREFIX_SIZE
+        while end - offset >= PREFIX_SIZE:
+            size = self._frame_size(data, offset)
+            if end - offset < size:
+                self._needed = size
+                break
+            frames.append(_cut(view, offset, size))
+            offset += size
+        if offset < end:
+            self._parts = [view[offset:]]
+            self._size = end - offset
+        return frames
+
+    def _frame_size(self, data: bytes, offset: int) -> int:
+        version, kind, flags, header_size, payload_size, _ = _PREFIX.unpack_from(
+            data, offset
+        )
+        if version != VERSION:
+            raise RemoteProtocolError(f"frame version {version}")
+        if kind not in _KINDS or flags & ~_FLAGS_KNOWN:
+            raise RemoteProtocolError(f"frame kind {kind}, flags {flags:#x}")
+        size: int = PREFIX_SIZE + header_size + payload_size
+        if header_size > FRAME_HEADER_SIZE_MAX or size > self._size_max:
+            raise RemoteProtocolError(
+                f"frame too large: header {header_size}, payload {payload_size}"
+            )
+        return size
+
+
+def _cut(view: memoryview, offset: int, size: int) -> Frame:
+    _, kind, flags, header_size, payload_size, call = _PREFIX.unpack_from(view, offset)
+    middle = offset + PREFIX_SIZE + header_size
+    header = view[offset + PREFIX_SIZE : middle]
+    if not payload_size:
+        payload = _EMPTY
+    elif payload_size < _VIEW_SIZE_MIN:
+        payload = memoryview(bytes(view[middle : middle + payload_size]))
+    else:
+        payload = view[middle : middle + payload_size]
+    assert middle + payload_size == offset + size
+    return Frame(_KINDS[kind], flags, call, header, payload)
