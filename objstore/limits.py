@@ -42,6 +42,9 @@ CLUSTER_CHANGES_KEPT = 10_000  # Deleted rows the cluster shard remembers for th
 CLUSTER_DELTA_SIZE = 1 * MiB  # Rows of one answer to a view; more are asked for again.
 METADATA_MEMORY_MAX = 16 * MiB  # Unflushed rows; a replay of the WAL after a crash.
 
+# Reports of damage waiting to be recorded; what is dropped is found again by a read.
+DAMAGE_REPORTS_MAX = 10_000
+
 # Bytes on drives.
 BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.
 CHUNK_SIZE_MAX = 1 * GiB
@@ -64,6 +67,15 @@ HTTP_HEAD_SIZE_MAX = 32 * KiB  # 16 KiB of headers, and room for a presigned tar
 HTTP_HEADERS_MAX = 100
 HTTP_TRAILERS_SIZE_MAX = 4 * KiB
 HTTP_READ_SIZE = 64 * KiB
+HTTP_BODY_READ_SIZE = 256 * KiB  # A socket's worth of an upload in one system call.
+HTTP_SEND_SIZE = 256 * KiB  # One write deadline each: the slowest reader that is served.
+HTTP_JOIN_SIZE_MAX = 64 * KiB  # Head and body up to this leave in one send.
+HTTP_CHUNK_SIZE_MAX = 5 * GiB  # Of one piece of a chunked body: S3's largest PUT.
+HTTP_CHUNK_LINE_MAX = 256  # A size and an extension; nobody sends more.
+HTTP_CHUNK_EXTENSIONS_MAX = 16 * KiB  # Of a whole body: they are only dropped.
+HTTP_DRAIN_SIZE_MAX = 1 * MiB  # Of an unread body, to keep the connection or be heard.
+HTTP_BUFFERED_ANSWER_MAX = 4 * MiB  # An answer of unknown length, for an HTTP/1.0 client.
+HTTP_BODY_RATE_MIN = 1 * KiB  # Bytes a second of a body's sender, after a grace.
 XML_SIZE_MAX = 1 * MiB
 XML_LARGE_SIZE_MAX = 4 * MiB  # DeleteObjects and CompleteMultipartUpload.
 XML_DEPTH_MAX = 16

@@ -42,6 +42,12 @@ S3_BYTES = _counter(
     "objstore_s3_body_bytes_total", "Body bytes received and sent.", "direction"
 )
 
+# http
+HTTP_CONNECTIONS = _gauge("objstore_http_connections", "Client connections open.")
+HTTP_EXPIRED = _counter(
+    "objstore_http_connections_expired_total", "Cut for being too slow.", "phase"
+)
+
 # raft
 RAFT_COMMIT_SECONDS = _histogram(
     "objstore_raft_commit_duration_seconds", "From proposal to its apply on the leader."
@@ -65,6 +71,9 @@ GOSSIP_MEMBERS = _gauge("objstore_gossip_members", "Members by state.", "state")
 
 # rpc
 RPC_CALLS = _counter("objstore_rpc_calls_total", "Calls served.", "method", "outcome")
+RPC_CASTS_DROPPED = _counter(
+    "objstore_rpc_dropped_casts_total", "One-way messages dropped: link down or full."
+)
 
 # chunks
 DRIVE_BYTES = _gauge("objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind")
@@ -73,6 +82,9 @@ DRIVE_FENCED = _gauge(
 )
 DRIVE_ERRORS = _counter(
     "objstore_chunks_drive_errors_total", "I/O errors of a drive.", "drive"
+)
+CHUNKS_SYNC_SECONDS = _histogram(
+    "objstore_chunks_sync_duration_seconds", "One group commit of a drive."
 )
 FRAGMENTS_CORRUPT = _counter(
     "objstore_chunks_corrupt_fragments_total", "Fragments found with a bad checksum."

@@ -79,7 +79,7 @@ class CloseBucket:
     """Check that the slot holds nothing of the bucket, and close it, in one step.
 
     config_version: of the record in CLOSING; it makes a close that comes late, after the
-    bucket was opened again, fail with StaleBucket.  (0: unknown, no such protection.)
+    bucket was opened again, fail with BucketNotEmpty.  (0: unknown, no such protection.)
     Result: None; BucketNotEmpty where it holds versions, markers or uploads.
     """
 

@@ -32,9 +32,10 @@ from objstore.rpc.codec import wire
 class BucketState(IntEnum):
     """Where a bucket is in its life; objects are served only while OPEN."""
 
-    CREATING = 0  # Recorded; its span slots are being opened.
+    CREATING = 0  # Recorded; its span slots are being opened (for the first time or again).
     OPEN = 1
     CLOSING = 2  # Its span slots are being checked for emptiness and closed.
+    DROPPING = 3  # All are closed: it cannot be opened again, its fences are being dropped.
 
 
 @wire("v.bucket_record")

@@ -92,6 +92,7 @@ class Heartbeat:
     last_index: int  # The leader's.
     quiesce: bool  # Fall silent if you have all of this.
     mend: int  # 0, or: having the leader's log up to here, you are whole again.
+    lost: bool  # You have acknowledged more than you have: you are damaged.
 
 
 @attrs.frozen

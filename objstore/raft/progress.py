@@ -49,6 +49,7 @@ class Progress:
 
     damage: int = 0  # What it said it has lost (a Damage).
     mend: int = 0  # It is whole again with our log up to here; 0: not damaged.
+    lost: bool = False  # It has less than it acknowledged, and does not know it yet.
     mend_round: int = 0  # A lost vote: everybody must have answered this round.
 
     # (last index, size) of each message in flight.

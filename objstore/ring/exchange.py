@@ -21,6 +21,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from random import Random
 
+import attrs
+
 from objstore.ring.domains import Tree
 
 NOBODY = -1  # An empty place.
@@ -43,8 +45,7 @@ class Exchange:
         loads = Counter(leaf for row in rows for leaf in row)
         # Target minus load: above zero, the leaf is to receive; below, to give.
         self._gaps = [target - loads[leaf] for leaf, target in enumerate(targets)]
-        self._targets = targets
-        self._holders: list[dict[int, None]] | None = None  # By leaf: its partitions.
+        self._kinds: _Kinds | None = None  # From step 3 on.
 
     def run(self) -> None:
         self._evict()
@@ -71,18 +72,17 @@ class Exchange:
 
     def _replace(self, partition: int, out: int, into: int) -> None:
         row = self.rows[partition]
-        self._before.setdefault(partition, row.copy())
+        before = self._before.setdefault(partition, row.copy())
+        if self._kinds is not None:
+            self._kinds.drop(partition, row, before)
         if out != NOBODY:
             row.remove(out)
             self._gaps[out] += 1
         if into != NOBODY:
             row.append(into)
             self._gaps[into] -= 1
-        if self._holders is not None:
-            if out != NOBODY:
-                del self._holders[out][partition]
-            if into != NOBODY:
-                self._holders[into][partition] = None
+        if self._kinds is not None:
+            self._kinds.add(partition, row, before)
 
     # Step 1
 
@@ -183,10 +183,15 @@ class Exchange:
     # Step 3
 
     def _chain(self) -> None:
+        if not any(gap > 0 for gap in self._gaps):
+            return
+        kinds = self._kinds = _Kinds(self.rows, self._before, len(self._gaps))
         while any(gap > 0 for gap in self._gaps):
             progress = False
-            for partition, row in enumerate(self.rows):
-                while len(row) < self._width and self._chain_from(NOBODY, [partition]):
+            for kind in list(kinds.rows):
+                while kind in kinds.rows and len(kind.now) < self._width:
+                    if not self._chain_from(NOBODY, kind):
+                        break
                     progress = True
             for leaf in range(len(self._gaps)):
                 while self._gaps[leaf] < 0 and self._chain_from(leaf, None):
@@ -194,62 +199,68 @@ class Exchange:
             if not progress:
                 return
 
-    def _chain_from(self, out: int, partitions: list[int] | None) -> bool:
-        """Move one place from `out` to whoever wants one.  False if there is no way."""
-        receivers = [leaf for leaf, gap in enumerate(self._gaps) if gap > 0]
-        if not receivers:
-            return False
-        chain = self._search(out, partitions, receivers, back_only=True)
-        if chain is None:
-            chain = self._search(out, partitions, receivers, back_only=False)
+    def _chain_from(self, out: int, kind: _Kind | None) -> bool:
+        """Move places from `out` to whoever wants them.  False if there is no way.
+
+        An empty place is one of a row of `kind`.
+        """
+        chain = self._search(out, kind)
         if chain is None:
             return False
-        moved = False
-        for partition, leaf, into in reversed(chain):
-            # Two links in one row can get into each other's way; what was done so far
-            # is valid, and the next search starts from there.
-            if not self._fits(partition, leaf, into):
+        last = chain[-1][2]
+        times = 0
+        # The same chain again, through other rows of the same kinds.
+        while self._gaps[last] > 0 and (out == NOBODY or self._gaps[out] < 0):
+            if not self._follow(chain):
                 break
-            self._replace(partition, leaf, into)
-            moved = True
-        return moved
+            times += 1
+        return times > 0
 
-    def _search(
-        self, out: int, partitions: list[int] | None, receivers: list[int], *, back_only: bool
-    ) -> list[tuple[int, int, int]] | None:
-        """The shortest chain of (partition, out, into) that ends in a receiver."""
-        holders = self._index()
-        came: dict[int, tuple[int, int]] = {}
-        queue = deque([out])
-        seen = {out}
+    def _follow(self, chain: list[tuple[_Kind, int, int]]) -> bool:
+        for kind, out, into in reversed(chain):
+            partitions = self._kinds.rows.get(kind)
+            if not partitions:
+                return False
+            self._replace(next(iter(partitions)), out, into)
+        return True
+
+    def _search(self, start: int, kind: _Kind | None) -> list[tuple[_Kind, int, int]] | None:
+        """The cheapest chain of (kind of row, out, into) that ends in a receiver.
+
+        It costs 1 for each leaf that goes into a row where it was not before, in the place
+        of one that was.  (Dijkstra's algorithm with a deque, as a link costs 0 or 1.)
+        """
+        kinds = self._kinds
+        came: dict[int, tuple[int, _Kind | None, int]] = {start: (0, None, NOBODY)}
+        unmet = dict.fromkeys(leaf for leaf in range(len(self._gaps)) if leaf != start)
+        unsettled = dict(unmet)
+        queue = deque([(0, start)])
         while queue:
-            leaf = queue.popleft()
-            there = partitions if partitions is not None and leaf == out else holders[leaf]
-            for partition in there:
-                for into in receivers:
+            cost, leaf = queue.popleft()
+            if came[leaf][0] < cost or (leaf not in unsettled and leaf != start):
+                continue
+            unsettled.pop(leaf, None)
+            if leaf != NOBODY and leaf != start and self._gaps[leaf] > 0:
+                return _chain_to(came, start, leaf)
+            for there in (kind,) if kind and leaf == NOBODY else list(kinds.of_leaf[leaf]):
+                assert there is not None
+                partition = next(iter(kinds.rows[there]))
+                is_new = leaf != NOBODY and leaf not in there.before
+                free = unsettled if is_new else there.absent
+                for into in list(free):
+                    if into in unsettled and came.get(into, (cost + 1,))[0] > cost:
+                        if self._fits(partition, leaf, into):
+                            came[into] = (cost, there, leaf)
+                            unmet.pop(into, None)
+                            queue.appendleft((cost, into))
+                if is_new:
+                    continue
+                for into in list(unmet):
                     if self._fits(partition, leaf, into):
-                        return _chain_to(came, out, (partition, leaf, into))
-            for partition in there:
-                if back_only:
-                    candidates: Iterable[int] = self._before.get(partition, ())
-                else:
-                    candidates = range(len(self._gaps))
-                for into in candidates:
-                    if into not in seen and self._fits(partition, leaf, into):
-                        seen.add(into)
-                        came[into] = (partition, leaf)
-                        queue.append(into)
-                if len(seen) > len(self._gaps):
-                    break
+                        came[into] = (cost + 1, there, leaf)
+                        del unmet[into]
+                        queue.append((cost + 1, into))
         return None
-
-    def _index(self) -> list[dict[int, None]]:
-        if self._holders is None:
-            self._holders = [{} for _ in self._gaps]
-            for partition, row in enumerate(self.rows):
-                for leaf in row:
-                    self._holders[leaf][partition] = None
-        return self._holders
 
     def _fill_what_is_empty(self) -> None:
         """Give places that no chain could fill to whoever fits, over its target."""
@@ -261,12 +272,56 @@ class Exchange:
                 self._replace(partition, NOBODY, (fitting or absent)[0])
 
 
+@attrs.frozen
+class _Kind:
+    """What rows have in common that offer the same replacements."""
+
+    before: frozenset[int]
+    now: frozenset[int]
+
+    @property
+    def absent(self) -> list[int]:
+        return sorted(self.before - self.now)
+
+
+class _Kinds:
+    """The rows by kind: in a small cluster thousands of rows are of few kinds."""
+
+    def __init__(
+        self, rows: list[list[int]], before: dict[int, list[int]], leaf_count: int
+    ) -> None:
+        self.rows: dict[_Kind, dict[int, None]] = {}  # Partitions, none of them empty.
+        self.of_leaf: list[dict[_Kind, None]] = [{} for _ in range(leaf_count)]
+        for partition, row in enumerate(rows):
+            self.add(partition, row, before.get(partition, row))
+
+    def add(self, partition: int, row: list[int], before: list[int]) -> None:
+        kind = _Kind(frozenset(before), frozenset(row))
+        partitions = self.rows.setdefault(kind, {})
+        partitions[partition] = None
+        if len(partitions) == 1:
+            for leaf in row:
+                self.of_leaf[leaf][kind] = None
+
+    def drop(self, partition: int, row: list[int], before: list[int]) -> None:
+        kind = _Kind(frozenset(before), frozenset(row))
+        partitions = self.rows[kind]
+        del partitions[partition]
+        if not partitions:
+            del self.rows[kind]
+            for leaf in row:
+                del self.of_leaf[leaf][kind]
+
+
 def _chain_to(
-    came: dict[int, tuple[int, int]], start: int, last: tuple[int, int, int]
-) -> list[tuple[int, int, int]]:
-    chain = [last]
-    while (leaf := chain[-1][1]) != start:
-        partition, before = came[leaf]
-        chain.append((partition, before, leaf))
+    came: dict[int, tuple[int, _Kind | None, int]], start: int, last: int
+) -> list[tuple[_Kind, int, int]]:
+    chain = []
+    leaf = last
+    while leaf != start:
+        _, kind, before = came[leaf]
+        assert kind is not None
+        chain.append((kind, before, leaf))
+        leaf = before
     chain.reverse()
     return chain

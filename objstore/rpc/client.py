@@ -27,7 +27,7 @@ import structlog
 import trio
 
 from objstore import metrics
-from objstore.errors import LocalProtocolError, ObjstoreError, RemoteProtocolError
+from objstore.errors import ObjstoreError, RemoteProtocolError
 from objstore.host.network import Address, ClientTls, Network, Stream, TlsIdentity
 from objstore.ids import ClusterId, NodeId
 from objstore.rpc import codec
@@ -43,6 +43,7 @@ from objstore.rpc.config import RpcConfig
 from objstore.rpc.connection import (
     Alarm,
     Connection,
+    close_stream,
     deadline_after,
     encode_hello,
     receive_hello,
@@ -273,8 +274,7 @@ class _Link:
         self, method: str, value: object, payload: Buffer, timeout_ms: int
     ) -> Reply:
         deadline = deadline_after(timeout_ms)
-        buffers: list[Buffer] | None = None
-        if self.state is not _State.UP or not self._has_room(len(payload)):
+        if self.state is not _State.UP or self._room or not self._has_room(len(payload)):
             await self._until_usable(len(payload), deadline)
             timeout_ms = max(1, time_left_ms(deadline))
         number = next(self._numbers)
@@ -323,9 +323,7 @@ class _Link:
         assert self.connection is not None
         return (
             len(self._pending) < self.config.calls_in_flight_max
-            and (
-                not size or self._pending_size + size <= self.config.bytes_in_flight_max
-            )
+            and (not size or self._pending_size + size <= self.config.bytes_in_flight_max)
             and not self.connection.is_full
         )
 
@@ -338,7 +336,9 @@ class _Link:
                     return
                 if self.state is _State.UP:
                     assert self.connection is not None
-                    if self.connection.is_full:
+                    if self.connection.reason:  # It is ending; `_down` comes.
+                        await self._ready.park()
+                    elif self.connection.is_full:
                         await self.connection.room()
                     else:
                         await self._room.park()
@@ -394,7 +394,9 @@ class _Link:
             self._connect_if_due()
             if self.state is not _State.CONNECTING:
                 return False
-        waiting = self._early_size if self.connection is None else self.connection.queue_size
+        waiting = (
+            self._early_size if self.connection is None else self.connection.queue_size
+        )
         if waiting + len(payload) > self.config.cast_size_max:
             return False
         buffers = encode_frame(Kind.CAST, parts=(method,), value=value, payload=payload)
@@ -411,8 +413,12 @@ class _Link:
         self._retry_at = 0.0
 
     def close(self, reason: str) -> None:
+        """End the connection, or the attempt at one."""
         self.reason = reason
-        self._scope.cancel()
+        if self.connection is not None:
+            self.connection.close(reason)
+        else:
+            self._scope.cancel()
 
     def watch(self, now: float) -> None:
         connection = self.connection
@@ -475,7 +481,7 @@ class _Link:
             try:
                 reader = await self._greet(stream)
             except BaseException:
-                await trio.aclose_forcefully(stream)
+                await close_stream(stream)
                 raise
         return stream, reader
 
@@ -527,7 +533,9 @@ class _Link:
     def _pause(self, reason: str) -> None:
         """A connect failed: fail at once what waits, and whatever comes for a while."""
         config = self.config
-        pause_ms = min(config.backoff_max_ms, config.backoff_min_ms << min(self._failures, 16))
+        pause_ms = min(
+            config.backoff_max_ms, config.backoff_min_ms << min(self._failures, 16)
+        )
         self._retry_at = (
             trio.current_time() + pause_ms * self.peers.random.uniform(0.5, 1) / 1000
         )
@@ -581,7 +589,7 @@ async def call_address(
                     await stream.send_all(buffer)
                 frame = await _first_answer(stream, reader)
             finally:
-                await trio.aclose_forcefully(stream)
+                await close_stream(stream)
     except trio.TooSlowError as problem:
         raise DeadlineExceeded(str(address), "no answer in time", unknown=sent) from problem
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as problem:
@@ -608,6 +616,3 @@ def _answer(frame: Frame, address: Address) -> Reply:
     if isinstance(value, ObjstoreError):
         raise value
     raise RemoteProtocolError(f"{address}: an error that is none")
-
-
-assert issubclass(LocalProtocolError, ObjstoreError)  # encode_frame's; not translated.

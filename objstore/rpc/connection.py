@@ -16,7 +16,6 @@ import trio
 from objstore.errors import ProtocolError, RemoteProtocolError
 from objstore.host.network import Stream
 from objstore.ids import ClusterId, NodeId
-from objstore.limits import FRAME_SIZE_MAX
 from objstore.rpc import codec
 from objstore.rpc.call import PROTOCOL, Refused
 from objstore.rpc.config import RpcConfig
@@ -37,6 +36,9 @@ from objstore.units import KiB
 # copying a block costs more than a send.
 _JOIN_SIZE_MAX = 64 * KiB
 _TIMEOUT_MS_MAX = 3_600_000
+# How many that wait for room go on for each piece sent: were it all, they would fill the
+# queue many times over, as each looks before any has queued.
+_WAKE_COUNT = 4
 
 
 class Connection:
@@ -45,11 +47,9 @@ class Connection:
     `run` serves it until the end; `send` may be called from any task meanwhile.
     """
 
-    def __init__(
-        self, stream: Stream, config: RpcConfig, *, frame_size_max: int = FRAME_SIZE_MAX
-    ) -> None:
+    def __init__(self, stream: Stream, config: RpcConfig, *, reader: FrameReader) -> None:
         self.stream = stream
-        self.reader = FrameReader(size_max=frame_size_max)
+        self.reader = reader  # The one that read the hello.
         self.last_received = trio.current_time()
         self.queue_size = 0  # Bytes queued and not yet taken by the stream.
         self.queued_count = 0  # Frames ever queued.
@@ -78,8 +78,7 @@ class Connection:
                 nursery.cancel_scope.cancel()
         finally:
             self.close(self.reason or "stopped")
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
-                await self.stream.aclose()
+            await close_stream(self.stream)
         return self.reason
 
     def send(self, buffers: list[Buffer]) -> None:
@@ -97,6 +96,8 @@ class Connection:
 
     async def room(self) -> None:
         """Wait until the queue has room again, or the connection has ended."""
+        if self.reason:
+            await trio.lowlevel.checkpoint()
         while self.is_full and not self.reason:
             await self._room.park()
 
@@ -130,6 +131,7 @@ class Connection:
             while True:
                 if not self._queue:
                     await self._wait_for_work()
+                    continue
                 queue, self._queue = self._queue, []
                 self.sent_count = self.queued_count
                 await self._send_joined(queue)
@@ -137,6 +139,11 @@ class Connection:
             self.close(str(problem.__cause__ or problem) or "connection lost")
 
     async def _wait_for_work(self) -> None:
+        if self._room:  # Some are still parked: let them queue, a few in a pass.
+            self._room.unpark(count=_WAKE_COUNT)
+            await trio.lowlevel.checkpoint()
+            return
+
         def abort(_: object) -> trio.lowlevel.Abort:
             self._writer = None
             return trio.lowlevel.Abort.SUCCEEDED
@@ -149,7 +156,13 @@ class Connection:
             await self.stream.send_all(piece)
             self.queue_size -= len(piece)
             if self._room and not self.is_full:
-                self._room.unpark_all()
+                self._room.unpark(count=_WAKE_COUNT)
+
+
+async def close_stream(stream: Stream) -> None:
+    """Close at once, also where the caller is cancelled."""
+    with trio.move_on_after(1, shield=True):
+        await stream.aclose()
 
 
 def joined(buffers: list[Buffer]) -> list[Buffer]:

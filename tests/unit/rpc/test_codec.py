@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -144,10 +145,10 @@ def test_equal_maps_and_sets_give_equal_bytes() -> None:
     def make(order: list[str]) -> Everything:
         return attrs.evolve(
             _EXAMPLE,
-            tags={name: b"" for name in order},
+            tags=dict.fromkeys(order, b""),
             shapes={name: Point(1) for name in order},
             names=frozenset(order),
-            anything={name: 1 for name in order},
+            anything=dict.fromkeys(order, 1),
         )
 
     assert encode(make(["b", "a", "c"])) == encode(make(["c", "b", "a"]))
@@ -225,20 +226,16 @@ def test_wrong_shapes_are_corrupt_values(raw: object) -> None:
 @given(st.binary(max_size=60))
 def test_garbage_raises_nothing_but_corrupt_value(data: bytes) -> None:
     for value in (data, encode(_EXAMPLE)[: len(data)] + data):
-        try:
+        with contextlib.suppress(CorruptValue):
             decode(value)
-        except CorruptValue:
-            pass
 
 
 @given(st.data())
 def test_any_flipped_bit_gives_a_value_or_corrupt_value(data: st.DataObject) -> None:
     packed = bytearray(encode(_EXAMPLE))
     packed[data.draw(st.integers(0, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    try:
+    with contextlib.suppress(CorruptValue):
         decode(packed)
-    except CorruptValue:
-        pass
 
 
 def test_deep_nesting_is_refused_and_does_not_overflow_the_stack() -> None:

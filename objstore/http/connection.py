@@ -1,0 +1,469 @@
+"""One client's connection: requests in order, each answered before the next is read.
+
+    receive --> framing.take_head --> handler(Request) --> answer --> drain --> again
+                     | Refused            | raises            '--> or close
+                     '--> 4xx, close      '--> 500, logged
+
+One task a connection, and no cancel scope per read: while the task waits for the client,
+`deadline` says until when, and the server's timer cancels connections that are past it.
+While the handler works it is infinite: the handler has deadlines of its own.
+
+How a body that the handler did not read ends: a short rest is drained and the connection
+goes on; a long one is drained a little, so that a client still sending gets to read its
+answer instead of a reset, and then the connection is closed.
+
+If cancelled, the connection is closed at once; so a client never takes a broken answer
+for a whole one: an answer whose end is the end of the connection is never given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from math import inf
+
+import attrs
+import structlog
+import trio
+
+from objstore.errors import LocalProtocolError, RemoteProtocolError
+from objstore.host.network import Stream
+from objstore.http.answer import encode_head, has_body
+from objstore.http.framing import ChunkedReader, Head, Refused, take_head
+from objstore.http.message import Body, Bytes, Request, Response, TruncatedBody
+from objstore.limits import (
+    HTTP_BODY_RATE_MIN,
+    HTTP_BODY_READ_SIZE,
+    HTTP_BUFFERED_ANSWER_MAX,
+    HTTP_DRAIN_SIZE_MAX,
+    HTTP_JOIN_SIZE_MAX,
+    HTTP_READ_SIZE,
+    HTTP_SEND_SIZE,
+)
+
+log = structlog.get_logger()
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_S = 5.0  # For the rest of a body that nobody wants, once it is answered.
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long a client may keep us waiting."""
+
+    head_s: float  # From the first byte of a head to its last; and for the handshake.
+    idle_s: float  # Between requests.
+    body_s: float  # For any progress of a body, either way.
+
+
+class _Broken(Exception):
+    """The connection cannot go on: leave without another word."""
+
+
+class RequestBody:
+    """The body of the request at hand; see `message.Body`."""
+
+    __slots__ = ("_connection", "size")
+
+    def __init__(self, connection: Connection, size: int | None) -> None:
+        self._connection: Connection | None = connection
+        self.size = size
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._connection is None:
+            raise LocalProtocolError("the request of this body is over")
+        piece = await self._connection.receive_piece()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    def detach(self) -> None:
+        self._connection = None
+
+
+_ = Body  # RequestBody satisfies it; mypy sees that where a Request is made.
+
+
+class Connection:
+    """Serves one stream until either end has had enough."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        handler: Handler,
+        *,
+        timeouts: Timeouts,
+        date: Callable[[], str],
+        secure: bool,
+    ) -> None:
+        self.deadline = inf  # By trio's clock; see the module.
+        self.phase = "head"  # What is waited for: head, idle, body, answer.
+        self.scope = trio.CancelScope()
+        self._stream = stream
+        self._handler = handler
+        self._timeouts = timeouts
+        self._date = date
+        self._secure = secure
+        self._is_draining = False
+        self.is_idle = False  # Between requests, nothing of the next one received.
+        self._buffer = bytearray()  # Received, not yet understood.
+        # The request at hand.
+        self._left = 0  # Bytes of a body with a length still to come.
+        self._chunked: ChunkedReader | None = None
+        self._owes_continue = False
+        self._is_broken = False  # Where the body ends can no longer be known.
+        self._patience_s = timeouts.body_s
+        self._waited_s = 0.0  # For bytes of the body, ours to judge its rate by.
+        self._received = 0  # Bytes of the body.
+
+    # ---- the life of a connection -----------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until the end; closes the stream.  Raises nothing of the client's doing."""
+        try:
+            with self.scope:
+                await self._serve()
+        except (_Broken, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            await self._stream.aclose()
+
+    def drain(self) -> None:
+        """Close after the answer at hand, or now where there is none to give."""
+        self._is_draining = True
+        if self.is_idle:
+            self.scope.cancel()
+
+    async def _serve(self) -> None:
+        self._wait("head", self._timeouts.head_s)
+        await self._stream.handshake()
+        self.deadline = inf
+        while True:
+            try:
+                head = await self._next_head()
+            except Refused as refusal:
+                await self._refuse(refusal)
+                return
+            if head is None:
+                return
+            if not await self._answer(head):
+                return
+
+    async def _next_head(self) -> Head | None:
+        """The next request's head; None where the client is done.  Raises Refused."""
+        started = bool(self._buffer)
+        head = take_head(self._buffer) if started else None
+        if head is None:
+            self.is_idle = not self._buffer
+            if self._is_draining and self.is_idle:
+                return None
+            self._wait("head" if started else "idle", self._head_timeout_s(started))
+            while head is None:
+                data = await self._stream.receive_some(HTTP_READ_SIZE)
+                if not data:
+                    return None
+                if not self._buffer:
+                    self.is_idle = False
+                    self._wait("head", self._timeouts.head_s)
+                self._buffer += data
+                head = take_head(self._buffer)
+        self.is_idle = False
+        self.deadline = inf
+        return head
+
+    def _head_timeout_s(self, started: bool) -> float:
+        return self._timeouts.head_s if started else self._timeouts.idle_s
+
+    def _wait(self, phase: str, timeout_s: float) -> None:
+        self.phase = phase
+        self.deadline = trio.current_time() + timeout_s
+
+    async def _answer(self, head: Head) -> bool:
+        """Serve one request; whether the connection goes on."""
+        self._left = head.length or 0
+        self._chunked = ChunkedReader() if head.length is None else None
+        if self._chunked is not None and self._buffer:
+            self._chunked.feed(self._buffer)
+            self._buffer.clear()
+        self._owes_continue = head.expects_continue and not self._body_is_over()
+        self._is_broken = False
+        self._waited_s = 0.0
+        self._received = 0
+        self._patience_s = self._timeouts.body_s
+        body = RequestBody(self, head.length)
+        raw_path, _, raw_query = head.target.partition(b"?")
+        request = Request(
+            method=head.method,
+            target=head.target,
+            path=raw_path.decode("ascii"),
+            query=raw_query.decode("ascii"),
+            headers=head.headers,
+            body=body,
+            http_version=head.http_version,
+            remote=self._stream.remote,
+            secure=self._secure,
+        )
+        response = await self._handle(request)
+        # A client that waits for a 100 it never got may send its body or not: nobody
+        # can tell what comes next on this connection.
+        goes_on = not (
+            head.wants_close
+            or response.close
+            or self._is_draining
+            or self._owes_continue
+            or self._is_broken
+            or self._left > HTTP_DRAIN_SIZE_MAX
+        )
+        await self._send(head, response, goes_on=goes_on)
+        body.detach()
+        if self._body_is_over():
+            self._end_body()
+            return goes_on
+        return await self._discard_body() and goes_on
+
+    async def _handle(self, request: Request) -> Response:
+        try:
+            return await self._handler(request)
+        except RemoteProtocolError as error:  # Of the body, and nobody caught it.
+            status = error.status if isinstance(error, Refused) else 400
+            return _plain(status, str(error), close=True)
+        except Exception as error:
+            log.exception("http.request_failed", method=request.method, reason=str(error))
+            return _plain(500, "internal error", close=True)
+
+    async def _refuse(self, refusal: Refused) -> None:
+        log.debug(
+            "http.request_refused",
+            remote=str(self._stream.remote),
+            status=refusal.status,
+            reason=str(refusal),
+        )
+        response = _plain(refusal.status, str(refusal), close=True)
+        head = encode_head(
+            response.status,
+            response.headers,
+            content_length=len(response.body),  # type: ignore[arg-type]
+            date=self._date(),
+            is_last=True,
+        )
+        self._wait("answer", self._timeouts.body_s)
+        await self._stream.send_all(head + response.body)  # type: ignore[operator]
+        self._left, self._chunked = HTTP_DRAIN_SIZE_MAX, None
+        self._buffer.clear()
+        await self._discard_body()
+
+    # ---- the request's body -----------------------------------------------------------
+
+    async def receive_piece(self) -> bytes:
+        """The next bytes of the body; b"" at its end.
+
+        Raises TruncatedBody, Refused; then again whenever it is called.
+        """
+        try:
+            if self._is_broken:
+                raise TruncatedBody("the body is broken")
+            if self._chunked is not None:
+                return await self._receive_chunked(self._chunked)
+            return await self._receive_sized()
+        except RemoteProtocolError:
+            self._is_broken = True
+            raise
+
+    async def _receive_sized(self) -> bytes:
+        if not self._left:
+            return b""
+        if self._buffer:
+            piece = bytes(memoryview(self._buffer)[: self._left])
+            del self._buffer[: len(piece)]
+        else:
+            piece = await self._receive_body(min(self._left, HTTP_BODY_READ_SIZE))
+            if not piece:
+                raise TruncatedBody(f"the connection ended {self._left} bytes too early")
+        self._owes_continue = False  # Who sends the body does not wait for a 100.
+        self._left -= len(piece)
+        self._received += len(piece)
+        return piece
+
+    async def _receive_chunked(self, reader: ChunkedReader) -> bytes:
+        while True:
+            piece = reader.take()
+            if piece is not None:
+                self._owes_continue = False
+                self._received += len(piece)
+                return piece
+            if reader.is_done:
+                return b""
+            reader.feed(await self._receive_body(HTTP_BODY_READ_SIZE))
+
+    async def _receive_body(self, size_max: int) -> bytes:
+        started = trio.current_time()
+        try:
+            if self._owes_continue:
+                self._owes_continue = False
+                await self._send_all(_CONTINUE)
+            patience_s = self._patience_s
+            spare_s = patience_s + self._received / HTTP_BODY_RATE_MIN - self._waited_s
+            self._wait("body", min(patience_s, max(0.0, spare_s)))
+            return await self._stream.receive_some(size_max)
+        except trio.BrokenResourceError as error:
+            raise TruncatedBody("the connection broke inside the body") from error
+        finally:
+            self.deadline = inf
+            self._waited_s += trio.current_time() - started
+
+    def _body_is_over(self) -> bool:
+        if self._chunked is None:
+            return not self._left
+        return self._chunked.is_done
+
+    def _end_body(self) -> None:
+        if self._chunked is not None:
+            self._buffer += self._chunked.rest()
+            self._chunked = None
+
+    async def _discard_body(self) -> bool:
+        """Read on for a while; whether the body's end was reached."""
+        self._owes_continue = False
+        self._patience_s = min(_LINGER_S, self._timeouts.body_s)
+        self._waited_s = 0.0
+        discarded = 0
+        try:
+            while not self._body_is_over():
+                discarded += len(await self.receive_piece())
+                if discarded > HTTP_DRAIN_SIZE_MAX:
+                    return False
+        except RemoteProtocolError:
+            return False
+        self._end_body()
+        return True
+
+    # ---- the answer -------------------------------------------------------------------
+
+    async def _send(self, head: Head, response: Response, *, goes_on: bool) -> None:
+        body = response.body
+        try:
+            if isinstance(body, (bytes, bytearray, memoryview)):
+                await self._send_bytes(head, response, body, goes_on=goes_on)
+            else:
+                await self._send_pieces(head, response, body, goes_on=goes_on)
+        except LocalProtocolError as error:
+            log.exception("http.answer_invalid", reason=str(error))
+            raise _Broken from error
+        finally:
+            aclose = getattr(body, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def _send_bytes(
+        self, head: Head, response: Response, body: Bytes, *, goes_on: bool
+    ) -> None:
+        is_sent = head.method != "HEAD" and has_body(response.status)
+        size = len(body)
+        if head.method == "HEAD" and response.content_length is not None:
+            size = response.content_length
+        start = encode_head(
+            response.status,
+            response.headers,
+            content_length=size,
+            date=self._date(),
+            is_last=not goes_on,
+        )
+        if not is_sent or not len(body):
+            await self._send_all(start)
+        elif len(body) <= HTTP_JOIN_SIZE_MAX:
+            await self._send_all(b"".join((start, body)))
+        else:
+            await self._send_all(start)
+            await self._send_all(body)
+
+    async def _send_pieces(
+        self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
+    ) -> None:
+        size = response.content_length
+        if size is None and head.http_version == "1.0" and head.method != "HEAD":
+            # Its end could only be the connection's end, which looks the same broken.
+            whole = await self._collect(body)
+            await self._send_bytes(head, response, whole, goes_on=goes_on)
+            return
+        start = encode_head(
+            response.status,
+            response.headers,
+            content_length=size,
+            date=self._date(),
+            is_last=not goes_on,
+        )
+        if head.method == "HEAD" or not has_body(response.status):
+            await self._send_all(start)
+            return
+        if size is None:
+            await self._send_chunked(start, body)
+        else:
+            await self._send_sized(start, body, size)
+
+    async def _send_sized(
+        self, start: bytes, body: AsyncIterator[Bytes], size: int
+    ) -> None:
+        left = size
+        pending: bytes | None = start  # Waits for a first piece to join it.
+        while (piece := await self._next_of(body)) is not None:
+            left -= len(piece)
+            if left < 0:
+                raise LocalProtocolError(f"an answer of {size} bytes has more")
+            if pending is not None:
+                if len(pending) + len(piece) <= HTTP_JOIN_SIZE_MAX:
+                    piece = b"".join((pending, piece))
+                else:
+                    await self._send_all(pending)
+                pending = None
+            await self._send_all(piece)
+        if pending is not None:
+            await self._send_all(pending)
+        if left:
+            raise LocalProtocolError(f"an answer of {size} bytes lacks {left}")
+
+    async def _send_chunked(self, start: bytes, body: AsyncIterator[Bytes]) -> None:
+        await self._send_all(start)
+        while (piece := await self._next_of(body)) is not None:
+            if len(piece):
+                await self._send_all(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
+        await self._send_all(b"0\r\n\r\n")
+
+    async def _collect(self, body: AsyncIterator[Bytes]) -> bytes:
+        whole = bytearray()
+        while (piece := await self._next_of(body)) is not None:
+            whole += piece
+            if len(whole) > HTTP_BUFFERED_ANSWER_MAX:
+                raise LocalProtocolError("too large an answer for HTTP/1.0")
+        return bytes(whole)
+
+    async def _next_of(self, body: AsyncIterator[Bytes]) -> Bytes | None:
+        """The next piece of an answer, None at its end; a failure breaks the connection."""
+        try:
+            return await anext(body)
+        except StopAsyncIteration:
+            return None
+        except Exception as error:
+            log.warning("http.answer_broken", reason=str(error), exc_info=error)
+            raise _Broken from error
+
+    async def _send_all(self, data: Bytes) -> None:
+        size = len(data)
+        self._wait("answer", self._timeouts.body_s)
+        if size <= HTTP_SEND_SIZE:
+            await self._stream.send_all(data)
+        else:
+            view = memoryview(data)
+            for offset in range(0, size, HTTP_SEND_SIZE):
+                self._wait("answer", self._timeouts.body_s)
+                await self._stream.send_all(view[offset : offset + HTTP_SEND_SIZE])
+        self.deadline = inf
+
+
+def _plain(status: int, text: str, *, close: bool) -> Response:
+    return Response(
+        status, [("Content-Type", "text/plain")], text.encode() + b"\n", close=close
+    )

@@ -1,0 +1,157 @@
+"""Messages: what a handler is given and what it gives back.
+
+    Request(method, target, path, query, headers, body ...)   --> handler
+    Response(status, headers, body)                           <--
+
+Names and values of headers are str, decoded as latin-1 (a byte a character), so nothing
+is lost and nothing is guessed.  `path` and `query` are the target's bytes, still
+percent-encoded and never normalised: what they mean is the handler's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Protocol, overload
+
+import attrs
+
+from objstore.errors import RemoteProtocolError
+from objstore.host.network import Address
+
+Bytes = bytes | bytearray | memoryview
+
+
+class TruncatedBody(RemoteProtocolError):
+    """The client ended its body before the length that it had declared."""
+
+
+class Headers:
+    """Header fields in the order they came, found without regard to case.
+
+    A field that came several times is one value, joined by "," (RFC 9110, 5.3; the same
+    as SigV4 signs, so what is checked is what is read).
+    """
+
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields = [(name.lower(), value) for name, value in fields]
+        values: dict[str, str] = {}
+        for name, value in self._fields:
+            values[name] = f"{values[name]},{value}" if name in values else value
+        self._values = values
+
+    @classmethod
+    def from_wire(cls, fields: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Of raw fields, as a parser gives them."""
+        return cls(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in fields
+        )
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The value of `name` (lower-case is quickest), or `default`."""
+        value = self._values.get(name)
+        if value is None:
+            value = self._values.get(name.lower())
+        return default if value is None else value
+
+    def get_all(self, name: str) -> list[str]:
+        """Each value of `name`, as it came."""
+        wanted = name.lower()
+        return [value for name, value in self._fields if name == wanted]
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Each name once, lower-case, in order of first appearance."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """(lower-case name, joined value), each name once."""
+        return self._values.items()
+
+    def fields(self) -> list[tuple[str, str]]:
+        """(lower-case name, value) for each field that came."""
+        return self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._fields == other._fields
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self._values)})"  # Values may be secrets.
+
+
+class Body(Protocol):
+    """A request's body: read once, in order; never more than its declared length.
+
+    Iterating raises TruncatedBody where the client ends it early, RemoteProtocolError
+    where its framing is broken.
+    """
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to come: Content-Length, 0 without a body, None where it is chunked."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+@attrs.define
+class BytesBody:
+    """A body that is in memory already."""
+
+    data: bytes = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.data:
+            yield self.data
+
+
+@attrs.define(kw_only=True)
+class Request:
+    """One request."""
+
+    method: str  # As it came: "GET"; "get" is another method.
+    target: bytes  # As it came, in origin form.
+    path: str  # Of the target: raw, percent-encoded, ASCII.
+    query: str  # After the first "?", raw; "" without.
+    headers: Headers
+    body: Body = attrs.field(factory=BytesBody)
+    http_version: str = "1.1"
+    remote: Address = attrs.field(factory=lambda: Address("", 0))
+    secure: bool = False
+
+
+@attrs.define
+class Response:
+    """One answer.
+
+    Content-Length, Transfer-Encoding, Connection and Date are written by the connection:
+    they must not be among `headers`.
+    """
+
+    status: int
+    headers: list[tuple[str, str]] = attrs.field(factory=list)
+    # An iterator is closed (aclose, where it has one) whatever happens.  A memoryview is
+    # sent as it is, and must not change until the next one is asked for.
+    body: Bytes | AsyncIterator[Bytes] = b""
+    # Exact length of an iterator's bytes (without: chunked), or of what a HEAD left out.
+    content_length: int | None = None
+    close: bool = False  # End the connection after this answer.

@@ -1,0 +1,152 @@
+"""The HTTP server: a listener, its connections, their deadlines, a graceful stop.
+
+accept (while fewer than connections_max) --> one task a Connection
+timer, twice a second: cancels connections that let us wait for too long
+drain(): stop accepting, close the idle, give the others until a deadline
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from objstore import metrics
+from objstore.config import HttpConfig
+from objstore.host.clock import Clock
+from objstore.host.network import Address, Listener, Network, ServerTls, Stream
+from objstore.http.connection import Connection, Handler, Timeouts
+from objstore.http.dates import format_http_date
+
+log = structlog.get_logger()
+
+_TIMER_S = 0.5  # Coarse: deadlines are tens of seconds, and no connection pays for one.
+
+
+class HttpServer:
+    """Serves `handler` on one address."""
+
+    def __init__(
+        self,
+        network: Network,
+        address: Address,
+        handler: Handler,
+        *,
+        clock: Clock,
+        tls: ServerTls | None = None,
+        config: HttpConfig | None = None,
+    ) -> None:
+        self._network = network
+        self._address = address
+        self._handler = handler
+        self._clock = clock
+        self._tls = tls
+        self._config = config or HttpConfig()
+        self._timeouts = Timeouts(
+            head_s=self._config.header_timeout_ms / 1000,
+            idle_s=self._config.idle_timeout_ms / 1000,
+            body_s=self._config.body_timeout_ms / 1000,
+        )
+        self._connections: set[Connection] = set()
+        self._places = trio.Semaphore(self._config.connections_max)
+        self._accepting = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._emptied = trio.Event()
+        self._date_s = -1
+        self._date = ""
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen and serve until cancelled or drained; started() gives the address.
+
+        Raises OSError where it cannot listen.  If cancelled, requests are cut off.
+        """
+        listener = await self._network.listen(self._address, tls=self._tls)
+        log.info("http.listener_opened", address=str(listener.address))
+        try:
+            with self._serving:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch_deadlines)
+                    task_status.started(listener.address)
+                    await self._accept(listener, nursery)
+                    await self._finish()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._emptied.set()
+        log.info("http.listener_closed", address=str(listener.address))
+
+    async def drain(self) -> None:
+        """Stop accepting and return once every request is answered or given up."""
+        self._accepting.cancel()
+        with trio.move_on_after(self._config.drain_timeout_ms / 1000) as scope:
+            await self._emptied.wait()
+        if scope.cancelled_caught:
+            log.warning("http.requests_cut", requests=len(self._connections))
+            self._serving.cancel()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        try:
+            with self._accepting:
+                while True:
+                    if not self._places.value:
+                        self._close_an_idle_connection()
+                    await self._places.acquire()
+                    stream = await listener.accept()
+                    nursery.start_soon(self._serve, self._begin(stream))
+        finally:
+            await listener.aclose()
+
+    def _close_an_idle_connection(self) -> None:
+        """Make room: the one that would time out first goes first."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        if idle:
+            min(idle, key=lambda connection: connection.deadline).scope.cancel()
+
+    async def _finish(self) -> None:
+        """Let requests in progress end; `drain` says for how long."""
+        for connection in list(self._connections):
+            connection.drain()
+        if self._connections:
+            await self._emptied.wait()
+
+    def _begin(self, stream: Stream) -> Connection:
+        connection = Connection(
+            stream,
+            self._handler,
+            timeouts=self._timeouts,
+            date=self.date,
+            secure=self._tls is not None,
+        )
+        self._connections.add(connection)
+        metrics.HTTP_CONNECTIONS.set(len(self._connections))
+        return connection
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        except Exception as error:
+            log.exception("http.connection_failed", reason=str(error))
+        finally:
+            self._connections.discard(connection)
+            metrics.HTTP_CONNECTIONS.set(len(self._connections))
+            self._places.release()
+            if self._accepting.cancel_called and not self._connections:
+                self._emptied.set()
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            await trio.sleep(_TIMER_S)
+            now = trio.current_time()
+            for connection in list(self._connections):
+                if connection.deadline <= now and not connection.scope.cancel_called:
+                    log.debug("http.connection_expired", phase=connection.phase)
+                    metrics.HTTP_EXPIRED.labels(connection.phase).inc()
+                    connection.scope.cancel()
+
+    def date(self) -> str:
+        """Now, as the header Date says it."""
+        now_s = self._clock.utc_now_ms() // 1000
+        if now_s != self._date_s:
+            self._date_s = now_s
+            self._date = format_http_date(now_s * 1000)
+        return self._date

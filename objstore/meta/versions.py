@@ -1,0 +1,246 @@
+"""Versions of a key: put, deleted, judged by conditions.
+
+The newest version is current; rows of a key sort newest first.  What a write does depends
+on the bucket's versioning state, as S3 documents it:
+
+    state         put                          delete (no version id)
+    unversioned   replaces the null version    removes the null version
+    enabled       adds a version               adds a delete marker
+    suspended     replaces the null version,   removes the null version,
+                  the others stay              adds a null delete marker
+
+A null version that is not current is found through its row in NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from objstore.ids import NULL_VERSION, BucketId, Key, Slot, VersionId
+from objstore.meta import fences, intents, payloads, references, schema
+from objstore.meta.commands import (
+    UNCONDITIONAL,
+    DeleteResult,
+    DeleteVersion,
+    PutResult,
+    PutVersion,
+    WriteCondition,
+)
+from objstore.meta.errors import NoSuchKey, PreconditionFailed
+from objstore.meta.payloads import Place, VersionHead
+from objstore.meta.rows import RowView, first_row
+from objstore.meta.values import Draft, Version
+from objstore.meta.work import ORDER_SHIFT, Change, Count, Work
+
+UNVERSIONED = "unversioned"
+ENABLED = "enabled"
+_HALF = 16  # Hex digits of a version id that are the version's order.
+
+Found = tuple[bytes, VersionHead]  # A row of VERSION.
+
+
+# ---- looking --------------------------------------------------------------------------
+
+
+def current(view: RowView, prefix: bytes) -> Found | None:
+    """The current version (or delete marker) of the key that `prefix` is of."""
+    row = first_row(view, prefix, schema.versions_end(prefix))
+    return None if row is None else (row[0], payloads.unpack_head(row[1]))
+
+
+def version_id_of(order: int, index: int) -> VersionId:
+    return VersionId(f"{order:016x}{index:016x}")
+
+
+def find_named(
+    view: RowView, slot: Slot, bucket: BucketId, key: Key, version_id: VersionId
+) -> Found | None:
+    """The version of this id."""
+    prefix = schema.versions_prefix(slot, bucket, key)
+    if version_id == NULL_VERSION:
+        return _find_null(view, slot, bucket, key, prefix)
+    try:
+        order = int(version_id[:_HALF], 16)
+    except ValueError:
+        return None
+    if not 0 <= order <= schema.ORDER_MAX:
+        return None
+    row_key = schema.version_key(prefix, order)
+    payload = view.get(row_key)
+    if payload is None:
+        return None
+    head = payloads.unpack_head(payload)
+    return (row_key, head) if head.version_id == version_id else None
+
+
+def _find_null(
+    view: RowView, slot: Slot, bucket: BucketId, key: Key, prefix: bytes
+) -> Found | None:
+    top = current(view, prefix)
+    if top is None or top[1].version_id == NULL_VERSION:
+        return top
+    pointer = view.get(schema.null_key(slot, bucket, key))
+    if pointer is None:
+        return None
+    row_key = schema.version_key(prefix, payloads.unpack(pointer))
+    payload = view.get(row_key)
+    assert payload is not None, "a NULL row points at no version"
+    return row_key, payloads.unpack_head(payload)
+
+
+# ---- conditions -----------------------------------------------------------------------
+
+
+def check_condition(condition: WriteCondition, head: VersionHead | None) -> None:
+    """Judge a write's condition by the version it is about; a marker is no object.
+
+    Raises NoSuchKey, PreconditionFailed.
+    """
+    if condition is UNCONDITIONAL or condition == UNCONDITIONAL:
+        return
+    if head is not None and head.is_delete_marker:
+        head = None
+    if condition.if_match:
+        if head is None:
+            raise NoSuchKey("If-Match names a version, the key has none")
+        if not _matches(condition.if_match, head.etag):
+            raise PreconditionFailed("If-Match differs", condition="If-Match")
+    if condition.if_none_match and head is not None:
+        if _matches(condition.if_none_match, head.etag):
+            raise PreconditionFailed("If-None-Match holds", condition="If-None-Match")
+
+
+def _matches(etags: Iterable[str], etag: str) -> bool:
+    return any(wanted in ("*", etag) for wanted in etags)
+
+
+# ---- putting --------------------------------------------------------------------------
+
+
+def put_version(work: Work, command: PutVersion) -> PutResult:
+    ref, key, draft = command.ref, command.key, command.draft
+    versioning = fences.require(work.rows, work.slot, ref)
+    prefix = schema.versions_prefix(work.slot, ref.bucket, key)
+    top = current(work.rows, prefix)
+    check_condition(command.condition, None if top is None else top[1])
+    intents.use_intent(work, ref.bucket, command.intent, draft.location)
+    return store_version(work, ref.bucket, key, versioning, draft, prefix, top)
+
+
+def store_version(
+    work: Work,
+    bucket: BucketId,
+    key: Key,
+    versioning: str,
+    draft: Draft | None,
+    prefix: bytes,
+    top: Found | None,
+) -> PutResult:
+    """Make `draft` (None: a delete marker) the current version.
+
+    top: the version that was current.
+    """
+    context = work.context
+    _count_objects(work, bucket, before=top, is_object=draft is not None)
+    if versioning != ENABLED:
+        replaced = top
+        if versioning != UNVERSIONED:
+            replaced = _find_null(work.rows, work.slot, bucket, key, prefix)
+        if replaced is not None:
+            _remove_row(work, bucket, key, replaced, versioning)
+            if top is not None and replaced[0] == top[0]:
+                top = None  # The rest, if any, is buried already.
+    order = context.time_ms << ORDER_SHIFT
+    version_id = (
+        version_id_of(order, context.index) if versioning == ENABLED else NULL_VERSION
+    )
+    if top is not None and top[1].version_id == NULL_VERSION:
+        _bury_null(work, bucket, key, top[0])
+    version = Version(
+        version_id, order, context.time_ms, draft, context.index, context.term
+    )
+    work.rows.put(schema.version_key(prefix, order), payloads.pack_version(version))
+    work.count(bucket, Count.VERSIONS, 1)
+    if draft is None:
+        work.log_change(Change.MARKER, bucket, key, order, version_id)
+    else:
+        work.count(bucket, Count.BYTES, draft.size)
+        place = Place(bucket, key, order, "", 0)
+        references.hold(work, place, draft.location)
+        work.log_change(Change.PUT, bucket, key, order, version_id)
+    return PutResult(
+        version_id=version_id,
+        time_ms=context.time_ms,
+        etag="" if draft is None else draft.etag,
+        index=context.index,
+        term=context.term,
+    )
+
+
+def _count_objects(
+    work: Work, bucket: BucketId, *, before: Found | None, is_object: bool
+) -> None:
+    """Count a key whose current version was `before` and now is an object or not."""
+    was_object = before is not None and not before[1].is_delete_marker
+    if was_object != is_object:
+        work.count(bucket, Count.OBJECTS, 1 if is_object else -1)
+
+
+def _bury_null(work: Work, bucket: BucketId, key: Key, row_key: bytes) -> None:
+    pointer = payloads.pack(schema.order_of_version(row_key))
+    work.rows.put(schema.null_key(work.slot, bucket, key), pointer)
+
+
+def _remove_row(
+    work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
+) -> None:
+    """Remove a version's row and what hangs on it; `objects` is the caller's to count."""
+    row_key, head = found
+    work.rows.delete(row_key)
+    work.count(bucket, Count.VERSIONS, -1)
+    work.count(bucket, Count.BYTES, -head.size)
+    references.let_go(work, bucket, key, head.location())
+    if head.version_id == NULL_VERSION and versioning != UNVERSIONED:
+        work.rows.delete(schema.null_key(work.slot, bucket, key))
+
+
+# ---- deleting -------------------------------------------------------------------------
+
+
+def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
+    ref, key = command.ref, command.key
+    versioning = fences.require(work.rows, work.slot, ref)
+    if command.version_id is not None:
+        return _delete_named(work, command, command.version_id, versioning)
+    prefix = schema.versions_prefix(work.slot, ref.bucket, key)
+    top = current(work.rows, prefix)
+    check_condition(command.condition, None if top is None else top[1])
+    if versioning == UNVERSIONED:
+        if top is not None:
+            _count_objects(work, ref.bucket, before=top, is_object=False)
+            _remove_row(work, ref.bucket, key, top, versioning)
+            order = schema.order_of_version(top[0])
+            work.log_change(Change.DELETE, ref.bucket, key, order, NULL_VERSION)
+        return DeleteResult(None, is_delete_marker=False)
+    marker = store_version(work, ref.bucket, key, versioning, None, prefix, top)
+    return DeleteResult(marker.version_id, is_delete_marker=True)
+
+
+def _delete_named(
+    work: Work, command: DeleteVersion, version_id: VersionId, versioning: str
+) -> DeleteResult:
+    bucket, key = command.ref.bucket, command.key
+    found = find_named(work.rows, work.slot, bucket, key, version_id)
+    check_condition(command.condition, None if found is None else found[1])
+    if found is None:
+        return DeleteResult(version_id, is_delete_marker=False)
+    prefix = schema.versions_prefix(work.slot, bucket, key)
+    top = current(work.rows, prefix)
+    _remove_row(work, bucket, key, found, versioning)
+    if top is not None and top[0] == found[0]:
+        now = current(work.rows, prefix)
+        is_object = now is not None and not now[1].is_delete_marker
+        _count_objects(work, bucket, before=top, is_object=is_object)
+    order = schema.order_of_version(found[0])
+    work.log_change(Change.DELETE, bucket, key, order, version_id)
+    return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)
