@@ -50,6 +50,7 @@ BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.
 CHUNK_SIZE_MAX = 1 * GiB
 FRAGMENTS_MAX = 256  # The fragment number is one byte.
 RECORD_ALIGNMENT = 4 * KiB  # Records start at page boundaries, so a scan can resync.
+WRITE_SESSIONS_MAX = 1024  # Fragments that peers write here at once; a few KiB each.
 
 # Node to node.
 FRAME_SIZE_MAX = 4 * MiB  # A block, or a batch of Raft messages, with headers.
@@ -76,6 +77,8 @@ HTTP_CHUNK_EXTENSIONS_MAX = 16 * KiB  # Of a whole body: they are only dropped.
 HTTP_DRAIN_SIZE_MAX = 1 * MiB  # Of an unread body, to keep the connection or be heard.
 HTTP_BUFFERED_ANSWER_MAX = 4 * MiB  # An answer of unknown length, for an HTTP/1.0 client.
 HTTP_BODY_RATE_MIN = 1 * KiB  # Bytes a second of a body's sender, after a grace.
+# A signed chunk is held until its signature is verified; SDKs send 64 KiB to 1 MiB.
+AWS_CHUNK_SIZE_MAX = 4 * MiB
 XML_SIZE_MAX = 1 * MiB
 XML_LARGE_SIZE_MAX = 4 * MiB  # DeleteObjects and CompleteMultipartUpload.
 XML_DEPTH_MAX = 16

@@ -68,6 +68,12 @@ RAFT_ELECTIONS = _counter("objstore_raft_elections_total", "Elections begun here
 
 # gossip
 GOSSIP_MEMBERS = _gauge("objstore_gossip_members", "Members by state.", "state")
+GOSSIP_HEALTH = _gauge(
+    "objstore_gossip_health_score", "Lifeguard's local health: 0 is well, 8 the worst."
+)
+GOSSIP_DROPPED = _counter(
+    "objstore_gossip_dropped_packets_total", "Packets and news not taken.", "reason"
+)
 
 # rpc
 RPC_CALLS = _counter("objstore_rpc_calls_total", "Calls served.", "method", "outcome")

@@ -15,10 +15,10 @@ are sealed: what a crashed writer left behind a tail is never written into again
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import attrs
@@ -78,8 +78,15 @@ class Commit:
     buffers: Sequence[Buffer]  # The last block, table and trailer; or the whole record.
     # For compaction: what the index must still say; else this copy is dead.
     moved_from: Location | None = None
+    # Called once, when the committer needs file and buffers no more.
+    on_end: Callable[[], None] = attrs.field(kw_only=True)
     error: Exception | None = None
     done: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = self.error or error
+        self.on_end()
+        self.done.set()
 
 
 @attrs.define(eq=False)
@@ -222,13 +229,20 @@ class Drive:
         self.fence(f"{error.strerror or error} (errno {error.errno})")
         return DriveFenced(f"drive {self.drive} is fenced: {self.fenced}")
 
+    async def punch(self, file: File, offset: int, size: int) -> None:
+        """Give the space of an extent back that nobody refers to; failure is no loss."""
+        if self.fenced is not None:
+            return
+        with trio.CancelScope(shield=True), contextlib.suppress(DriveFenced, OutOfSpace):
+            await self.io(file.punch, offset, size)
+
     async def look_at_space(self) -> None:
         """Ask the file system how full it is.  Raises DriveFenced."""
         space = await self.io(self.directory.space)
         self._free, self._total = space.free, space.total
         self.show_space()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def using(self, segment: Segment) -> AsyncIterator[File]:
         """An open file of the segment, kept open meanwhile.
 
@@ -411,10 +425,12 @@ class Drive:
     async def commit(self, commit: Commit) -> None:
         """Make a record complete, durable and visible.
 
-        Raises OutOfSpace, DriveFenced, Conflict (a move of what is gone).  If cancelled,
-        it may be done all the same.
+        Raises OutOfSpace, DriveFenced, MovedAway.  If cancelled, it is done all the same,
+        or fails with nobody to hear of it.
         """
-        self.check()
+        if self.fenced is not None:
+            commit.on_end()
+            self.check()
         self._waiting.append(commit)
         self._work.set()
         await commit.done.wait()
@@ -451,12 +467,11 @@ class Drive:
         else:
             self.publish(batch)
             for commit in batch:
-                commit.done.set()
+                commit.end()
 
     def _fail(self, batch: Sequence[Commit], error: Exception) -> None:
         for commit in batch:
-            commit.error = error
-            commit.done.set()
+            commit.end(error)
 
     def close(self) -> None:
         """Close every file, and give the folder free."""

@@ -70,8 +70,14 @@ from awscrt import checksums
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.errors import CorruptData
 from objstore.host.disk import Buffer
-from objstore.ids import BucketId, DriveId, FragmentId, Key, Slot, UploadId
-from objstore.limits import BLOCK_SIZE, CHUNK_SIZE_MAX, KEY_SIZE_MAX, RECORD_ALIGNMENT
+from objstore.ids import CHUNK_ID_SIZE, BucketId, DriveId, FragmentId, Key, Slot, UploadId
+from objstore.limits import (
+    BLOCK_SIZE,
+    CHUNK_SIZE_MAX,
+    FRAGMENTS_MAX,
+    KEY_SIZE_MAX,
+    RECORD_ALIGNMENT,
+)
 
 FORMAT = 1
 SEGMENT_HEADER_SIZE = RECORD_ALIGNMENT
@@ -221,14 +227,23 @@ def extent_of(header: FragmentHeader) -> Extent:
     return Extent(size, header.payload_size, header.block_size)
 
 
+def is_fragment_id(fragment: FragmentId) -> bool:
+    """Whether an id that came from elsewhere has an id's form."""
+    return len(fragment.chunk) == CHUNK_ID_SIZE and 0 <= fragment.index < FRAGMENTS_MAX
+
+
 def _check_bounds(header: FragmentHeader) -> None:
     owner = header.owner
     is_sound = (
-        0 <= header.payload_size <= CHUNK_SIZE_MAX
+        is_fragment_id(header.fragment)
+        and 0 <= header.payload_size <= CHUNK_SIZE_MAX
         and 0 < header.block_size <= BLOCK_SIZE
         and header.block_count <= BLOCKS_MAX
         and len(header.scheme.encode()) <= _SCHEME_SIZE_MAX
         and len(owner.key) <= KEY_SIZE_MAX
+        and 0 <= owner.bucket < 1 << 64
+        and 0 <= owner.slot < 1 << 32
+        and 0 <= header.created_ms < 1 << 64
         and len((owner.upload or "").encode()) <= _UPLOAD_SIZE_MAX
     )
     if not is_sound:

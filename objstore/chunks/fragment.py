@@ -32,8 +32,10 @@ class FragmentHeader:
     fragment: FragmentId
     owner: FragmentOwner
     scheme: str  # "replicate:3"
-    payload_size: int  # Exact bytes of this fragment, known beforehand.
-    block_size: int  # Bytes of payload a checksum covers; the last block is shorter.
+    # Exact bytes of this fragment, known beforehand.
+    payload_size: int = attrs.field(validator=attrs.validators.ge(0))
+    # Bytes of payload a checksum covers; the last block may be shorter.
+    block_size: int = attrs.field(validator=attrs.validators.gt(0))
     created_ms: int
 
     @property

@@ -37,6 +37,7 @@ _ZERO_PAGE = bytes(RECORD_ALIGNMENT)
 _WINDOW = 1 * MiB  # Read at once while a scan looks for the next record.
 # A read fetches the table together with the blocks where this little lies between.
 _TAIL_GAP_MAX = 1 * MiB
+_BLOCKS_AT_ONCE = 4  # Read in one call where a whole record is verified.
 
 
 @attrs.define
@@ -55,9 +56,29 @@ class Segment:
     # Extents being written, by place.  Records at or above the lowest may be missing in
     # the index.
     open: dict[int, int] = attrs.field(factory=dict)
+    # While a start scans it: how far the scan is.
+    low: int | None = None
+
+    @classmethod
+    def of_row(cls, number: int, row: SegmentRow) -> Segment:
+        return cls(
+            number,
+            row.nonce,
+            tail=row.tail,
+            allocated=row.tail,
+            live_count=row.live_count,
+            live_size=row.live_size,
+            quarantined=row.quarantined,
+            is_sealed=row.is_sealed,
+            is_damaged=row.is_damaged,
+            low=row.low_water if row.low_water < row.tail else None,
+        )
 
     @property
     def low_water(self) -> int:
+        """Every record below is in the index, or dead."""
+        if self.low is not None:
+            return self.low
         return min(self.open, default=self.tail)
 
     def row(self) -> SegmentRow:
@@ -320,3 +341,33 @@ def _found(file: File, header: RecordHeader, *, nonce: bytes, place: int) -> Fou
             return Found(place, header, RecordFound.INCOMPLETE)
         return Found(place, header, RecordFound.DAMAGED, error.reason)
     return Found(place, header, RecordFound.COMPLETE)
+
+
+def first_damage(
+    file: File, fragment: FragmentId, *, nonce: bytes, place: int, extent: Extent
+) -> CorruptRecord | None:
+    """Read a whole record: what is wrong with it first, None where all of it verifies."""
+    try:
+        entries = read_entries(file, fragment, nonce=nonce, place=place, extent=extent)
+        for first in range(0, extent.block_count, _BLOCKS_AT_ONCE):
+            last = min(first + _BLOCKS_AT_ONCE, extent.block_count) - 1
+            read_blocks(
+                file,
+                fragment,
+                nonce=nonce,
+                place=place,
+                extent=extent,
+                first=first,
+                last=last,
+                entries=entries,
+            )
+    except CorruptRecord as error:
+        return error
+    return None
+
+
+def is_sound(file: File, found: Found, *, nonce: bytes) -> bool:
+    """Whether the payload of a record verifies, every block of it.  Raises OSError."""
+    fragment, extent = found.fragment.fragment, found.header.extent
+    damage = first_damage(file, fragment, nonce=nonce, place=found.place, extent=extent)
+    return damage is None

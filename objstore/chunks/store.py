@@ -22,9 +22,10 @@ Formats are in `format` and `index`, the work on one drive in `driver`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import attrs
@@ -36,15 +37,10 @@ from objstore.chunks import segment as seg
 from objstore.chunks.driver import Commit, Drive, DriveSpace, MovedAway
 from objstore.chunks.format import (
     CorruptRecord,
-    Extent,
     RecordHeader,
     RecordState,
     crc32c,
-    encode_record_header,
-    encode_tail,
-    entry_of,
     extent_of,
-    first_header_crc,
 )
 from objstore.chunks.fragment import (
     Block,
@@ -57,14 +53,16 @@ from objstore.chunks.fragment import (
 from objstore.chunks.identity import DriveIdentity, DriveRefused, claim_drive, lock_drive
 from objstore.chunks.index import Index, Location
 from objstore.chunks.placement import ranked
-from objstore.chunks.recovery import Recovery
+from objstore.chunks.recovery import Recovery, RecoveryReport
 from objstore.chunks.segment import Segment
+from objstore.chunks.writer import FragmentWriter, HeldBlocks
 from objstore.config import ChunksConfig
-from objstore.errors import ConfigError, CorruptData, InvalidRequest, OutOfSpace
-from objstore.host.disk import Buffer, Directory, File
+from objstore.errors import ConfigError, CorruptData, OutOfSpace
+from objstore.host.disk import Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
 from objstore.ids import ClusterId, DriveId, FragmentId, NodeId
+from objstore.limits import BLOCK_SIZE
 from objstore.units import MiB
 
 log = structlog.get_logger()
@@ -72,11 +70,6 @@ log = structlog.get_logger()
 OnDamage = Callable[[FragmentId, FragmentHeader | None], None]
 
 READ_SIZE_MAX = 8 * MiB  # One read; a reader of more asks again.
-# A last block waits in memory for the commit, which then needs one hop instead of two;
-# beyond so many waiting bytes it is written at once.
-HELD_SIZE_MAX = 32 * MiB
-# A long fragment is synced on its way, so that no commit waits for its whole length.
-SYNC_EVERY = 16 * MiB
 # Checksum tables kept for readers: one a fragment being read, 4 bytes a block.
 TABLES_KEPT = 256
 TABLE_BLOCKS_KEPT = 4096  # Larger tables are read again each time.
@@ -86,167 +79,22 @@ _SPACE_INTERVAL_S = 5.0
 _DEAD_KEPT = 10_000  # Replaced records waiting for their mark; more stay unmarked.
 
 
-class FragmentWriter:
-    """One fragment on its way to a drive.  Ends with `commit` or `abort`, always.
+@attrs.frozen
+class Run:
+    """Verified blocks in order and without gaps."""
 
-    A writer whose task is cancelled is aborted by whoever owns it.
-    """
-
-    def __init__(
-        self,
-        store: ChunkStore,
-        drive: Drive,
-        header: FragmentHeader,
-        taken: tuple[Segment, int, File],
-        *,
-        moved_from: Location | None = None,
-    ) -> None:
-        self.header = header
-        self._store = store
-        self._drive = drive
-        self._segment, self._place, self._file = taken
-        self._moved_from = moved_from
-        self._extent = extent_of(header)
-        self._name = header.fragment.encode()
-        self._head = encode_record_header(
-            header, nonce=self._segment.nonce, place=self._place
-        )
-        self._entries: list[int | None] = [None] * self._extent.block_count
-        self._next = 0
-        self._held: Buffer | None = None  # The last block, until the commit.
-        self._head_written = False
-        self._writing = 0  # Blocks on their way to the drive.
-        self._unsynced = 0
-        self._is_done = False
-
-    async def append(self, data: Buffer, crc32c: int | None = None) -> None:
-        """Write the next block: `block_size` bytes, the last one what remains.
-
-        data: must not change until the writer has ended.
-        crc32c: of `data` as its sender made it; CorruptData where it does not fit.
-        Raises DriveFenced, OutOfSpace, InvalidRequest for a block of the wrong size.
-        If cancelled, only `abort` is left.
-        """
-        number, self._next = self._next, self._next + 1
-        await self.write_block(number, data, crc32c)
-
-    async def write_block(
-        self, number: int, data: Buffer, crc32c_sent: int | None = None
-    ) -> None:
-        """Write block `number`; blocks may come in any order, each once."""
-        extent = self._extent
-        if self._is_done:
-            raise InvalidRequest(f"fragment {self.header.fragment}: its writer has ended")
-        if not 0 <= number < extent.block_count or self._entries[number] is not None:
-            raise InvalidRequest(
-                f"fragment {self.header.fragment}: block {number} is not wanted"
-            )
-        if len(data) != extent.size_of_block(number):
-            raise InvalidRequest(
-                f"fragment {self.header.fragment}: block {number} has {len(data)} bytes,"
-                f" not {extent.size_of_block(number)}"
-            )
-        crc = crc32c(data)  # 20 µs a MiB: cheaper here than a hop.
-        if crc32c_sent is not None and crc != crc32c_sent:
-            raise CorruptData(
-                f"fragment {self.header.fragment}: block {number} was damaged on its way"
-            )
-        self._entries[number] = entry_of(self._name, number, crc)
-        if number == extent.block_count - 1 and self._store.hold(len(data)):
-            self._held = data
-            return
-        await self._write(number, data)
-
-    async def _write(self, number: int, data: Buffer) -> None:
-        offset = self._place + self._extent.block_offset(number)
-        buffers: list[Buffer] = [data]
-        if number == 0:
-            offset, buffers = self._place, [self._head, data]
-            self._head_written = True
-        self._unsynced += len(data)
-        sync = self._unsynced >= SYNC_EVERY
-        if sync:
-            self._unsynced = 0
-        self._writing += 1
-        try:
-            await self._drive.io(_write, self._file, offset, buffers, sync)
-        finally:
-            self._writing -= 1
-
-    async def commit(self) -> None:
-        """Make the fragment durable and visible; return after the sync.
-
-        Concurrent commits of a drive share one sync.
-        Raises DriveFenced, OutOfSpace, InvalidRequest where blocks are missing.
-        If cancelled, the fragment may be there all the same (garbage, if nobody wants it).
-        """
-        if self._is_done or self._writing or None in self._entries:
-            raise InvalidRequest(f"fragment {self.header.fragment}: blocks are missing")
-        commit = Commit(
-            fragment=self.header.fragment,
-            location=Location(self._drive.id, self._segment.number, self._place, self._extent),
-            segment=self._segment,
-            file=self._file,
-            offset=0,
-            buffers=(),
-            moved_from=self._moved_from,
-        )
-        commit.offset, commit.buffers = self._last_write()
-        self._is_done = True
-        try:
-            # Shielded: the committer works on our file and buffers until it is done.
-            with trio.CancelScope(shield=True):
-                await self._drive.commit(commit)
-        finally:
-            self._end()
-
-    def _last_write(self) -> tuple[int, list[Buffer]]:
-        """Where and what is still to be written: the held block, table and trailer."""
-        extent = self._extent
-        entries = [entry for entry in self._entries if entry is not None]
-        tail = encode_tail(
-            entries,
-            fragment=self.header.fragment,
-            nonce=self._segment.nonce,
-            place=self._place,
-            header_crc=first_header_crc(self._head),
-        )
-        if self._held is None:
-            if extent.block_count == 0:
-                return self._place, [self._head, tail]
-            return self._place + extent.table_offset, [tail]
-        if not self._head_written:  # Then the held block is the only one.
-            return self._place, [self._head, self._held, tail]
-        start = extent.block_offset(extent.block_count - 1)
-        return self._place + start, [self._held, tail]
-
-    async def abort(self) -> None:
-        """Give the fragment up; its extent stays dead.  Does nothing after a commit."""
-        if self._is_done:
-            return
-        self._is_done = True
-        try:
-            if self._head_written and self._drive.fenced is None:
-                with trio.CancelScope(shield=True):
-                    await self._drive.io(
-                        self._file.punch, self._place, self._extent.size
-                    )
-        except (DriveFenced, OutOfSpace):
-            pass  # Without a trailer the record is dead all the same.
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._drive.settle(self._segment, self._place)
-        if self._held is not None:
-            self._store.unhold(len(self._held))
-            self._held = None
+    blocks: list[Block]
+    block_size: int  # Of the fragment.
 
 
-def _write(file: File, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:
-    file.write_at(offset, buffers)
-    if sync:
-        file.sync()
+@attrs.frozen
+class _Located:
+    """A fragment, and where the index says that it is."""
+
+    fragment: FragmentId
+    drive: Drive
+    segment: Segment
+    location: Location
 
 
 @attrs.frozen
@@ -278,7 +126,7 @@ class ChunkStore:
         self._cluster = cluster
         self._node = node
         self._config = config
-        self._held_size = 0
+        self._held = HeldBlocks()
         self._tables: OrderedDict[FragmentId, _Table] = OrderedDict()
         self._dead: list[tuple[FragmentId, Location]] = []
 
@@ -318,7 +166,9 @@ class ChunkStore:
             else:
                 self.drives[drive.drive] = drive
         if not self._usable():
-            reasons = "; ".join(d.fenced or "" for d in [*self.drives.values(), *self.refused])
+            reasons = "; ".join(
+                d.fenced or "" for d in [*self.drives.values(), *self.refused]
+            )
             raise ConfigError(f"no chunk drive can be used: {reasons}")
         change, batch = self.index.change()
         for drive in self._usable():
@@ -372,13 +222,15 @@ class ChunkStore:
         """Bring the index up to date with the segments of all drives."""
         recovery = Recovery(self.index, self.drives)
         for drive in self._usable():
-            await recovery.load(drive)
+            with _fencing(drive):
+                await recovery.load(drive)
         for drive in self._usable():
-            try:
-                await recovery.scan(drive)
+            with _fencing(drive):
+                report = await recovery.scan(drive)
                 await drive.look_at_space()
-            except (OSError, DriveFenced) as error:
-                drive.fence(str(error))
+                _log_recovery(drive, report)
+        for fragment, location in recovery.buried:
+            self._bury(fragment, location)
 
     async def _tick(self) -> None:
         """Look at the space of the drives, and mark what was replaced."""
@@ -413,7 +265,7 @@ class ChunkStore:
             except (OutOfSpace, DriveFenced) as refusal:
                 error = refusal
                 continue
-            return FragmentWriter(self, drive, header, taken)
+            return FragmentWriter(drive, header, taken, held=self._held)
         raise error
 
     async def create_move(
@@ -422,18 +274,7 @@ class ChunkStore:
         """Begin a copy within a drive, for compaction: its commit checks `moved_from`."""
         drive = self.drives[moved_from.drive]
         taken = await drive.reserve(moved_from.extent.size, into_reserve=True)
-        return FragmentWriter(self, drive, header, taken, moved_from=moved_from)
-
-    def hold(self, size: int) -> bool:
-        """Whether a writer may keep a last block of `size` bytes in memory."""
-        if self._held_size + size > HELD_SIZE_MAX:
-            return False
-        self._held_size += size
-        return True
-
-    def unhold(self, size: int) -> None:
-        self._held_size -= size
-        assert self._held_size >= 0
+        return FragmentWriter(drive, header, taken, held=self._held, moved_from=moved_from)
 
     def _publish(self, batch: Sequence[Commit]) -> None:
         """Make durable records visible: their rows and their segments' in one batch."""
@@ -471,7 +312,9 @@ class ChunkStore:
         try:
             return self.index.get(fragment)
         except CorruptData as error:
-            log.error("chunks.index_row_corrupt", fragment=str(fragment), reason=str(error))
+            log.error(  # noqa: TRY400 - a drive's fault, no trace wanted.
+                "chunks.index_row_corrupt", fragment=str(fragment), reason=str(error)
+            )
             return None
 
     def _segment_of(self, location: Location) -> Segment | None:
@@ -486,31 +329,44 @@ class ChunkStore:
         size: READ_SIZE_MAX at most; a range beyond the end is cut there.
         Raises NoSuchFragment, CorruptFragment, DriveFenced.
         """
-        assert offset >= 0
         assert 0 <= size <= READ_SIZE_MAX
+        return (await self._read(fragment, offset, offset + size, None)).blocks
+
+    async def read_run(self, fragment: FragmentId, offset: int, end: int) -> Run:
+        """Read from `offset` to `end`, or less: blocks of about BLOCK_SIZE, at least one.
+
+        The run ends where a block ends, or at `end`.  Raises as `read`.
+        """
+        return await self._read(fragment, offset, end, BLOCK_SIZE)
+
+    async def _read(
+        self, fragment: FragmentId, offset: int, end: int, size_max: int | None
+    ) -> Run:
+        assert offset >= 0
         for _ in range(_READ_ATTEMPTS):
-            drive, segment, location = self._locate(fragment)
-            extent = location.extent
-            end = min(offset + size, extent.payload_size)
-            if offset >= end:
-                return []
-            first, last = offset // extent.block_size, (end - 1) // extent.block_size
+            at = self._locate(fragment)
+            extent = at.location.extent
+            stop = min(end, extent.payload_size)
+            if offset >= stop:
+                return Run([], extent.block_size)
+            first, last = offset // extent.block_size, (stop - 1) // extent.block_size
+            if size_max is not None:
+                last = min(last, first + max(1, size_max // extent.block_size) - 1)
             try:
-                async with drive.using(segment) as file:
-                    blocks = await self._read_blocks(
-                        drive, file, segment, fragment, location, (first, last)
-                    )
+                blocks = await self._read_blocks(at, first, last)
             except FileNotFoundError:
-                if segment.number in drive.segments:
-                    await self._damaged(fragment, location, "its segment file is gone")
+                await self._doubt(at, "its segment file is gone")
             except CorruptRecord as error:
-                await self._doubt(drive, segment, fragment, location, error.reason)
+                await self._doubt(at, error.reason)
             else:
-                return _trimmed(blocks, offset, end)
+                return Run([_cut(b, offset, stop) for b in blocks], extent.block_size)
         raise NoSuchFragment(f"fragment {fragment} moves faster than it can be read")
 
-    def _locate(self, fragment: FragmentId) -> tuple[Drive, Segment, Location]:
-        """Where a readable fragment is.  Raises NoSuchFragment, CorruptFragment, DriveFenced."""
+    def _locate(self, fragment: FragmentId) -> _Located:
+        """Where a fragment can be read.
+
+        Raises NoSuchFragment, CorruptFragment, DriveFenced.
+        """
         location = self._lookup(fragment)
         if location is None:
             raise NoSuchFragment(f"fragment {fragment} is not here")
@@ -524,94 +380,75 @@ class ChunkStore:
             raise NoSuchFragment(f"fragment {fragment} is not here")
         if location.is_quarantined:
             raise CorruptFragment(f"fragment {fragment} is quarantined")
-        return drive, segment, location
+        return _Located(fragment, drive, segment, location)
 
-    async def _read_blocks(
-        self,
-        drive: Drive,
-        file: File,
-        segment: Segment,
-        fragment: FragmentId,
-        location: Location,
-        blocks: tuple[int, int],
-    ) -> list[Block]:
-        table = self._tables.get(fragment)
-        if table is not None and table.location != location:
+    async def _read_blocks(self, at: _Located, first: int, last: int) -> list[Block]:
+        table = self._tables.get(at.fragment)
+        if table is not None and table.location != at.location:
             table = None
         work = functools.partial(
             seg.read_blocks,
-            file,
-            fragment,
-            nonce=segment.nonce,
-            place=location.place,
-            extent=location.extent,
-            first=blocks[0],
-            last=blocks[1],
+            nonce=at.segment.nonce,
+            place=at.location.place,
+            extent=at.location.extent,
+            first=first,
+            last=last,
             entries=None if table is None else table.entries,
         )
-        found = await drive.io(work)
+        async with at.drive.using(at.segment) as file:
+            found = await at.drive.io(work, file, at.fragment)
         if table is None and 1 < len(found.entries) <= TABLE_BLOCKS_KEPT:
-            self._tables[fragment] = _Table(location, found.entries)
+            self._tables[at.fragment] = _Table(at.location, found.entries)
             if len(self._tables) > TABLES_KEPT:
                 self._tables.popitem(last=False)
         return found.blocks
 
-    async def _doubt(
-        self, drive: Drive, segment: Segment, fragment: FragmentId, location: Location, reason: str
-    ) -> None:
+    async def _doubt(self, at: _Located, reason: str) -> None:
         """A record did not verify: was it deleted or moved meanwhile, or is it damaged?
 
-        Returns where the read should be tried again; raises CorruptFragment.
+        Returns where the read should be tried again; raises CorruptFragment where it is
+        damaged: it is quarantined then, and whoever mends is told.
         """
-        if self._lookup(fragment) != location:
+        if self._lookup(at.fragment) != at.location:
             return
-        header = await self._header_of(drive, segment, location)
+        header = await self._header_of(at)
+        if self._lookup(at.fragment) != at.location:
+            return
         if header is not None and header.state is RecordState.DEAD:
-            self._drop_row(fragment, location)
+            self._drop_row(at.fragment, at.location)
             return
-        await self._damaged(fragment, location, reason)
-
-    async def _header_of(
-        self, drive: Drive, segment: Segment, location: Location
-    ) -> RecordHeader | None:
-        """The record's header, None where it is damaged too."""
-        work = functools.partial(seg.read_header, nonce=segment.nonce, place=location.place)
-        try:
-            async with drive.using(segment) as file:
-                return await drive.io(work, file)
-        except (CorruptRecord, FileNotFoundError):
-            return None
-
-    async def _damaged(self, fragment: FragmentId, location: Location, reason: str) -> None:
-        """Quarantine a fragment and tell whoever mends.  Raises CorruptFragment."""
-        drive = self.drives[location.drive]
-        segment = drive.segments.get(location.segment)
-        header = None if segment is None else await self._header_of(drive, segment, location)
-        if self._lookup(fragment) != location:
-            return
-        self._quarantine(fragment, location, segment)
+        self._quarantine(at.fragment, at.location, at.segment)
         metrics.FRAGMENTS_CORRUPT.inc()
         log.warning(
             "chunks.fragment_corrupt",
-            fragment=str(fragment),
-            drive=location.drive,
-            segment=location.segment,
-            offset=location.place,
+            fragment=str(at.fragment),
+            drive=at.location.drive,
+            segment=at.location.segment,
+            offset=at.location.place,
             reason=reason,
         )
         if self.on_damage is not None:
-            self.on_damage(fragment, None if header is None else header.fragment)
-        raise CorruptFragment(f"fragment {fragment}: {reason}")
+            self.on_damage(at.fragment, None if header is None else header.fragment)
+        raise CorruptFragment(f"fragment {at.fragment}: {reason}")
+
+    async def _header_of(self, at: _Located) -> RecordHeader | None:
+        """The record's header, None where it is damaged too."""
+        work = functools.partial(
+            seg.read_header, nonce=at.segment.nonce, place=at.location.place
+        )
+        try:
+            async with at.drive.using(at.segment) as file:
+                return await at.drive.io(work, file)
+        except (CorruptRecord, FileNotFoundError):
+            return None
 
     def _quarantine(
-        self, fragment: FragmentId, location: Location, segment: Segment | None
+        self, fragment: FragmentId, location: Location, segment: Segment
     ) -> None:
         change, batch = self.index.change()
-        quarantined = attrs.evolve(location, is_quarantined=True)
-        change.put(fragment, quarantined)
-        if segment is not None:
-            segment.quarantined += 1
-            change.put_segment(location.drive, location.segment, segment.row())
+        change.put(fragment, attrs.evolve(location, is_quarantined=True))
+        segment.quarantined += 1
+        change.put_segment(location.drive, location.segment, segment.row())
         self.index.write(batch)
         self._tables.pop(fragment, None)
 
@@ -659,20 +496,14 @@ class ChunkStore:
                 continue
             for (fragment, location), header in zip(group, headers, strict=True):
                 if isinstance(header, CorruptRecord):
-                    await self._note_damage(fragment, location, header.reason)
+                    at = _Located(fragment, drive, segment, location)
+                    with contextlib.suppress(CorruptFragment, DriveFenced):
+                        await self._doubt(at, header.reason)
                 elif header.state is RecordState.DEAD:
                     self._drop_row(fragment, location)
                 else:
                     stats[fragment] = FragmentStat(header.fragment, drive_id)
         return stats
-
-    async def _note_damage(
-        self, fragment: FragmentId, location: Location, reason: str
-    ) -> None:
-        try:
-            await self._damaged(fragment, location, reason)
-        except (CorruptFragment, DriveFenced):
-            return
 
     # ---- deleting ---------------------------------------------------------------------
 
@@ -680,11 +511,12 @@ class ChunkStore:
         """Delete fragments; those that are not here are no error.
 
         Durable when it returns.  If cancelled, some are deleted; do it again.
-        Raises DriveFenced, OutOfSpace where a drive fails meanwhile.
         """
         left = set(fragments)
         for _ in range(_READ_ATTEMPTS):  # Compaction may move one under our hands.
-            located = [(f, loc) for f in sorted(left) if (loc := self._lookup(f)) is not None]
+            located = [
+                (f, loc) for f in sorted(left) if (loc := self._lookup(f)) is not None
+            ]
             left = set()
             for (drive_id, number), group in _by_segment(located).items():
                 await self._mark_dead(drive_id, number, group)
@@ -699,8 +531,8 @@ class ChunkStore:
     ) -> None:
         """Mark records of one segment dead, durably, and give their space back.
 
-        Does nothing where the drive or the segment is out of reach: what comes back with
-        it is garbage.
+        Where the drive is out of reach, or too full even for this (copy on write), nothing
+        happens: what comes back when the index is rebuilt from its segments is garbage.
         """
         drive = self.drives.get(drive_id)
         segment = None if drive is None else drive.segments.get(number)
@@ -710,7 +542,7 @@ class ChunkStore:
         try:
             async with drive.using(segment) as file:
                 await drive.io(_bury_records, file, dead)
-        except (FileNotFoundError, DriveFenced):
+        except (FileNotFoundError, DriveFenced, OutOfSpace):
             return
 
     def _drop_row(self, fragment: FragmentId, location: Location) -> bool:
@@ -733,6 +565,35 @@ class ChunkStore:
         return tuple(d.space() for d in [*self.drives.values(), *self.refused])
 
 
+@contextlib.contextmanager
+def _fencing(drive: Drive) -> Iterator[None]:
+    """Fence the drive where the work on it fails."""
+    try:
+        yield
+    except DriveFenced:
+        return
+    except (OSError, OutOfSpace) as error:
+        drive.fence(str(error))
+
+
+def _log_recovery(drive: Drive, report: RecoveryReport) -> None:
+    log.info(
+        "chunks.drive_opened",
+        drive=drive.drive,
+        path=drive.directory.path,
+        segments=len(drive.segments),
+        **attrs.asdict(report),
+    )
+    if report.damaged or report.junk_size:
+        metrics.FRAGMENTS_CORRUPT.inc(report.damaged)
+        log.warning(
+            "chunks.damage_found",
+            drive=drive.drive,
+            fragments=report.damaged,
+            size=report.junk_size,
+        )
+
+
 def _bury_records(file: File, dead: Sequence[tuple[int, int]]) -> None:
     seg.mark_dead(file, [place for place, _ in dead])
     seg.punch_dead(file, dead)
@@ -743,24 +604,17 @@ def _by_segment(
 ) -> dict[tuple[DriveId, int], list[tuple[FragmentId, Location]]]:
     groups: dict[tuple[DriveId, int], list[tuple[FragmentId, Location]]] = {}
     for fragment, location in located:
-        groups.setdefault((location.drive, location.segment), []).append((fragment, location))
+        groups.setdefault((location.drive, location.segment), []).append(
+            (fragment, location)
+        )
     return groups
 
 
-def _trimmed(blocks: list[Block], offset: int, end: int) -> list[Block]:
-    """Cut whole blocks to the range [offset, end)."""
-    return [_cut(block, offset, end) for block in blocks]
-
-
 def _cut(block: Block, offset: int, end: int) -> Block:
+    """The part of a block that lies in [offset, end)."""
     start = max(offset - block.offset, 0)
     stop = min(end - block.offset, len(block.data))
     if start == 0 and stop == len(block.data):
         return block
     data = memoryview(block.data)[start:stop]
     return Block(block.offset + start, data, crc32c(data))
-
-
-def payload_extent(header: FragmentHeader) -> Extent:
-    """The extent a fragment takes on a drive (for reports of space)."""
-    return extent_of(header)

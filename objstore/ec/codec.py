@@ -153,7 +153,9 @@ class ReedSolomonCodec:
         try:
             return self._driver.decode(self._framed_some(fragments, size))
         except ECDriverError as error:
-            raise CorruptData(f"fragments of {scheme} cannot be decoded: {error}") from error
+            raise CorruptData(
+                f"fragments of {scheme} cannot be decoded: {error}"
+            ) from error
 
     def rebuild(
         self, fragments: Sequence[Buffer | None], wanted: Sequence[int], size: int
@@ -170,7 +172,9 @@ class ReedSolomonCodec:
                 raise CorruptData(
                     f"fragments of {self.scheme} cannot be rebuilt: {error}"
                 ) from error
-            made = {n: memoryview(p)[_HEADER_SIZE:] for n, p in zip(lost, pieces, strict=True)}
+            made = {
+                n: memoryview(p)[_HEADER_SIZE:] for n, p in zip(lost, pieces, strict=True)
+            }
         return [made[n] if (there := fragments[n]) is None else there for n in wanted]
 
     def _framed_some(self, fragments: Sequence[Buffer | None], size: int) -> list[bytes]:

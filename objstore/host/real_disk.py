@@ -70,6 +70,8 @@ class RealFile:
             offset = self._write_all(offset, buffers[first : first + _BUFFERS_MAX])
 
     def sync(self) -> None:
+        if self._descriptor < 0:  # Of which fdatasync says ValueError.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.fdatasync(self._descriptor)
 
     def allocate(self, size: int, *, zeros: bool = False) -> None:
@@ -130,7 +132,7 @@ class RealDirectory:
 
     def folder(self, name: str, *, create: bool = False) -> RealDirectory:
         path = self._join(name)
-        if create and not os.path.isdir(path):
+        if create and not os.path.lexists(path):
             os.mkdir(path, FOLDER_MODE)
         return _existing(path)
 

@@ -19,9 +19,11 @@ block's checksum was made is not seen here), and noticing that the store went *b
 manifest cut at its end opens as an older prefix, so whoever releases its own log below
 `flush` must compare what the store says with where that log begins.
 
-Two traps of rocksdict 0.3.29, each found by experiment: `set_iterate_lower_bound` sets the
-*upper* bound, so scans seek to their start and stop by themselves; and `items()` ends
-without an error at a corrupt block, so scans use `iter()` and its `status()`.
+Three traps of rocksdict 0.3.29, found by experiment and held by tests.
+`set_iterate_lower_bound` sets the *upper* bound, so a scan seeks to its start and knows its
+lower end by itself.  `items()` ends without an error at a corrupt block, so scans use
+`iter()` and ask its `status()`.  Iterators of its `Snapshot` show the *present* rows, so a
+snapshot here is one iterator of the database, made at that moment, which keeps showing it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ import errno
 import os
 import weakref
 from collections.abc import Iterator
-from typing import Protocol
 
 import attrs
 import rocksdict
@@ -74,42 +75,64 @@ class RocksBatch:
             self._batch.delete_range(start, end)
 
 
-class _Iterable(Protocol):
-    """What a database and a snapshot of it have in common."""
-
-    def iter(
-        self, read_opt: rocksdict.ReadOptions | None = None
-    ) -> rocksdict.RdictIter: ...
-
-
 @attrs.define(eq=False)
 class RocksSnapshot:
-    """The state of one moment.  Pins what it sees until closed."""
+    """The state of one moment.  Pins what it sees, memtables too, until closed."""
 
-    _snapshot: rocksdict.Snapshot | None
+    _cursor: rocksdict.RdictIter | None  # One for all; whoever moved it last knows where.
     _path: str
+    _mover: object = None
 
     def get(self, key: bytes) -> bytes | None:
-        try:
-            value: bytes = self._open()[key]
-        except Exception as error:
-            if str(error) == "key not found":
-                return None
-            raise _translated(error, "read", self._path) from error
+        cursor = self._move(None, key)
+        found = cursor.valid() and cursor.key() == key
+        value: bytes | None = cursor.value() if found else None
+        self._check(cursor)
         return value
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._open(), start, end, reverse, self._path)
+        if start >= end:
+            return
+        me = object()
+        cursor = self._move(me, end if reverse else start, reverse=reverse)
+        while cursor.valid():
+            key: bytes = cursor.key()
+            if key < start or (key >= end and not reverse):
+                return
+            if key < end:
+                yield key, cursor.value()
+                if self._mover is not me:  # Another scan or get went elsewhere with it.
+                    cursor = self._move(me, key, reverse=reverse)
+            if reverse:
+                cursor.prev()
+            else:
+                cursor.next()
+        self._check(cursor)
 
     def close(self) -> None:
-        self._snapshot = None
+        self._cursor = None
 
-    def _open(self) -> rocksdict.Snapshot:
-        if self._snapshot is None:
+    def _move(
+        self, mover: object, key: bytes, *, reverse: bool = False
+    ) -> rocksdict.RdictIter:
+        """Put the cursor on the first key from `key` on (`reverse`: the last up to it)."""
+        if self._cursor is None:
             raise OSError(errno.EBADF, "the snapshot is closed", self._path)
-        return self._snapshot
+        self._mover = mover
+        if reverse:
+            self._cursor.seek_for_prev(key)
+        else:
+            self._cursor.seek(key)
+        return self._cursor
+
+    def _check(self, cursor: rocksdict.RdictIter) -> None:
+        """Was it the end of the rows, or a block that could not be read?"""
+        try:
+            cursor.status()
+        except Exception as error:
+            raise _translated(error, "read", self._path) from error
 
 
 @attrs.define(eq=False)
@@ -142,7 +165,27 @@ class RocksStore:
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._database, start, end, reverse, self._path)
+        # Not the snapshot's loop with a bound to it: this one is hot (SPEED).
+        if start >= end:
+            return
+        options = rocksdict.ReadOptions()
+        options.set_iterate_upper_bound(end)
+        try:
+            cursor = self._database.iter(options)
+            if reverse:
+                cursor.seek_for_prev(end)
+            else:
+                cursor.seek(start)
+            step = cursor.prev if reverse else cursor.next
+            while cursor.valid():
+                key: bytes = cursor.key()
+                if reverse and key < start:
+                    return
+                yield key, cursor.value()
+                step()
+            cursor.status()  # The end of the rows, or a block that could not be read?
+        except Exception as error:
+            raise _translated(error, "scan", self._path) from error
 
     def batch(self) -> RocksBatch:
         return RocksBatch()
@@ -156,7 +199,7 @@ class RocksStore:
 
     def snapshot(self) -> RocksSnapshot:
         try:
-            snapshot = RocksSnapshot(self._database.snapshot(), self._path)
+            snapshot = RocksSnapshot(self._database.iter(), self._path)
         except Exception as error:
             raise _translated(error, "read", self._path) from error
         self._snapshots.add(snapshot)
@@ -192,32 +235,6 @@ class RocksStore:
             self._database.close()
         except Exception as error:
             raise _translated(error, "close", self._path) from error
-
-
-def _scan(
-    source: _Iterable, start: bytes, end: bytes, reverse: bool, path: str
-) -> Iterator[tuple[bytes, bytes]]:
-    """Rows with start <= key < end; a generator, so its state is that of its first step."""
-    if start >= end:
-        return
-    options = rocksdict.ReadOptions()
-    options.set_iterate_upper_bound(end)
-    try:
-        cursor = source.iter(options)
-        if reverse:
-            cursor.seek_for_prev(end)
-        else:
-            cursor.seek(start)
-        step = cursor.prev if reverse else cursor.next
-        while cursor.valid():
-            key = cursor.key()
-            if reverse and key < start:
-                return
-            yield key, cursor.value()
-            step()
-        cursor.status()  # The end of the rows, or a block that could not be read?
-    except Exception as error:
-        raise _translated(error, "scan", path) from error
 
 
 def _open_database(path: str) -> rocksdict.Rdict:

@@ -12,6 +12,8 @@ caller by the client).
 
 from __future__ import annotations
 
+from typing import get_args
+
 import attrs
 
 from objstore.ids import (
@@ -430,3 +432,5 @@ ClusterCommand = (
     | PutSetting
 )
 Command = SlotCommand | ClusterCommand
+SLOT_COMMANDS: tuple[type, ...] = get_args(SlotCommand)
+COMMANDS: tuple[type, ...] = (*SLOT_COMMANDS, *get_args(ClusterCommand))

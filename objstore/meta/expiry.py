@@ -13,7 +13,7 @@ where more is due; both are in the log, so all replicas drain alike (R12).
 
 from __future__ import annotations
 
-from objstore.ids import BucketId, IntentId, Key, UploadId
+from objstore.ids import BucketId, IntentId, Key, Slot, UploadId
 from objstore.limits import PURGE_CHUNKS_MAX, PURGE_ROWS_MAX
 from objstore.meta import part_map, payloads, references, schema
 from objstore.meta.rows import RowView, first_row
@@ -22,9 +22,9 @@ from objstore.meta.values import Chunks
 from objstore.meta.work import Work
 
 
-def next_due_ms(view: RowView, slot: int) -> int | None:
+def next_due_ms(view: RowView, slot: Slot) -> int | None:
     """When the first thing of a slot is due."""
-    prefix = schema.table_prefix(slot, Table.EXPIRY)  # type: ignore[arg-type]
+    prefix = schema.table_prefix(slot, Table.EXPIRY)
     row = first_row(view, prefix, schema.range_end(prefix))
     return None if row is None else schema.expiry_of_row(row[0])[0]
 

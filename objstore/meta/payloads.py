@@ -120,7 +120,7 @@ class VersionHead(NamedTuple):
 
     version_id: VersionId
     time_ms: int
-    index: int
+    log_index: int
     term: int
     size: int
     etag: str
@@ -206,7 +206,7 @@ def _version(row_key: bytes, head: VersionHead, draft: Draft | None) -> Version:
         order=order_of_version(row_key),
         time_ms=head.time_ms,
         draft=draft,
-        index=head.index,
+        index=head.log_index,
         term=head.term,
     )
 
@@ -253,11 +253,14 @@ def unpack_part_head(payload: bytes) -> PartHead:
 
 def unpack_part(number: int, payload: bytes, *, with_location: bool = True) -> Part:
     head = unpack_part_head(payload)
-    location = (
-        unpack_bytes_location(unpack(head.location)) if with_location else NO_BYTES
-    )
+    location = unpack_bytes_location(unpack(head.location)) if with_location else NO_BYTES
     return Part(
-        number, head.size, head.etag, head.time_ms, location, _unpack_checksum(head.checksum)
+        number,
+        head.size,
+        head.etag,
+        head.time_ms,
+        location,
+        _unpack_checksum(head.checksum),
     )
 
 

@@ -7,6 +7,8 @@ for commands.  A query with `ref` fails with StaleBucket like a command.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import attrs
 
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
@@ -221,9 +223,13 @@ class IsWanted:
 @wire("q.cluster_changes")
 @attrs.frozen
 class ClusterChanges:
-    """The cluster shard's rows changed after `since`.  Answer: ClusterDelta."""
+    """The cluster shard's rows changed after `since`.  Answer: ClusterDelta.
+
+    began: `state_version` of the first page, in later pages of a full answer.
+    """
 
     since: int
+    began: int = 0
 
 
 @wire("q.cluster_delta")
@@ -233,6 +239,7 @@ class ClusterDelta:
     is_full: bool  # Replace everything: `since` was too old.
     rows: tuple[tuple[bytes, bytes | None], ...]  # None: deleted.
     has_more: bool = False  # The answer was cut: ask again since `version`.
+    state_version: int = 0  # Of the state that was read; `version` is less if cut.
 
 
 SlotQuery = (
@@ -250,3 +257,4 @@ SlotQuery = (
     | IsWanted
 )
 Query = SlotQuery | ClusterChanges
+QUERIES: tuple[type, ...] = (*get_args(SlotQuery), ClusterChanges)

@@ -14,32 +14,32 @@ The node's ordered store has one key space.  Its first two bytes say whose a key
 Everything but the store speaks of logical keys.  A generation is one installed copy of a
 slot; a snapshot is fed under a new one and made valid by one flip (R9).
 
-    table             key after the table byte                     value
+    table             key after the table byte              value
     01 STATE                                                       floor, next numbers
-    02 FENCE          bucket                                       BucketFence
-    03 COUNTERS       bucket                                       Usage
-    10 VERSION        bucket, key*, ~order u64                     Version
-    11 NULL           bucket, key*                                 order of a buried null version
-    12 UPLOAD         bucket, upload 16                            Upload
-    13 UPLOAD_BY_KEY  bucket, key*, initiated u64, upload 16       -
-    14 PART           bucket, upload 16, number u16                Part
-    15 PART_MAP       bucket, upload 16                            numbers and end offsets
-    16 COMPLETION     bucket, upload 16                            the answer of a completion
-    20 INTENT         intent 12                                    bucket, key, expiry
-    21 REQUEST        request id 16                                result of an applied command
-    22 EXPIRY         due u64, kind u8, id                         what is due then
-    30 CHUNK          chunk 16                                     where it is referred to
-    31 RELEASED       sequence u64                                 Released
-    32 BELOW          rank u8, chunk 16                            place and ChunkRef
-    40 CHANGE         sequence u64                                 one line of the change log
+    02 FENCE          bucket                                BucketFence
+    03 COUNTERS       bucket                                Usage
+    10 VERSION        bucket, key*, ~order u64              Version
+    11 NULL           bucket, key*                          order of a buried null version
+    12 UPLOAD         bucket, upload 16                     Upload
+    13 UPLOAD_BY_KEY  bucket, key*, initiated u64, upload 16-
+    14 PART           bucket, upload 16, number u16         Part
+    15 PART_MAP       bucket, upload 16                     numbers and end offsets
+    16 COMPLETION     bucket, upload 16                     the answer of a completion
+    20 INTENT         intent 12                             bucket, key, expiry
+    21 REQUEST        request id 16                         result of an applied command
+    22 EXPIRY         due u64, kind u8, id                  what is due then
+    30 CHUNK          chunk 16                              where it is referred to
+    31 RELEASED       sequence u64                          Released
+    32 BELOW          rank u8, chunk 16                     place and ChunkRef
+    40 CHANGE         sequence u64                          one line of the change log
     48 LOCK           (reserved: locks with fencing token, leases, allowances)
-    50 SETTING        name                                         bytes
-    51 LAYOUT         epoch u64                                    Layout
-    52 BUCKET         name                                         BucketRecord
-    53 ACCESS_KEY     access key                                   AccessKey
-    54 JOIN_TOKEN     token id                                     JoinToken
-    5E CHANGED        version u64, row key                         whether it was deleted
-    5F CHANGED_AT     row key                                      version of its last change
+    50 SETTING        name                                  bytes
+    51 LAYOUT         epoch u64                             Layout
+    52 BUCKET         name                                  BucketRecord
+    53 ACCESS_KEY     access key                            AccessKey
+    54 JOIN_TOKEN     token id                              JoinToken
+    5E CHANGED        version u64, row key                  whether it was deleted
+    5F CHANGED_AT     row key                               version of its last change
 
     bucket            u64be, the incarnation
     key*              the key with 00 as 00 FF, ended by 00 01: sorts as keys do by bytes,
@@ -216,6 +216,11 @@ def counters_key(slot: Slot, bucket: BucketId) -> bytes:
     return _BUCKET.pack(slot, Table.COUNTERS, bucket)
 
 
+def key_rows(base: bytes, key: bytes) -> bytes:
+    """What all rows of a key begin with; `base` is the bucket_prefix of their table."""
+    return base + escape(key) + _END
+
+
 def versions_prefix(slot: Slot, bucket: BucketId, key: Key) -> bytes:
     """What all versions of a key begin with."""
     return _BUCKET.pack(slot, Table.VERSION, bucket) + escape(key) + _END
@@ -280,6 +285,11 @@ def upload_by_key_key(
 
 def key_of_upload_by_key(row_key: bytes) -> Key:
     return Key(unescape(row_key[_KEY_START : -8 - UPLOAD_SIZE - len(_END)]))
+
+
+def is_hex_16(text: str) -> bool:
+    """Whether `text` is 16 bytes in lower hex digits: an upload id, an MD5."""
+    return len(text) == 2 * UPLOAD_SIZE and all(c in "0123456789abcdef" for c in text)
 
 
 def upload_of_row(row_key: bytes) -> UploadId:

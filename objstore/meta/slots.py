@@ -28,7 +28,7 @@ def slot_of(bucket: BucketId, key: Key, span: tuple[Slot, ...]) -> Slot:
 
 def shard_at_birth(slot: Slot) -> ShardId:
     """The shard that a slot has in a new cluster; the layout says where it is now."""
-    return ShardId(1 + slot % SHARD_COUNT)
+    return ShardId(1 + slot * SHARD_COUNT // SLOT_COUNT)
 
 
 def choose_span(

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import pairwise
 
 import attrs
 
 from objstore.errors import InvalidRequest
-from objstore.ids import BucketId, Key, UploadId
+from objstore.ids import BucketId, Key, Slot, UploadId
 from objstore.limits import (
     COMPLETION_KEPT_MS,
     OBJECT_SIZE_MAX,
@@ -61,11 +62,11 @@ COMPOSITE = "COMPOSITE"
 FULL_OBJECT = "FULL_OBJECT"
 
 
-def load(view: RowView, slot: int, bucket: BucketId, key: Key, upload: UploadId) -> Upload:
+def load(view: RowView, slot: Slot, bucket: BucketId, key: Key, upload: UploadId) -> Upload:
     """The upload in progress.  Raises NoSuchUpload."""
     payload = None
-    if _is_upload_id(upload):
-        payload = view.get(schema.upload_key(slot, bucket, upload))  # type: ignore[arg-type]
+    if schema.is_hex_16(upload):
+        payload = view.get(schema.upload_key(slot, bucket, upload))
     if payload is not None:
         found = codec.decode_as(Upload, payload)
         if found.key == key:
@@ -73,14 +74,10 @@ def load(view: RowView, slot: int, bucket: BucketId, key: Key, upload: UploadId)
     raise NoSuchUpload(f"no upload {upload} in progress")
 
 
-def _is_upload_id(text: str) -> bool:
-    return len(text) == 2 * schema.UPLOAD_SIZE and all(c in "0123456789abcdef" for c in text)
-
-
 def create_upload(work: Work, command: CreateUpload) -> Upload:
     ref = command.ref
     fences.require(work.rows, work.slot, ref)
-    if not _is_upload_id(command.upload.upload):
+    if not schema.is_hex_16(command.upload.upload):
         raise InvalidRequest("an upload id is 32 lower hex digits")
     upload = attrs.evolve(command.upload, initiated_ms=work.context.time_ms)
     row_key = schema.upload_key(work.slot, ref.bucket, upload.upload)
@@ -111,6 +108,8 @@ def put_part(work: Work, command: PutPart) -> Part:
     number = command.part.number
     if not 1 <= number <= PART_NUMBER_MAX:
         raise InvalidRequest(f"part numbers are 1 to {PART_NUMBER_MAX}")
+    if not schema.is_hex_16(command.part.etag):
+        raise InvalidRequest("a part's etag is its MD5 in 32 lower hex digits")
     intents.use_intent(work, bucket, command.intent, command.part.location)
     prefix = schema.parts_prefix(work.slot, bucket, command.upload)
     row_key = schema.part_key(prefix, number)
@@ -151,10 +150,9 @@ class _Chosen:
 def complete_upload(work: Work, command: CompleteUpload) -> CompleteResult:
     bucket, key = command.ref.bucket, command.key
     versioning = fences.require(work.rows, work.slot, command.ref)
-    prefix = schema.versions_prefix(work.slot, bucket, key)
-    top = versions.current(work.rows, prefix)
+    top = versions.current(work.rows, schema.versions_prefix(work.slot, bucket, key))
     digest = _digest(command)
-    if _is_upload_id(command.upload):
+    if schema.is_hex_16(command.upload):
         repeated = _completed_before(work, command, top, digest)
         if repeated is not None:
             return repeated
@@ -164,7 +162,7 @@ def complete_upload(work: Work, command: CompleteUpload) -> CompleteResult:
     _check_expected(command, chosen, checksum)
     versions.check_condition(command.condition, None if top is None else top[1])
     draft = _draft(upload, chosen, checksum)
-    put = versions.store_version(work, bucket, key, versioning, draft, prefix, top)
+    put = versions.store_version(work, bucket, key, draft, versioning=versioning, top=top)
     map_key = schema.part_map_key(work.slot, bucket, upload.upload)
     work.rows.put(map_key, chosen.packed_map)
     _delete_upload(work, bucket, upload)
@@ -190,7 +188,7 @@ def _completed_before(
         return None
     key, known_digest, due_ms, encoded = payloads.unpack(payload)[:4]
     result = codec.decode_as(CompleteResult, encoded)
-    is_current = top is not None and top[1].index == result.put.index
+    is_current = top is not None and top[1].log_index == result.put.index
     is_same = key == command.key and known_digest == digest
     if is_same and is_current and due_ms > work.context.time_ms:
         return result
@@ -241,7 +239,7 @@ def _check_order(listed: Sequence[PartRef]) -> None:
     if not listed:
         raise InvalidPart("no part is listed")
     numbers = [part.number for part in listed]
-    if any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(numbers)):
         raise InvalidPartOrder("parts must be listed in ascending order")
 
 
@@ -250,9 +248,9 @@ def _check_part(wanted: PartRef, number: int, head: PartHead) -> None:
         raise InvalidPart(f"part {wanted.number} was not uploaded", number=wanted.number)
     if head.etag != wanted.etag:
         raise InvalidPart(f"part {number} has another etag", number=number)
-    if wanted.checksum is not None:
-        if head.checksum is None or head.checksum[1] != wanted.checksum:
-            raise InvalidPart(f"part {number} has another checksum", number=number)
+    checksum = None if head.checksum is None else head.checksum[1]
+    if wanted.checksum is not None and wanted.checksum != checksum:
+        raise InvalidPart(f"part {number} has another checksum", number=number)
 
 
 def _check_sizes(listed: Sequence[PartRef], heads: list[PartHead], size: int) -> None:
@@ -276,9 +274,7 @@ def _checksum(upload: Upload, chosen: _Chosen) -> Checksum | None:
         return None
     if any(value[0] != algorithm for value in values):
         return None
-    kind = upload.checksum_kind or (
-        FULL_OBJECT if algorithm == "CRC64NVME" else COMPOSITE
-    )
+    kind = upload.checksum_kind or (FULL_OBJECT if algorithm == "CRC64NVME" else COMPOSITE)
     if kind == FULL_OBJECT and combine.is_combinable(algorithm):
         sized = [(v[1], h.size) for v, h in zip(values, chosen.heads, strict=True)]
         return Checksum(algorithm, combine.full_object(algorithm, sized), FULL_OBJECT)

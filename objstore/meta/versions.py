@@ -105,9 +105,8 @@ def check_condition(condition: WriteCondition, head: VersionHead | None) -> None
             raise NoSuchKey("If-Match names a version, the key has none")
         if not _matches(condition.if_match, head.etag):
             raise PreconditionFailed("If-Match differs", condition="If-Match")
-    if condition.if_none_match and head is not None:
-        if _matches(condition.if_none_match, head.etag):
-            raise PreconditionFailed("If-None-Match holds", condition="If-None-Match")
+    if head is not None and _matches(condition.if_none_match, head.etag):
+        raise PreconditionFailed("If-None-Match holds", condition="If-None-Match")
 
 
 def _matches(etags: Iterable[str], etag: str) -> bool:
@@ -124,16 +123,16 @@ def put_version(work: Work, command: PutVersion) -> PutResult:
     top = current(work.rows, prefix)
     check_condition(command.condition, None if top is None else top[1])
     intents.use_intent(work, ref.bucket, command.intent, draft.location)
-    return store_version(work, ref.bucket, key, versioning, draft, prefix, top)
+    return store_version(work, ref.bucket, key, draft, versioning=versioning, top=top)
 
 
 def store_version(
     work: Work,
     bucket: BucketId,
     key: Key,
-    versioning: str,
     draft: Draft | None,
-    prefix: bytes,
+    *,
+    versioning: str,
     top: Found | None,
 ) -> PutResult:
     """Make `draft` (None: a delete marker) the current version.
@@ -141,6 +140,7 @@ def store_version(
     top: the version that was current.
     """
     context = work.context
+    prefix = schema.versions_prefix(work.slot, bucket, key)
     _count_objects(work, bucket, before=top, is_object=draft is not None)
     if versioning != ENABLED:
         replaced = top
@@ -222,7 +222,7 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
             order = schema.order_of_version(top[0])
             work.log_change(Change.DELETE, ref.bucket, key, order, NULL_VERSION)
         return DeleteResult(None, is_delete_marker=False)
-    marker = store_version(work, ref.bucket, key, versioning, None, prefix, top)
+    marker = store_version(work, ref.bucket, key, None, versioning=versioning, top=top)
     return DeleteResult(marker.version_id, is_delete_marker=True)
 
 

@@ -1,4 +1,4 @@
-"""The composition root: builds every part of one node, starts them bottom up.
+"""The composition root: builds every part of one node and starts them bottom up.
 
     start   folder -> identity -> rpc -> raft -> meta -> chunks -> objects -> front door
     stop    front door drains -> leadership goes to others -> gossip says goodbye -> the rest
@@ -9,52 +9,82 @@ process (crash-only); what it had promised is on disk.
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import attrs
 import structlog
 import trio
 
-from objstore import log as logging
-from objstore import metrics
-from objstore.admin.app import PREFIX, AdminApp
-from objstore.admin.membership import Membership
-from objstore.admin.status import ClusterStatus, NodeReporter
-from objstore.chunks.client import ChunkClient
-from objstore.chunks.store import ChunkStore
 from objstore.config import Config
 from objstore.errors import ConfigError
-from objstore.gossip.driver import Gossip
 from objstore.host.host import Host
-from objstore.host.kv import KeyValueStore
-from objstore.host.network import Address, ServerTls
-from objstore.http.message import Request, Response
-from objstore.http.server import HttpServer
-from objstore.ids import NodeId
-from objstore.meta.client import MetaClient
-from objstore.meta.reconcile import Reconciler
-from objstore.meta.server import MetaServer
-from objstore.meta.store import MetaStore
-from objstore.meta.view import ClusterView
-from objstore.node.certificates import FrontDoorTls, NodeCertificate
 from objstore.node.identity import DataFolder, Identity, IdentityState, open_data_folder
-from objstore.node.joining import (
-    drive_paths,
-    founding_command,
-    join,
-    prepare_founding,
-    weight_of,
-)
-from objstore.objects.store import Store
-from objstore.raft.driver import RaftHost
-from objstore.raft.wal import Wal
-from objstore.rpc.client import Peers
-from objstore.rpc.server import Call, Reply, RpcServer
-from objstore.s3.app import S3App
+from objstore.node.joining import join, prepare_founding
+from objstore.node.parts import Parts
 
 log = structlog.get_logger()
 
-_STOP_TIMEOUT_S = 15.0
+
+async def serve(config: Config, host: Host) -> None:
+    """Run one node until SIGTERM or SIGINT, or until it has left its cluster.
+
+    Raises ConfigError where it must not start; whatever else it raises ended the node.
+    """
+    async with trio.open_nursery() as nursery:
+        stopping = trio.Event()
+        await nursery.start(_watch_signals, stopping)
+        await run_node(config, host, stopping)
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    stopping: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("node.stop_asked", reason=signal.Signals(number).name)
+            stopping.set()
+
+
+async def run_node(
+    config: Config,
+    host: Host,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Parts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run one node until `stopping` is set; started() once it serves clients."""
+    folder = open_data_folder(host.disks, config.node.data)
+    try:
+        identity = await _identify(folder, config, host)
+        if identity is None:
+            return
+        structlog.contextvars.bind_contextvars(node=identity.node)
+        for name in ("wal", "meta"):  # Before the start is counted: see `identity`.
+            folder.directory.folder(name, create=True)
+        folder.directory.sync()
+        identity = folder.start(identity)
+        log.info("node.started", start=identity.start_count, cluster=identity.cluster)
+        parts = Parts(config, host, folder, identity)
+        try:
+            await parts.run(stopping, task_status=task_status)
+        finally:
+            parts.close()
+        log.info("node.stopped")
+    finally:
+        folder.close()
+
+
+async def _identify(folder: DataFolder, config: Config, host: Host) -> Identity | None:
+    """Who this folder is; a new one founds a cluster or joins one first."""
+    identity = folder.identity
+    if identity is None and not config.cluster.join:
+        return prepare_founding(folder, config, host)
+    if identity is None or identity.state is IdentityState.JOINING:
+        if not config.cluster.join:
+            raise ConfigError(
+                f"{folder.directory.path}: this node was about to join a cluster."
+                " hint: start it with --join and --token, or on an empty folder"
+            )
+        return await join(folder, config, host)
+    return identity

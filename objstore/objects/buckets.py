@@ -1,13 +1,14 @@
 """Buckets: made and unmade in steps that any node can take up again.
 
     create   record CREATING --> OpenBucket in each span slot --> record OPEN
-    delete   record CLOSING  --> CloseBucket in each span slot
-                 all closed  --> DropBucket in each --> record dropped
-                 one not empty --> OpenBucket in each --> record OPEN
+    delete   record CLOSING --> CloseBucket in each span slot
+                 all closed    --> record DROPPING --> DropBucket in each --> record gone
+                 one not empty --> record CREATING, and on as above
 
-Each step is idempotent.  `finish_creation` and `finish_deletion` begin at the first step
-after the record's; the reconcile worker calls them for records that have stood half-way
-for longer than any request lives, so that it never works beside a live request.
+Each step is idempotent, and what several do at once is decided by the record: from
+CLOSING it goes either to DROPPING or to CREATING, and whoever comes second joins in.
+`finish_creation` and `finish_deletion` begin at the record's state; the reconcile worker
+calls them for records that have stood half-way for longer than any request lives.
 
 A delete looks for content before it marks the record: so that a mistaken delete of a
 bucket in use disturbs nobody.  What decides is CloseBucket, inside each slot.
@@ -15,8 +16,10 @@ bucket in use disturbs nobody.  What decides is CloseBucket, inside each slot.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import trio
@@ -29,15 +32,14 @@ from objstore.meta.commands import (
     CreateBucketRecord,
     DropBucket,
     DropBucketRecord,
-    OpenBucket,
     SetBucketState,
 )
-from objstore.meta.errors import BucketExists, BucketNotEmpty, NoSuchBucket, StaleBucket
+from objstore.meta.errors import BucketExists, BucketNotEmpty, NoSuchBucket
 from objstore.meta.queries import ListKeys, ListUploads
-from objstore.meta.values import BucketFence, BucketRecord, BucketState
+from objstore.meta.values import BucketRecord, BucketState
 from objstore.objects.capability import Capability
 from objstore.objects.parallel import all_of, outcomes
-from objstore.objects.store import Store
+from objstore.objects.store import Store, is_there
 
 # A bucket that is half made or half deleted by somebody else settles within this, or the
 # asker is told to come again.
@@ -87,7 +89,7 @@ async def _create_record(store: Store, name: str, owner: str) -> BucketRecord:
         except BucketExists as error:
             await store.view.refresh()
             found = store.view.bucket(name)
-            if found is not None and found.state is BucketState.OPEN:
+            if found is not None and is_there(found):
                 raise BucketExists(str(error), owner=found.owner) from error
             if (
                 found is not None
@@ -102,24 +104,20 @@ async def _create_record(store: Store, name: str, owner: str) -> BucketRecord:
 
 async def finish_creation(store: Store, record: BucketRecord) -> BucketRecord:
     """Open every slot of a record in CREATING, then the record.  Idempotent."""
-    await _open_slots(store, record)
+    await store.open_slots(record)
     return await _set_state(store, record, BucketState.OPEN)
 
 
 async def delete_bucket(store: Store, capability: Capability) -> None:
     """Delete the bucket, if it holds nothing: versions, markers or uploads.
 
-    Raises BucketNotEmpty, NoSuchBucket, BucketBusy (another deletion is ahead).
+    Raises BucketNotEmpty, NoSuchBucket.
     If cancelled, the bucket may stay half-closed until the worker finishes the deletion.
     """
     capability.require("s3:DeleteBucket")
     await store.fenced(capability, partial(_check_empty, store))
-    record = await store.find_bucket_now(capability.record.name)
-    if record.bucket != capability.record.bucket:
-        assert capability.renew is not None
-        record = capability.renew(record).record
-    closing = await _set_state(store, record, BucketState.CLOSING)
-    await finish_deletion(store, closing)
+    record = await head_record(store, capability)
+    await finish_deletion(store, await _begin_deletion(store, record))
 
 
 async def _check_empty(store: Store, capability: Capability) -> None:
@@ -127,77 +125,76 @@ async def _check_empty(store: Store, capability: Capability) -> None:
     record = capability.record
     if record.state is not BucketState.OPEN:
         return
-    keys = await store.query(
+    found = await store.query(
         ListKeys(slots=record.span, ref=capability.ref, versions=True, limit=1)
     )
-    if not keys.entries:
-        keys = await store.query(
+    if not found.entries:
+        found = await store.query(
             ListUploads(slots=record.span, ref=capability.ref, limit=1)
         )
-    if keys.entries:
+    if found.entries:
         raise BucketNotEmpty(f"bucket {record.name!r} is not empty")
+
+
+async def _begin_deletion(store: Store, record: BucketRecord) -> BucketRecord:
+    """The record in CLOSING.  NoSuchBucket where another deletion is past that."""
+    try:
+        return await _set_state(store, record, BucketState.CLOSING)
+    except Conflict as error:
+        raise NoSuchBucket(f"bucket {record.name!r} was deleted") from error
 
 
 async def finish_deletion(store: Store, record: BucketRecord) -> None:
-    """Close every slot of a record in CLOSING and drop it, or open it again.  Idempotent.
+    """Take a record in CLOSING or DROPPING to its end, or open it again.  Idempotent.
 
     Raises BucketNotEmpty once the bucket is open again.
     """
-    closings = await _each_slot(
-        record, lambda slot: partial(_close_slot, store, slot, record)
-    )
-    errors = [outcome for outcome in closings if isinstance(outcome, ObjstoreError)]
-    if any(isinstance(error, BucketNotEmpty) for error in errors):
-        await _open_slots(store, record)
-        await _set_state(store, record, BucketState.OPEN)
-        await store.view.refresh()
-        raise BucketNotEmpty(f"bucket {record.name!r} is not empty")
-    if errors:
-        raise errors[0]  # Still CLOSING: the worker goes on where this stopped.
+    if record.state is BucketState.CLOSING:
+        record = await _close(store, record)
     await all_of(
-        [
-            partial(store.propose, DropBucket(slot, record.bucket))
-            for slot in record.span
-        ],
+        [partial(store.propose, DropBucket(slot, record.bucket)) for slot in record.span],
         at_once_max=len(record.span),
     )
     await store.propose(DropBucketRecord(record.name, record.bucket))
     await store.view.refresh()
 
 
-async def _close_slot(store: Store, slot: Slot, record: BucketRecord) -> None:
-    try:
-        await store.propose(CloseBucket(slot, record.bucket, record.config_version))
-    except NoSuchBucket:
-        return  # An earlier attempt closed and dropped it.
-    except StaleBucket as error:
-        raise BucketBusy(f"bucket {record.name!r} was opened again") from error
-
-
-async def _open_slots(store: Store, record: BucketRecord) -> None:
-    fence = BucketFence(
-        bucket=record.bucket,
-        config_version=record.config_version,
-        versioning=record.versioning,
-        is_open=True,
-    )
-    await all_of(
-        [partial(store.propose, OpenBucket(slot, fence)) for slot in record.span],
+async def _close(store: Store, record: BucketRecord) -> BucketRecord:
+    """Close every slot; the record in DROPPING, or BucketNotEmpty once it is open again."""
+    closings = await outcomes(
+        [partial(_close_slot, store, slot, record) for slot in record.span],
         at_once_max=len(record.span),
     )
+    errors = [outcome for outcome in closings if isinstance(outcome, ObjstoreError)]
+    if any(isinstance(error, BucketNotEmpty) for error in errors):
+        await _reopen(store, record)
+    if errors:
+        raise errors[0]  # Still CLOSING: the worker goes on where this stopped.
+    try:
+        return await _set_state(store, record, BucketState.DROPPING)
+    except Conflict:
+        # Somebody found it not empty and opens it: what was closed here, too.
+        await _reopen(store, record)
 
 
-async def _each_slot(
-    record: BucketRecord, call: Callable[[Slot], Callable[[], Awaitable[None]]]
-) -> list[ObjstoreError | None]:
-    return await outcomes(
-        [call(slot) for slot in record.span], at_once_max=len(record.span)
-    )
+async def _close_slot(store: Store, slot: Slot, record: BucketRecord) -> None:
+    with suppress(NoSuchBucket):  # An earlier attempt came past this.
+        await store.propose(CloseBucket(slot, record.bucket, record.config_version))
+
+
+async def _reopen(store: Store, record: BucketRecord) -> NoReturn:
+    """Open what was closed, and say so."""
+    with suppress(Conflict):  # It is OPEN again already.
+        await _set_state(store, record, BucketState.CREATING)
+    await finish_creation(store, record)
+    await store.view.refresh()
+    raise BucketNotEmpty(f"bucket {record.name!r} is not empty")
 
 
 async def _set_state(
     store: Store, record: BucketRecord, state: BucketState
 ) -> BucketRecord:
+    """Raises Conflict where the record stands so that `state` cannot follow."""
     changed: BucketRecord = await store.propose(
         SetBucketState(name=record.name, bucket=record.bucket, state=state)
     )
@@ -207,6 +204,11 @@ async def _set_state(
 async def head_bucket(store: Store, capability: Capability) -> BucketRecord:
     """The bucket as it is now.  Raises NoSuchBucket."""
     capability.require("s3:ListBucket", "s3:GetBucketLocation")
+    return await head_record(store, capability)
+
+
+async def head_record(store: Store, capability: Capability) -> BucketRecord:
+    """The record as it is now, decided about again where it is another bucket's."""
     record = await store.find_bucket_now(capability.record.name)
     if record.bucket == capability.record.bucket:
         return record
@@ -237,7 +239,7 @@ def _is_visible(capability: Capability, record: BucketRecord, prefix: str) -> bo
     principal = capability.principal
     return (
         record.name.startswith(prefix)
-        and record.state is not BucketState.CREATING
+        and is_there(record)
         and (principal.is_root or record.owner == principal.canonical_id)
     )
 
@@ -245,5 +247,3 @@ def _is_visible(capability: Capability, record: BucketRecord, prefix: str) -> bo
 def half_done(records: Iterable[BucketRecord]) -> list[BucketRecord]:
     """Those that stand in the middle of a creation or deletion: the worker's work."""
     return [record for record in records if record.state is not BucketState.OPEN]
-
-

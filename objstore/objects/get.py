@@ -7,6 +7,9 @@ chunks stay for `repair.free_delay`, so a read under way ends well.
     Inline   bytes of the row
     Chunks   chunk after chunk through Gather
     Parts    spans, page after page (ReadSpans pins the version by its order)
+
+A part-made version whose key is overwritten loses its part rows: a read that has yet to
+ask for spans then fails with VersionReplaced, and its caller may find the version anew.
 """
 
 from __future__ import annotations
@@ -53,6 +56,10 @@ class NoSuchPart(InvalidRequest):
         self.part_count = part_count
 
 
+class VersionReplaced(Unavailable):
+    """The version went before its bytes were looked up: the key holds another by now."""
+
+
 async def find_version(store: Store, capability: Capability) -> Version:
     """The current version of the capability's key, or the one it names.
 
@@ -95,10 +102,15 @@ async def find_part(
     draft = draft_of(version)
     location = draft.location
     if isinstance(location, Parts):
-        spans = await _read_spans(store, capability, version, part_number=number)
-        if spans:
-            return spans[0]
-        raise NoSuchPart(f"no part {number}", part_count=location.part_count)
+        try:
+            spans = await _read_spans(store, capability, version, part_number=number)
+        except VersionReplaced:
+            # The same error says that there is no such part, while the version is there.
+            current = await find_version(store, capability)
+            if current.order != version.order:
+                raise
+            raise NoSuchPart(f"no part {number}", part_count=location.part_count) from None
+        return spans[0]
     if number != 1:
         raise NoSuchPart(f"no part {number}", part_count=1)
     assert not isinstance(location, External)
@@ -129,7 +141,10 @@ async def _read_spans(
         )
         return spans
 
-    return await store.fenced(capability, attempt)
+    try:
+        return await store.fenced(capability, attempt)
+    except NoSuchKey as error:
+        raise VersionReplaced("the version was replaced meanwhile") from error
 
 
 async def read(
@@ -138,8 +153,7 @@ async def read(
     """Yield bytes [offset, offset + size) of the version, in pieces as they come.
 
     To be closed (`aclosing`) by who does not exhaust it.  Raises before the last byte
-    where the bytes cannot be had: CorruptData, Unavailable, and NoSuchKey where a part-made
-    version was replaced before its later parts were looked up.
+    where the bytes cannot be had: CorruptData, Unavailable, VersionReplaced.
     """
     capability.require(*_READ_ACTIONS)
     draft = draft_of(version)
@@ -165,8 +179,7 @@ async def _read_parts(
         spans = await _read_spans(
             store, capability, version, offset=offset, size=end - offset
         )
-        if not spans:
-            raise NoSuchKey("the version was replaced while it was read")
+        assert spans, "a version has no byte at an offset below its size"
         for span in spans:
             skipped = offset - span.offset
             wanted = min(span.size - skipped, end - offset)

@@ -32,6 +32,7 @@ from objstore.meta.values import Checksum, ChunkRef, Chunks, Inline
 from objstore.objects.capability import Capability
 from objstore.objects.hashing import StreamHasher, digest_of
 from objstore.objects.requests import MD5, Body, hash_of, verify
+from objstore.objects.scatter import memory_of
 from objstore.objects.store import BucketReplaced, Store
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _DROP_TIMEOUT_S = 5.0  # A cancelled request holds its connection no longer than this.
+_OWN_BLOCKS = 2  # One being filled, one being hashed.
 _RENEW_AFTER_S = INTENT_LIFE_MS / 3000
 
 
@@ -76,26 +78,33 @@ async def take_in(
     visible is unknown if it came to that.
     """
     if body.size <= store.options.inline_size_max:
-        received = await _receive_inline(store, body, checksum_algorithm)
-        return await store.fenced(capability, lambda newer: commit(newer, received))
-    writer = await _begin(store, capability, scheme, upload)
-    is_committed = False
-    try:
-        received = await writer.write(body, checksum_algorithm)
-        result = await writer.commit(received, commit)
-        is_committed = True
-        return result
-    finally:
-        if not is_committed:
-            await writer.drop()
+        async with store.budget.hold(body.size):
+            received = await _receive_inline(body, checksum_algorithm)
+            return await store.fenced(capability, lambda newer: commit(newer, received))
+    async with store.budget.hold(_memory_of(store, body)):
+        writer = await _begin(store, capability, scheme, upload)
+        is_committed = False
+        try:
+            received = await writer.write(body, checksum_algorithm)
+            result = await writer.commit(received, commit)
+            is_committed = True
+            return result
+        finally:
+            if not is_committed:
+                await writer.drop()
+
+
+def _memory_of(store: Store, body: Body) -> int:
+    """Blocks on their way to owners, and those that are hashed or filled meanwhile."""
+    chunk_size = min(body.size, store.options.chunk_size)
+    return memory_of(chunk_size) + min(body.size, _OWN_BLOCKS * BLOCK_SIZE)
 
 
 # ---- small ----------------------------------------------------------------------------
 
 
-async def _receive_inline(store: Store, body: Body, checksum_algorithm: str) -> Received:
-    async with store.budget.hold(body.size):
-        data = b"".join([piece async for piece in body])
+async def _receive_inline(body: Body, checksum_algorithm: str) -> Received:
+    data = b"".join([piece async for piece in body])
     digests = digest_of(data, _algorithms(body, checksum_algorithm))
     return _received(body, checksum_algorithm, digests, Inline(data), None)
 
@@ -167,18 +176,17 @@ class _ChunkWriter:
 
     async def write(self, body: Body, checksum_algorithm: str) -> Received:
         """Write all of `body`; every chunk is durable on its owners on return."""
-        hasher = StreamHasher(
-            _algorithms(body, checksum_algorithm), self.store.host.threads
-        )
-        blocks = _Blocks(body, hasher, self.renew_if_due)
+        algorithms = _algorithms(body, checksum_algorithm)
         refs: list[ChunkRef] = []
-        left = body.size
-        while left:
-            size = min(left, self.store.options.chunk_size)
-            refs.append(await self._write_chunk(len(refs), size, blocks))
-            left -= size
-        await blocks.finish()
-        digests = await hasher.finish()
+        async with StreamHasher(algorithms, self.store.host.threads) as hasher:
+            blocks = _Blocks(body, hasher, self.renew_if_due)
+            left = body.size
+            while left:
+                size = min(left, self.store.options.chunk_size)
+                refs.append(await self._write_chunk(len(refs), size, blocks))
+                left -= size
+            await blocks.finish()
+            digests = await hasher.finish()
         location = Chunks(self.scheme, tuple(refs))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 

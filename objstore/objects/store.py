@@ -16,8 +16,9 @@ effective deadline of the calling task), and never more than `meta_timeout_ms`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import trio
@@ -25,18 +26,17 @@ import trio
 from objstore.chunks.client import ChunkClient
 from objstore.errors import Unavailable
 from objstore.host.host import Host
-from objstore.ids import IntentId, Key, Slot, UploadId
+from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
 from objstore.meta import slots
-from objstore.meta.client import MetaClient
-from objstore.meta.commands import Command
+from objstore.meta.commands import Command, OpenBucket
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
-from objstore.meta.values import BucketRecord, BucketState
-from objstore.meta.view import ClusterView
+from objstore.meta.values import BucketFence, BucketRecord, BucketState
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Capability
 from objstore.objects.gather import Gather
-from objstore.objects.scatter import Scatter
+from objstore.objects.parallel import all_of
+from objstore.objects.scatter import Placement, Scatter
 from objstore.units import KiB, MiB
 
 T = TypeVar("T")
@@ -44,10 +44,40 @@ T = TypeVar("T")
 # How long an operation waits for a bucket that is half deleted or whose change has not
 # reached the slot yet: several elections, and still within a client's patience.
 _FENCE_WAIT_S = 5.0
+_FENCE_MEND_S = 1.0  # After this an open record's slots are told again.
 _FENCE_PAUSE_MIN_S = 0.01
 _FENCE_PAUSE_MAX_S = 0.25
 _INTENT_ID_SIZE = 12
 _UPLOAD_ID_SIZE = 16
+
+
+class Metadata(Protocol):
+    """What is needed of `meta.client.MetaClient`."""
+
+    async def propose(self, command: Command, *, timeout_ms: int) -> Any: ...
+
+    async def query(self, query: Query, *, timeout_ms: int) -> Any: ...
+
+
+class View(Protocol):
+    """What is needed of `meta.view.ClusterView`."""
+
+    @property
+    def ring(self) -> Placement:
+        """Where new chunks go."""
+        ...
+
+    def ring_at(self, epoch: Epoch) -> Placement:
+        """Where chunks of `epoch` are."""
+        ...
+
+    def bucket(self, name: str) -> BucketRecord | None: ...
+
+    def buckets(self) -> Iterable[BucketRecord]: ...
+
+    async def refresh(self) -> None:
+        """Learn every change that was committed before this call."""
+        ...
 
 
 class BucketReplaced(NoSuchBucket):
@@ -68,8 +98,8 @@ class StoreOptions:
 class Store:
     """All that the operations of this package need of the node."""
 
-    meta: MetaClient
-    view: ClusterView
+    meta: Metadata
+    view: View
     scatter: Scatter
     gather: Gather
     chunks: ChunkClient
@@ -99,7 +129,7 @@ class Store:
     async def find_bucket(self, name: str) -> BucketRecord:
         """The bucket of this name.  Raises NoSuchBucket, after asking a fresh view."""
         record = self.view.bucket(name)
-        if record is None or record.state is BucketState.CREATING:
+        if record is None or not is_there(record):
             record = await self.find_bucket_now(name)
         return record
 
@@ -107,7 +137,7 @@ class Store:
         """The bucket as it is now, not as it was a moment ago.  Raises NoSuchBucket."""
         await self.view.refresh()
         record = self.view.bucket(name)
-        if record is None or record.state is BucketState.CREATING:
+        if record is None or not is_there(record):
             raise NoSuchBucket(f"there is no bucket {name!r}")
         return record
 
@@ -121,7 +151,7 @@ class Store:
         Raises NoSuchBucket where the bucket is gone, Unavailable where its state does
         not settle, and what `attempt` and `Capability.renew` raise.
         """
-        gives_up_at = trio.current_time() + _FENCE_WAIT_S
+        began_at = trio.current_time()
         pause_s = 0.0
         while True:
             try:
@@ -129,7 +159,7 @@ class Store:
             except BucketReplaced:
                 raise
             except (StaleBucket, NoSuchBucket) as error:
-                if trio.current_time() + pause_s > gives_up_at:
+                if trio.current_time() + pause_s > began_at + _FENCE_WAIT_S:
                     raise Unavailable(
                         f"bucket {capability.record.name!r} is being changed"
                     ) from error
@@ -138,6 +168,30 @@ class Store:
             is_new = newer.ref != capability.ref
             pause_s = 0.0 if is_new else _next_pause(pause_s)
             capability = newer
+            if not is_new and trio.current_time() > began_at + _FENCE_MEND_S:
+                await self._mend(newer.record)
+
+    async def _mend(self, record: BucketRecord) -> None:
+        """Bring slots into line with an open record that they lost step with.
+
+        Only a deletion that died between its last two steps leaves such slots.  A fence
+        that is newer than the record ignores this.
+        """
+        if record.state is BucketState.OPEN:
+            await self.open_slots(record)
+
+    async def open_slots(self, record: BucketRecord) -> None:
+        """Open the fence of `record` in each slot of its span.  Idempotent."""
+        fence = BucketFence(
+            bucket=record.bucket,
+            config_version=record.config_version,
+            versioning=record.versioning,
+            is_open=True,
+        )
+        await all_of(
+            [partial(self.propose, OpenBucket(slot, fence)) for slot in record.span],
+            at_once_max=len(record.span),
+        )
 
     async def _renewed(self, capability: Capability) -> Capability:
         record = await self.find_bucket_now(capability.record.name)
@@ -155,6 +209,17 @@ class Store:
 
     def new_upload(self) -> UploadId:
         return UploadId(self.host.entropy.token(_UPLOAD_ID_SIZE).hex())
+
+
+def is_there(record: BucketRecord) -> bool:
+    """Whether a bucket with this record exists for clients.
+
+    One that is opened for the first time does not yet, one that is being dropped no more.
+    One that was closed and is opened again (its config version tells) never went away.
+    """
+    if record.state is BucketState.CREATING:
+        return record.config_version > 1
+    return record.state is not BucketState.DROPPING
 
 
 def _next_pause(pause_s: float) -> float:

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any, ClassVar
 
 import attrs
 
@@ -159,7 +160,11 @@ class Core:
         self.vote = self.hard_state.vote
         self.damage = self.hard_state.damage
         self.membership_index = self.log.applied
-        if self.log.term(1) is not None and self.log.committed == 0 and self.log.offset == 0:
+        if (
+            self.log.term(1) is not None
+            and self.log.committed == 0
+            and self.log.offset == 0
+        ):
             self._commit_founding()
         self._restart_election_timer(self.now_ms)
         if self.membership.voters == (self.node,) and not self.membership.outgoing:
@@ -188,7 +193,9 @@ class Core:
         return (
             self.damage is Damage.NONE
             and not self.removed
-            and (self.node in self.membership.voters or self.node in self.membership.outgoing)
+            and (
+                self.node in self.membership.voters or self.node in self.membership.outgoing
+            )
         )
 
     @property
@@ -336,7 +343,10 @@ class Core:
         """Forget entries that neither a restart nor a follower is likely to need."""
         log, options = self.log, self.options
         limit = min(durable_index, log.applied)
-        if limit - log.offset < 2 * options.kept_entries and log.size < 2 * options.kept_size:
+        if (
+            limit - log.offset < 2 * options.kept_entries
+            and log.size < 2 * options.kept_size
+        ):
             return
         point = log.compaction_point(
             limit, entries_kept=options.kept_entries, size_kept=options.kept_size
@@ -347,7 +357,9 @@ class Core:
         )
         if behind < point:
             furthest = log.compaction_point(
-                limit, entries_kept=options.kept_entries_max, size_kept=options.kept_size_max
+                limit,
+                entries_kept=options.kept_entries_max,
+                size_kept=options.kept_size_max,
             )
             point = max(behind, furthest)
         log.compact(max(point, log.offset))
@@ -370,7 +382,9 @@ class Core:
 
     def peer_died(self, node: NodeId, now_ms: int) -> None:
         """The failure detector holds `node` for dead."""
-        if self.quiescent and (node in self.progress if self.is_leader else node == self.leader):
+        if self.quiescent and (
+            node in self.progress if self.is_leader else node == self.leader
+        ):
             self.wake(now_ms)
 
     def stalled(self, now_ms: int) -> None:
@@ -668,9 +682,10 @@ class Core:
         self._effects.append(RoleChanged(self.role, self.term, None))
 
     def _ignores_vote(self, sender: NodeId, message: Vote, now_ms: int) -> bool:
-        """While a leader is heard, nobody else is listened to.  (Ongaro 2014, 4.2.3)
+        """While a leader is heard, nobody else is listened to.
 
-        Keeps a removed or returning replica from deposing a good leader (R8, R11).
+        Keeps a removed or returning replica from deposing a good leader (R8, R11; Ongaro
+        2014, 4.2.3).
         """
         if self.is_leader:
             if sender not in self.progress:
@@ -717,7 +732,11 @@ class Core:
 
     def _on_timeout_now(self, sender: NodeId, message: TimeoutNow, now_ms: int) -> None:
         del sender, message
-        if not self.is_leader and self.is_promotable and not self._has_unapplied_membership():
+        if (
+            not self.is_leader
+            and self.is_promotable
+            and not self._has_unapplied_membership()
+        ):
             self._campaign(now_ms, pre=False, transfer=True)
 
     def _on_gone(self, sender: NodeId, message: Gone, now_ms: int) -> None:
@@ -1164,7 +1183,7 @@ class Core:
         if progress.match == self.log.last_index:
             self._send(to, TimeoutNow(self.term))
 
-    _HANDLERS = {
+    _HANDLERS: ClassVar[dict[type[Any], Callable[..., None]]] = {
         Vote: _on_vote,
         VoteReply: _on_vote_reply,
         Append: _on_append,

@@ -27,7 +27,9 @@ ENTRY_OVERHEAD = 200  # What an Entry costs in memory beside its data, about.
 class Log:
     """The tail, and the marks above."""
 
-    def __init__(self, *, offset: int, offset_term: int, entries: Sequence[Entry] = ()):
+    def __init__(
+        self, *, offset: int, offset_term: int, entries: Sequence[Entry] = ()
+    ) -> None:
         """Begin with `entries`, all durable, right above `offset`."""
         self.offset = offset
         self.offset_term = offset_term
@@ -81,7 +83,9 @@ class Log:
             self._entries.append(entry)
             self.size += len(entry.data) + ENTRY_OVERHEAD
 
-    def merge(self, prev_index: int, prev_term: int, entries: Sequence[Entry]) -> int | None:
+    def merge(
+        self, prev_index: int, prev_term: int, entries: Sequence[Entry]
+    ) -> int | None:
         """Take entries from a leader; returns up to where the logs now agree.
 
         None if the entry at `prev_index` is not of `prev_term`.  Entries that we have are
@@ -135,7 +139,7 @@ class Log:
         self.applied = index
 
     def is_newer_than(self, last_index: int, last_term: int) -> bool:
-        """Whether our log is more up to date than one that ends so.  (Raft, 5.4.1)"""
+        """Whether our log is more up to date than one that ends so (Raft, 5.4.1)."""
         return (self.last_term, self.last_index) > (last_term, last_index)
 
     def compact(self, index: int) -> None:

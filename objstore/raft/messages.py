@@ -3,7 +3,7 @@
     candidate --- Vote(pre=True) ---> VoteReply     would you vote for me?
     candidate --- Vote -------------> VoteReply     then do
     leader ------ Append -----------> AppendReply   entries, and how far they are committed
-    leader ------ Heartbeat --------> HeartbeatReply  I lead; read rounds; quiescence; mending
+    leader ------ Heartbeat --------> HeartbeatReply  I lead; rounds, quiescence, mending
     leader ------ TimeoutNow                        campaign at once (leadership transfer)
     leader ------ Gone                              you are no member any more
     replica ----- Wake                              I hear nobody: is there a leader?
@@ -23,6 +23,7 @@ table.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4 and 9.6; etcd's raft.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -30,10 +31,13 @@ import msgpack
 
 from objstore.errors import RemoteProtocolError
 from objstore.ids import NodeId, is_node_id
-from objstore.limits import ENTRY_SIZE_MAX, FRAME_SIZE_MAX
+from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.state_machine import Entry, EntryKind, Membership
 
 VERSION = 1
+# msgpack's stubs lack types: named once, with what they are.
+_packb: Callable[..., bytes] = msgpack.packb
+_unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
 _U64_MAX = 2**64 - 1
 _MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
 
@@ -190,8 +194,7 @@ _WRITERS = {cls: _writer(cls) for cls in _CLASSES}
 def encode_payload(messages: Iterable[tuple[int, Message]], *, wall_ms: int) -> bytes:
     """Write (group, message) pairs and our wall clock as one payload."""
     body = [_WRITERS[type(message)](group, message) for group, message in messages]
-    packed: bytes = msgpack.packb((wall_ms, body))
-    return _VERSION_BYTE + packed
+    return _VERSION_BYTE + pack((wall_ms, body))
 
 
 _VERSION_BYTE = bytes((VERSION,))
@@ -216,13 +219,15 @@ def decode_payload(data: bytes) -> Payload:
     return Payload(wall_ms, [_read(row) for row in rows])
 
 
+def pack(row: object) -> bytes:
+    return _packb(row)
+
+
 def unpack(data: bytes) -> Any:
     """Read msgpack from a peer.  Raises RemoteProtocolError."""
     try:
-        return msgpack.unpackb(
-            data, strict_map_key=True, max_buffer_size=FRAME_SIZE_MAX, use_list=True
-        )
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        return _unpackb(data)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise RemoteProtocolError(f"raft payload is not msgpack: {error}") from error
 
 
@@ -274,10 +279,7 @@ _KINDS = {int(kind): kind for kind in EntryKind}
 
 def encode_membership(membership: Membership) -> bytes:
     """Write the data of a MEMBERSHIP entry: msgpack [1, voters, outgoing, learners]."""
-    data: bytes = msgpack.packb(
-        (1, membership.voters, membership.outgoing, membership.learners)
-    )
-    return data
+    return pack((1, membership.voters, membership.outgoing, membership.learners))
 
 
 def decode_membership(data: bytes) -> Membership:
@@ -296,7 +298,7 @@ def _read_nodes(names: Any) -> tuple[NodeId, ...]:
         raise RemoteProtocolError("membership is not made of arrays")
     if not all(type(name) is str and is_node_id(name) for name in names):
         raise RemoteProtocolError("membership names something that is no node")
-    if any(first >= second for first, second in zip(names, names[1:], strict=False)):
+    if any(first >= second for first, second in pairwise(names)):
         raise RemoteProtocolError("membership is not sorted")
     return tuple(NodeId(name) for name in names)
 

@@ -61,7 +61,13 @@ def assign(
     targets = round_shares(tree, quotas, current, partitions=partitions)
     if before is None or not any(current):
         return _spread(tree, targets, width=width, partitions=partitions, random=random)
-    return _exchange(tree, before, targets, width=width, random=random)
+    rows = [[leaf for leaf in row if leaf != NOBODY] for row in before]
+    exchange = Exchange(tree, rows, targets, quotas, random)
+    exchange.run()
+    cells: list[int] = []
+    for was, row in zip(before, exchange.rows, strict=True):
+        cells += _placed(was[:width], row)
+    return cells
 
 
 def _counts(rows: Sequence[list[int]], leaf_count: int) -> list[int]:
@@ -114,7 +120,9 @@ def _line(tree: Tree, rest: list[int], left: int, rows: int, random: Random) -> 
         items: list[tuple[float, int, int, Domain | None]] = [
             (random.random(), rest[leaf], leaf, None) for leaf in domain.leaves
         ]
-        items += [(random.random(), sums[child.number], 0, child) for child in domain.domains]
+        items += [
+            (random.random(), sums[child.number], 0, child) for child in domain.domains
+        ]
         items.sort(key=_first)
         counts = [item[1] // left for item in items]
         more = total - sum(counts)
@@ -137,21 +145,6 @@ def _line(tree: Tree, rest: list[int], left: int, rows: int, random: Random) -> 
 
 def _first(item: tuple[float, int, int, Domain | None]) -> float:
     return item[0]
-
-
-# Exchange
-
-
-def _exchange(
-    tree: Tree, before: Sequence[list[int]], targets: list[int], *, width: int, random: Random
-) -> list[int]:
-    rows = [[leaf for leaf in row if leaf != NOBODY] for row in before]
-    exchange = Exchange(tree, rows, targets, random)
-    exchange.run()
-    cells: list[int] = []
-    for was, row in zip(before, exchange.rows, strict=True):
-        cells += _placed(was[:width], row)
-    return cells
 
 
 def _placed(was: list[int], row: list[int]) -> list[int]:

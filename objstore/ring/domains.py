@@ -130,7 +130,9 @@ class _Level:
     def taken(self, level: float) -> float:
         partly = bisect_left(self.weights, 1 / level) if level > 0 else len(self.weights)
         direct = self.sums[partly] * level + (len(self.weights) - partly)
-        return direct + sum(min(child.domain.cap, child.taken(level)) for child in self.below)
+        return direct + sum(
+            min(child.domain.cap, child.taken(level)) for child in self.below
+        )
 
     def level_for(self, total: float) -> float:
         """The least level at which `total` is taken."""
@@ -201,7 +203,9 @@ def round_shares(
 
 
 def _round(wished: list[float], held: list[int], rooms: list[int], total: int) -> list[int]:
-    given = [min(int(wish + _EPSILON), room) for wish, room in zip(wished, rooms, strict=True)]
+    given = [
+        min(int(wish + _EPSILON), room) for wish, room in zip(wished, rooms, strict=True)
+    ]
     missing = total - sum(given)
     # Whoever holds more than its rounded-down quota need give nothing up when rounded up.
     order = sorted(

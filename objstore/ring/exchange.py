@@ -6,10 +6,11 @@ rows it shall be in.  Three steps, each on what the one before left over:
 1. what may not stay goes: leaves that left, leaves too many for a domain's new cap;
 2. places are given directly: an empty one, or one of a leaf above its target, to a leaf
    below its target that fits there;
-3. the few that fit nowhere directly are moved by chains, found breadth first: y takes x's
-   place in one row, and z takes y's in another.  With shortest chains this finds an
-   assignment whenever there is one (an augmenting path in a flow network).  Chains that
-   only put leaves back where they were at first cost no movement, and are tried first.
+3. what fits nowhere directly may stay, or go, where a leaf is off its target by no more
+   than _SLACK: that costs no movement.  The rest is moved by chains: y takes x's place in
+   one row, and z takes y's in another.  With cheapest chains this finds an assignment
+   whenever there is one (augmenting paths in a flow network); a chain that only puts leaves
+   back, or gives what was just given to another, costs nothing.
 
 Every step keeps rows valid: no leaf twice, no domain over its cap.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from math import ceil
 from random import Random
 
 import attrs
@@ -30,12 +32,27 @@ NOBODY = -1  # An empty place.
 # A receiver fits most rows; after so many that do not, the next row is a better bet.
 _TRIES_MAX = 32
 
+# How far a load may be off its target before data is moved twice for it.  Half of what is
+# promised (DESIGN 3), so that one change after another keeps the promise.
+_SLACK = 0.01
+
+_SAMPLE_MAX = 64  # Rows looked at to see how often a receiver fits.
+
+
+# Minus its want; chance; the leaf; how much one row counts.
+_Receiver = tuple[float, float, int, float]
+
 
 class Exchange:
     """One change of one table; made, run once, thrown away."""
 
     def __init__(
-        self, tree: Tree, rows: list[list[int]], targets: Sequence[int], random: Random
+        self,
+        tree: Tree,
+        rows: list[list[int]],
+        targets: Sequence[int],
+        quotas: Sequence[float],
+        random: Random,
     ) -> None:
         self.rows = rows  # By partition: the leaves that hold it, in no order.
         self._tree = tree
@@ -45,6 +62,14 @@ class Exchange:
         loads = Counter(leaf for row in rows for leaf in row)
         # Target minus load: above zero, the leaf is to receive; below, to give.
         self._gaps = [target - loads[leaf] for leaf, target in enumerate(targets)]
+        # How far above and below the gap may stay: a load of quota x (1 +- _SLACK) +- 1.
+        pairs = list(zip(targets, quotas, strict=True))
+        self._room = [
+            max(0, int(quota * (1 + _SLACK) + 1) - target) for target, quota in pairs
+        ]
+        self._lack = [
+            max(0, target - ceil(quota * (1 - _SLACK) - 1)) for target, quota in pairs
+        ]
         self._kinds: _Kinds | None = None  # From step 3 on.
 
     def run(self) -> None:
@@ -106,7 +131,9 @@ class Exchange:
     def _crowded(self, row: list[int]) -> int | None:
         """A domain that holds more of this row than its cap allows."""
         counts = Counter(domain for leaf in row for domain in self._tree.paths[leaf])
-        over = (domain for domain, count in counts.items() if count > self._tree.caps[domain])
+        over = (
+            domain for domain, count in counts.items() if count > self._tree.caps[domain]
+        )
         return next(over, None)
 
     def _fullest(self, leaves: Iterable[int]) -> int:
@@ -119,7 +146,7 @@ class Exchange:
         if not open_rows:
             return
         self._random.shuffle(open_rows)
-        receivers = self._receivers()
+        receivers = self._receivers([(partition, NOBODY) for partition in open_rows])
         for partition in open_rows:
             for _ in range(self._width - len(self.rows[partition])):
                 if (into := self._pick(receivers, partition, NOBODY)) is not None:
@@ -129,14 +156,23 @@ class Exchange:
         gaps = self._gaps
         while True:
             givers = {leaf for leaf, gap in enumerate(gaps) if gap < 0}
-            receivers = self._receivers()
-            if not givers or not receivers:
+            if not givers or not any(gap > 0 for gap in gaps):
                 return
-            partitions = [p for p, row in enumerate(self.rows) if not givers.isdisjoint(row)]
+            partitions = [
+                p for p, row in enumerate(self.rows) if not givers.isdisjoint(row)
+            ]
             self._random.shuffle(partitions)
             # How often each giver will still be met in this pass: one that must give in
             # every row to come goes first, or it is left with what it could not give.
             ahead = Counter(x for p in partitions for x in self.rows[p] if x in givers)
+            receivers = self._receivers(
+                [
+                    (p, x)
+                    for p in partitions[:_SAMPLE_MAX]
+                    for x in self.rows[p]
+                    if x in givers
+                ]
+            )
             traded = False
             for partition in partitions:
                 ready = [leaf for leaf in self.rows[partition] if leaf in givers]
@@ -154,26 +190,34 @@ class Exchange:
             if not traded:
                 return
 
-    def _receivers(self) -> list[tuple[int, float, int]]:
-        """A heap of the leaves below their targets, the most wanting first."""
-        random = self._random.random
-        heap = [(-gap, random(), leaf) for leaf, gap in enumerate(self._gaps) if gap > 0]
+    def _receivers(self, places: list[tuple[int, int]]) -> list[_Receiver]:
+        """A heap of the leaves below their targets, the one with most want first.
+
+        Want is the gap over how many `places` (partition, leaf to go) fit: who fits in few
+        must not find them taken.
+        """
+        sample = places[:_SAMPLE_MAX]
+        heap: list[_Receiver] = []
+        for leaf, gap in enumerate(self._gaps):
+            if gap > 0:
+                fitting = sum(self._fits(partition, out, leaf) for partition, out in sample)
+                weight = len(sample) / (fitting or 0.5)
+                heap.append((-gap * weight, self._random.random(), leaf, weight))
         heapq.heapify(heap)
         return heap
 
-    def _pick(
-        self, receivers: list[tuple[int, float, int]], partition: int, out: int
-    ) -> int | None:
-        """Take the most wanting receiver that fits; its entry goes down by one."""
+    def _pick(self, receivers: list[_Receiver], partition: int, out: int) -> int | None:
+        """Take the most wanting receiver that fits; it wants one less."""
         passed = []
         found = None
         for _ in range(min(_TRIES_MAX, len(receivers))):
             entry = heapq.heappop(receivers)
-            if self._fits(partition, out, entry[2]):
-                found = entry[2]
-                if entry[0] < -1:
-                    entry = (entry[0] + 1, self._random.random(), entry[2])
-                    passed.append(entry)
+            leaf = entry[2]
+            if self._fits(partition, out, leaf):
+                found = leaf
+                if self._gaps[leaf] > 1:
+                    want = (1 - self._gaps[leaf]) * entry[3]
+                    passed.append((want, self._random.random(), leaf, entry[3]))
                 break
             passed.append(entry)
         for entry in passed:
@@ -183,31 +227,56 @@ class Exchange:
     # Step 3
 
     def _chain(self) -> None:
-        if not any(gap > 0 for gap in self._gaps):
+        gaps, room, lack = self._gaps, self._room, self._lack
+        for partition, row in enumerate(self.rows):
+            while len(row) < self._width and self._absorb(partition):
+                pass
+        empty = [p for p, row in enumerate(self.rows) if len(row) < self._width]
+        wanting = [leaf for leaf, gap in enumerate(gaps) if gap > lack[leaf]]
+        giving = [leaf for leaf, gap in enumerate(gaps) if -gap > room[leaf]]
+        if not (empty or wanting or giving):
             return
-        kinds = self._kinds = _Kinds(self.rows, self._before, len(self._gaps))
-        while any(gap > 0 for gap in self._gaps):
-            progress = False
-            for kind in list(kinds.rows):
-                while kind in kinds.rows and len(kind.now) < self._width:
-                    if not self._chain_from(NOBODY, kind):
-                        break
-                    progress = True
-            for leaf in range(len(self._gaps)):
-                while self._gaps[leaf] < 0 and self._chain_from(leaf, None):
-                    progress = True
-            if not progress:
-                return
+        self._kinds = _Kinds(self.rows, self._before, len(gaps))
+        for partition in empty:
+            while len(row := self.rows[partition]) < self._width:
+                before = self._before.get(partition, row)
+                if not self._chain_from(
+                    NOBODY, _Kind(frozenset(before), frozenset(row)), 0
+                ):
+                    break
+        for leaf in giving:
+            while -gaps[leaf] > room[leaf] and self._chain_from(leaf, None, 0):
+                pass
+        # Whoever still wants much gets it from whoever has the least too much.
+        for leaf in range(len(gaps)):
+            while gaps[leaf] < 0 and self._chain_from(leaf, None, None):
+                pass
 
-    def _chain_from(self, out: int, kind: _Kind | None) -> bool:
+    def _absorb(self, partition: int) -> bool:
+        """Give an empty place to a leaf within its slack, whoever has most of it left."""
+        left = [gap + room for gap, room in zip(self._gaps, self._room, strict=True)]
+        leaves = [leaf for leaf, count in enumerate(left) if count > 0]
+        for leaf in sorted(leaves, key=lambda leaf: (-left[leaf], leaf)):
+            if self._fits(partition, NOBODY, leaf):
+                self._replace(partition, NOBODY, leaf)
+                return True
+        return False
+
+    def _chain_from(self, out: int, kind: _Kind | None, want_min: int | None) -> bool:
         """Move places from `out` to whoever wants them.  False if there is no way.
 
-        An empty place is one of a row of `kind`.
+        An empty place is one of a row of `kind`.  Who wants: whose gap is above
+        `want_min`, None standing for what the leaf may lack.
         """
-        chain = self._search(out, kind)
+        wanting = {
+            leaf
+            for leaf, gap in enumerate(self._gaps)
+            if gap > (self._lack[leaf] if want_min is None else want_min)
+        }
+        chain = self._search(out, kind, wanting) if wanting else None
         if chain is None:
             return False
-        last = chain[-1][2]
+        last = chain[-1].into
         times = 0
         # The same chain again, through other rows of the same kinds.
         while self._gaps[last] > 0 and (out == NOBODY or self._gaps[out] < 0):
@@ -216,50 +285,59 @@ class Exchange:
             times += 1
         return times > 0
 
-    def _follow(self, chain: list[tuple[_Kind, int, int]]) -> bool:
-        for kind, out, into in reversed(chain):
-            partitions = self._kinds.rows.get(kind)
+    def _follow(self, chain: list[_Link]) -> bool:
+        assert self._kinds is not None
+        for link in reversed(chain):
+            # Two links may want the same row.  What was done is valid all the same, and
+            # the next search starts from there.
+            partitions = self._kinds.rows.get(link.kind)
             if not partitions:
                 return False
-            self._replace(next(iter(partitions)), out, into)
+            self._replace(next(iter(partitions)), link.out, link.into)
         return True
 
-    def _search(self, start: int, kind: _Kind | None) -> list[tuple[_Kind, int, int]] | None:
-        """The cheapest chain of (kind of row, out, into) that ends in a receiver.
+    def _search(
+        self, start: int, kind: _Kind | None, wanting: set[int]
+    ) -> list[_Link] | None:
+        """The cheapest chain from `start` that ends in one of `wanting`.
 
-        It costs 1 for each leaf that goes into a row where it was not before, in the place
-        of one that was.  (Dijkstra's algorithm with a deque, as a link costs 0 or 1.)
+        A link costs 1 if it puts a leaf where it was not before in the place of one that
+        was, else nothing.  (Dijkstra's algorithm with a deque, as costs are 0 and 1.)
         """
         kinds = self._kinds
-        came: dict[int, tuple[int, _Kind | None, int]] = {start: (0, None, NOBODY)}
+        assert kinds is not None
+        costs = {start: 0}
+        came: dict[int, _Link] = {}
         unmet = dict.fromkeys(leaf for leaf in range(len(self._gaps)) if leaf != start)
         unsettled = dict(unmet)
-        queue = deque([(0, start)])
+        queue = deque([start])
         while queue:
-            cost, leaf = queue.popleft()
-            if came[leaf][0] < cost or (leaf not in unsettled and leaf != start):
-                continue
-            unsettled.pop(leaf, None)
-            if leaf != NOBODY and leaf != start and self._gaps[leaf] > 0:
+            leaf = queue.popleft()
+            if leaf in wanting:
                 return _chain_to(came, start, leaf)
-            for there in (kind,) if kind and leaf == NOBODY else list(kinds.of_leaf[leaf]):
+            if leaf != start and leaf not in unsettled:
+                continue  # It was met again, cheaper, and is settled.
+            unsettled.pop(leaf, None)
+            cost = costs[leaf]
+            for there in (kind,) if leaf == NOBODY else kinds.of_leaf[leaf]:
                 assert there is not None
                 partition = next(iter(kinds.rows[there]))
                 is_new = leaf != NOBODY and leaf not in there.before
-                free = unsettled if is_new else there.absent
-                for into in list(free):
-                    if into in unsettled and came.get(into, (cost + 1,))[0] > cost:
+                for into in list(unsettled) if is_new else there.absent:
+                    if into in unsettled and costs.get(into, cost + 1) > cost:
                         if self._fits(partition, leaf, into):
-                            came[into] = (cost, there, leaf)
+                            costs[into] = cost
+                            came[into] = _Link(there, leaf, into)
                             unmet.pop(into, None)
-                            queue.appendleft((cost, into))
+                            queue.appendleft(into)
                 if is_new:
                     continue
                 for into in list(unmet):
                     if self._fits(partition, leaf, into):
-                        came[into] = (cost + 1, there, leaf)
+                        costs[into] = cost + 1
+                        came[into] = _Link(there, leaf, into)
                         del unmet[into]
-                        queue.append((cost + 1, into))
+                        queue.append(into)
         return None
 
     def _fill_what_is_empty(self) -> None:
@@ -279,9 +357,13 @@ class _Kind:
     before: frozenset[int]
     now: frozenset[int]
 
-    @property
-    def absent(self) -> list[int]:
-        return sorted(self.before - self.now)
+    absent: tuple[int, ...] = attrs.field(
+        init=False, eq=False
+    )  # Of `before`, not of `now`.
+
+    @absent.default
+    def _absent(self) -> tuple[int, ...]:
+        return tuple(sorted(self.before - self.now))
 
 
 class _Kinds:
@@ -313,15 +395,21 @@ class _Kinds:
                 del self.of_leaf[leaf][kind]
 
 
-def _chain_to(
-    came: dict[int, tuple[int, _Kind | None, int]], start: int, last: int
-) -> list[tuple[_Kind, int, int]]:
+@attrs.frozen
+class _Link:
+    """In a row of `kind`, `into` takes the place of `out`."""
+
+    kind: _Kind
+    out: int
+    into: int
+
+
+def _chain_to(came: dict[int, _Link], start: int, last: int) -> list[_Link]:
     chain = []
     leaf = last
     while leaf != start:
-        _, kind, before = came[leaf]
-        assert kind is not None
-        chain.append((kind, before, leaf))
-        leaf = before
+        link = came[leaf]
+        chain.append(link)
+        leaf = link.out
     chain.reverse()
     return chain

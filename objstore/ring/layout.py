@@ -312,7 +312,9 @@ def _next(
         row_count=layout.voters.row_count,
         seed=epoch,
     )
-    changed = attrs.evolve(layout, epoch=epoch, members=members, tables=tables, voters=voters)
+    changed = attrs.evolve(
+        layout, epoch=epoch, members=members, tables=tables, voters=voters
+    )
     if attrs.evolve(changed, epoch=layout.epoch) == (before or layout):
         return before or layout
     if reason := _fault(changed):
@@ -418,7 +420,10 @@ def _member_fault(member: Member) -> str | None:
         return f"state {member.state!r} is none of {', '.join(STATES)}"
     if any(len(label.encode()) > LABEL_SIZE_MAX for label in member.domains):
         return f"zone, rack and host may have {LABEL_SIZE_MAX} bytes each"
-    if any(len(a.encode()) > ADDRESS_SIZE_MAX for a in (member.cluster_address, member.s3_address)):
+    if any(
+        len(a.encode()) > ADDRESS_SIZE_MAX
+        for a in (member.cluster_address, member.s3_address)
+    ):
         return f"an address may have {ADDRESS_SIZE_MAX} bytes"
     return None
 
@@ -429,7 +434,9 @@ def _slots_fault(layout: Layout) -> str | None:
         if slots.first != expected or slots.count < 1:
             return f"slot {expected} is kept by no shard or by two"
         if not 1 <= slots.shard <= layout.shard_count:
-            return f"slot {slots.first} is kept by shard {slots.shard}, which does not exist"
+            return (
+                f"slot {slots.first} is kept by shard {slots.shard}, which does not exist"
+            )
         expected += slots.count
     return None if expected == SLOT_COUNT else f"the ranges end at slot {expected}"
 
@@ -467,7 +474,13 @@ def decode(data: bytes) -> Layout:
         layout = _unpack(data)
     except CorruptData:
         raise
-    except (ValueError, TypeError, KeyError, UnicodeError, msgpack.UnpackException) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        UnicodeError,
+        msgpack.UnpackException,
+    ) as error:
         raise CorruptLayout(f"{type(error).__name__}: {error}") from error
     if reason := _fault(layout):
         raise CorruptLayout(reason)
@@ -515,7 +528,9 @@ def _unpack_table(packed: tuple[int, int, bytes]) -> Table:
         raise CorruptLayout(f"a table of width {width} and {size} bytes")
     reader = zlib.decompressobj()
     try:
-        cells = reader.decompress(data, size + 1)  # No further, whatever it would unpack to.
+        cells = reader.decompress(
+            data, size + 1
+        )  # No further, whatever it would unpack to.
     except zlib.error as error:
         raise CorruptLayout(f"a table cannot be unpacked: {error}") from error
     if len(cells) != size or not reader.eof:

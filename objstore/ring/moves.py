@@ -14,7 +14,7 @@ from collections import Counter
 import attrs
 
 from objstore.ids import NodeId
-from objstore.ring.balance import loads, shares
+from objstore.ring.balance import shares
 from objstore.ring.domains import Leaf, grow_tree
 from objstore.ring.layout import Layout
 from objstore.ring.ring import Owners, Ring
@@ -67,15 +67,14 @@ def moved(before: Layout, after: Layout, width: int) -> int:
 def least_moved(before: Layout, after: Layout, width: int) -> float:
     """The least that any scheme must move: the greater of two lower bounds.
 
-    What the fair shares of `after` give to nodes beyond what they have; and the places in
-    single rows that cannot stay, as their node is gone or its domain holds too many.
+    How much the fair shares grow, of nodes whose share grows at all: it comes from others.
+    And the places in single rows that cannot stay, as their node is gone or its domain
+    holds too many.
     """
-    had = loads(before, width)
-    count = after.partition_count
-    gained = (
-        share * count - had.get(node, 0) for node, share in shares(after, width).items()
-    )
-    return max(sum(gain for gain in gained if gain > 0), _forced(before, after, width))
+    had = shares(before, width)
+    grown = (share - had.get(node, 0) for node, share in shares(after, width).items())
+    fair = sum(growth for growth in grown if growth > 0) * after.partition_count
+    return max(fair, _forced(before, after, width))
 
 
 def _forced(before: Layout, after: Layout, width: int) -> int:

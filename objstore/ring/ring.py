@@ -74,7 +74,9 @@ class Ring:
         for member in members:
             taken.update(_prefixes(member))
         rest = [
-            (_rank(chunk, member), member) for member in self._holders if member.node not in owners
+            (_rank(chunk, member), member)
+            for member in self._holders
+            if member.node not in owners
         ]
         rest.sort(key=lambda ranked: ranked[0])
         while rest:

@@ -268,7 +268,8 @@ class _Link:
 
     def load(self) -> tuple[int, int, int]:
         """What a new call would wait behind: for the choice among bulk links."""
-        return self._pending_size, len(self._pending), self.number
+        waiting = len(self._ready) + len(self._room)
+        return self._pending_size, len(self._pending) + waiting, self.number
 
     async def call(
         self, method: str, value: object, payload: Buffer, timeout_ms: int

@@ -189,6 +189,8 @@ class FrameReader:
             frames.append(_cut(view, offset, size))
             offset += size
         if offset < end:
+            if data[offset] != VERSION:  # Before more of it is waited for.
+                raise RemoteProtocolError(f"frame version {data[offset]}")
             self._parts = [view[offset:]]
             self._size = end - offset
         return frames

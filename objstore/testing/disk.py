@@ -4,7 +4,7 @@
     a folder    likewise, with the names put, removed and renamed between the two
 
     sync        what is there becomes durable, nothing is between
-    kill        the process died: everything that is there stays; locks are free
+    kill        the process died: all that was written to files stays; locks are free
     crash       the power failed: what is durable stays, and, by the given Random, some of
                 what lies between, in any combination:
                 - a write is lost, kept, or only its growth of the file is kept
@@ -134,7 +134,7 @@ class _FileNode:
         self.reserved = set(pages_of(0, survivor.size))
         self.locked = False
 
-    def kill(self) -> None:
+    def kill(self, random: Random) -> None:  # noqa: ARG002
         self.locked = False
 
 
@@ -167,11 +167,11 @@ class _FolderNode:
         for _, node in sorted(survivor.items(), key=lambda item: item[0]):
             node.crash(random)
 
-    def kill(self) -> None:
+    def kill(self, random: Random) -> None:
         if self.store is not None:
-            self.store.kill()
-        for node in self.present.values():
-            node.kill()
+            self.store.crash(random)  # Its memory is gone either way.
+        for _, node in sorted(self.present.items(), key=lambda item: item[0]):
+            node.kill(random)
 
 
 _Node = _FileNode | _FolderNode
@@ -200,9 +200,9 @@ class SimulatedDisk:
         self._root.crash(random)
         self.busy_s = 0.0
 
-    def kill(self) -> None:
-        """Let the process that held the locks die."""
-        self._root.kill()
+    def kill(self, random: Random) -> None:
+        """Let the process die: the kernel keeps what was written, and frees the locks."""
+        self._root.kill(random)
         self.busy_s = 0.0
 
     def paths(self, pattern: str = "*") -> list[str]:
@@ -361,9 +361,7 @@ class SimulatedDirectory:
     def exists(self, name: str) -> bool:
         return check_name(name) in self._node().present
 
-    def open(
-        self, name: str, *, create: bool = False, write: bool = True
-    ) -> SimulatedFile:
+    def open(self, name: str, *, create: bool = False, write: bool = True) -> SimulatedFile:
         entries = self._node().present
         path = self._join(name)
         if create:

@@ -17,7 +17,7 @@ import errno
 import weakref
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import attrs
 from sortedcontainers import SortedDict
@@ -25,6 +25,8 @@ from sortedcontainers import SortedDict
 from objstore.errors import CorruptData
 from objstore.host.kv import Batch
 from objstore.testing.boot import Boot
+
+V = TypeVar("V")
 
 _Kind = Literal["put", "delete", "delete_range"]
 _Change = tuple[_Kind, bytes, bytes]  # Key and value, key and b"", or start and end.
@@ -59,23 +61,49 @@ class SimulatedBatch:
         return sum(len(key) + len(value) for _, key, value in self.changes)
 
 
+class _Rows(Generic[V]):
+    """Rows in order of their keys."""
+
+    def __init__(self, rows: _Rows[V] | None = None) -> None:
+        self._rows: Any = SortedDict({} if rows is None else rows._rows)  # type: ignore[no-untyped-call]
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    def get(self, key: bytes) -> V | None:
+        value: V | None = self._rows.get(key)
+        return value
+
+    def set(self, key: bytes, value: V | None) -> None:
+        """Set the row, or remove it where `value` is None."""
+        if value is None:
+            self._rows.pop(key, None)
+        else:
+            self._rows[key] = value
+
+    def keys(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[bytes]:
+        """Keys with start <= key < end; not to be changed meanwhile."""
+        keys: Iterator[bytes] = self._rows.irange(start, end, (True, False), reverse)
+        return keys
+
+
 @attrs.define(eq=False)
 class _Reader:
     """One who saw a state; `aside` holds what has changed of it since."""
 
-    aside: SortedDict[bytes, bytes | _Absent] = attrs.field(factory=SortedDict)
+    aside: _Rows[bytes | _Absent] = attrs.field(factory=_Rows)
 
     def keep(self, key: bytes, old: bytes | None) -> None:
         if key not in self.aside:
-            self.aside[key] = ABSENT if old is None else old
+            self.aside.set(key, ABSENT if old is None else old)
 
 
 @attrs.define(eq=False)
 class StoreState:
     """What lies on the disk, and what the process that has it open sees."""
 
-    rows: SortedDict[bytes, bytes] = attrs.field(factory=SortedDict)
-    durable: SortedDict[bytes, bytes] = attrs.field(factory=SortedDict)
+    rows: _Rows[bytes] = attrs.field(factory=_Rows)
+    durable: _Rows[bytes] = attrs.field(factory=_Rows)
     batches: list[SimulatedBatch] = attrs.field(factory=list)
     damaged: set[bytes] = attrs.field(factory=set)
     readers: weakref.WeakSet[_Reader] = attrs.field(factory=weakref.WeakSet)
@@ -87,25 +115,19 @@ class StoreState:
         self.damaged.add(key)
 
     def crash(self, random: Random) -> None:
-        """Lose the power: keep what was flushed and a prefix of the rest."""
+        """Lose power or process: keep what was flushed and a prefix of the rest."""
         kept = random.randint(0, len(self.batches))
         for batch in self.batches[:kept]:
             _apply(self.durable, batch, ())
         self.batches.clear()
-        self.rows = SortedDict(self.durable)
-        self.readers = weakref.WeakSet()
-        self.open = False
-
-    def kill(self) -> None:
-        """Let the process die: its memtable is lost, as with a power cut."""
-        self.batches.clear()
-        self.rows = SortedDict(self.durable)
+        self.rows = _Rows(self.durable)
         self.readers = weakref.WeakSet()
         self.open = False
 
     def write(self, batch: SimulatedBatch) -> None:
-        # A sorted walk: a WeakSet's order is that of addresses, but order is without effect.
+        # In the order of addresses, but each reader is told the same: no seed is hurt.
         _apply(self.rows, batch, tuple(self.readers))
+        self.damaged.difference_update(key for _, key, _ in batch.changes)
         self.batches.append(batch)
 
     def flush(self) -> None:
@@ -115,12 +137,11 @@ class StoreState:
 
     def read(self, key: bytes, reader: _Reader | None) -> bytes | None:
         if reader is not None and key in reader.aside:
-            old = reader.aside[key]
+            old = reader.aside.get(key)
             return None if isinstance(old, _Absent) else old
         if key in self.damaged and key in self.rows:
             raise CorruptData(f"block checksum mismatch at row {key.hex()}")
-        value: bytes | None = self.rows.get(key)
-        return value
+        return self.rows.get(key)
 
 
 @attrs.define(eq=False)
@@ -165,9 +186,8 @@ class _View:
     ) -> bytes | None:
         """The first (or last) key with low <= key < high of rows and aside."""
         found: list[bytes] = []
-        for keys in (self._state.rows, reader.aside):
-            inside = keys.irange(low, high, (True, False), reverse)
-            key = next(inside, None)
+        for rows in (self._state.rows, reader.aside):
+            key = next(rows.keys(low, high, reverse=reverse), None)
             if key is not None:
                 found.append(key)
         if not found:
@@ -211,9 +231,7 @@ class SimulatedStore(_View):
         self._check_usable("read")
         reader = _Reader()
         self._state.readers.add(reader)
-        return SimulatedSnapshot(
-            self._state, self._boot, self._path, self._check, reader
-        )
+        return SimulatedSnapshot(self._state, self._boot, self._path, self._check, reader)
 
     def flush(self) -> None:
         self._check_usable("sync")
@@ -230,27 +248,24 @@ class SimulatedStore(_View):
 
 
 def _apply(
-    rows: SortedDict[bytes, bytes],
+    rows: _Rows[bytes],
     batch: SimulatedBatch,
     readers: tuple[_Reader, ...],
 ) -> None:
     for kind, key, value in batch.changes:
         if kind == "delete_range":
-            for inner in list(rows.irange(key, value, (True, False))):
+            for inner in list(rows.keys(key, value)):
                 _set(rows, inner, None, readers)
         else:
             _set(rows, key, value if kind == "put" else None, readers)
 
 
 def _set(
-    rows: SortedDict[bytes, bytes],
+    rows: _Rows[bytes],
     key: bytes,
     value: bytes | None,
     readers: tuple[_Reader, ...],
 ) -> None:
     for reader in readers:
         reader.keep(key, rows.get(key))
-    if value is None:
-        rows.pop(key, None)
-    else:
-        rows[key] = value
+    rows.set(key, value)

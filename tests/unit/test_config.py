@@ -35,7 +35,10 @@ def test_later_sources_win() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('[gossip]\n\nprobe_intervl = "1s"', ["line 3", "probe_intervl", "'gossip.probe_interval'"]),
+        (
+            '[gossip]\n\nprobe_intervl = "1s"',
+            ["line 3", "probe_intervl", "'gossip.probe_interval'"],
+        ),
         ("[gossip]\nprobe_timeout = 5", ["line 2", "gossip.probe_timeout", "500ms"]),
         ('[s3]\ntls = "maybe"', ["line 2", "one of off, files, cluster"]),
         ('[s3]\naddress = "nine"', ["HOST:PORT"]),

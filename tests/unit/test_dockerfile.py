@@ -32,7 +32,9 @@ def test_the_daemon_is_not_root_and_its_data_is_a_volume() -> None:
     stage = instructions()[final:]
     assert ("USER", "objstore") in stage
     assert ("VOLUME", "/data") in stage
-    assert [name for name, _ in stage].index("USER") > [name for name, _ in stage].index("RUN")
+    assert [name for name, _ in stage].index("USER") > [name for name, _ in stage].index(
+        "RUN"
+    )
 
 
 def test_the_commands_are_json_and_python_optimisation_is_off() -> None:

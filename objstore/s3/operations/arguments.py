@@ -151,7 +151,7 @@ def check_expected_owner(
 
 
 def encoding_type(call: S3Call) -> str | None:
-    """"url", or None: keys as they are."""
+    """How keys are to be shown: "url", or None for as they are."""
     text = call.query.get("encoding-type")
     if text is None or text == "":
         return None
@@ -248,8 +248,7 @@ def copy_source(call: S3Call) -> CopySource:
         raw_name, _, raw_key = raw_name.lstrip(b"/").partition(b"/")
     if not raw_name or not raw_key or not (_is_text(raw_name) and _is_text(raw_key)):
         raise invalid_argument(
-            "Copy Source must mention the source bucket and key: "
-            "sourcebucket/sourcekey",
+            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
             "x-amz-copy-source",
             header,
         )

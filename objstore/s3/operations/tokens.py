@@ -1,4 +1,4 @@
-"""Continuation tokens: where a list goes on, opaque to clients and checked when they return.
+"""Continuation tokens: where a list goes on, opaque to clients, checked on return.
 
     base64url( format (1) | check (8) | place )
 

@@ -83,7 +83,7 @@ def test_a_large_payload_that_arrives_in_one_read_is_not_copied() -> None:
 
 
 def test_a_small_payload_does_not_keep_the_read_alive() -> None:
-    data = make(None, b"x" * 100) + b"more"
+    data = make(None, b"x" * 100) + b"\x01\x01"
     assert FrameReader().feed(data)[0].payload.obj is not data
 
 

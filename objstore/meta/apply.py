@@ -1,0 +1,172 @@
+"""Apply: what a command does to the rows.  A pure function, the same on every replica.
+
+    (rows, envelope, context) --> changes staged in the rows, and a result
+
+    a request id seen before   -> the result of then, and nothing changes (R13)
+    the command fails          -> its error is the result, and nothing changes
+    it succeeds                -> its rows, and the result under the request id
+
+A command that failed is not remembered: its retry decides again, at a later moment, which
+is as good an order as the first.  Commands that change nothing when repeated are not
+remembered either.
+
+Errors of `meta.errors` are results.  CorruptData and everything unforeseen escapes and
+ends the process: a replica that goes on after it would differ from the others (R12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from objstore.errors import Conflict, InvalidRequest, NotFound, ObjstoreError
+from objstore.ids import RequestId, Slot
+from objstore.limits import REQUEST_ID_KEPT_MS
+from objstore.meta import (
+    cluster,
+    expiry,
+    fences,
+    intents,
+    payloads,
+    references,
+    schema,
+    uploads,
+    versions,
+)
+from objstore.meta import commands as c
+from objstore.meta.errors import NoSuchKey
+from objstore.meta.rows import StagedRows
+from objstore.meta.values import Displaced
+from objstore.meta.work import Context, Work
+from objstore.rpc import codec
+
+# Every eighth command drains a step of what is due, so a slot in use keeps up: a command
+# leaves at most two rows to expire, and a step drains PURGE_ROWS_MAX.
+_DRAIN_PERIOD = 8
+
+Handler = Callable[[Work, Any], object]
+
+
+def apply(
+    rows: StagedRows, request: RequestId, command: c.Command, context: Context
+) -> object:
+    """Apply one command; its result, or its error as a value."""
+    slot: Slot = getattr(command, "slot", schema.CLUSTER_SLOT)
+    handler = _ONCE.get(type(command))
+    is_remembered = handler is not None
+    if handler is None:
+        handler = _REPEATABLE[type(command)]
+    elif (known := rows.get(schema.request_key(slot, request))) is not None:
+        return codec.decode(known)
+    work = Work(rows, slot, context)
+    try:
+        result = handler(work, command)
+    except (NotFound, Conflict, InvalidRequest) as error:
+        rows.rollback()
+        result, is_remembered = error, False
+        work = Work(rows, slot, context)
+    if is_remembered:
+        _remember(work, request, result)
+    if context.index % _DRAIN_PERIOD == 0:
+        expiry.drain(work)
+    work.finish()
+    return result
+
+
+def _remember(work: Work, request: RequestId, result: object) -> None:
+    due_ms = work.context.time_ms + REQUEST_ID_KEPT_MS
+    work.rows.put(schema.request_key(work.slot, request), codec.encode(result))
+    row_key = schema.expiry_key(work.slot, due_ms, schema.Expiring.REQUEST, request)
+    work.rows.put(row_key, _NOTHING)
+
+
+_NOTHING = payloads.pack(None)
+
+
+# ---- small ones -----------------------------------------------------------------------
+
+
+def _forget_released(work: Work, command: c.ForgetReleased) -> None:
+    for sequence in command.sequences:
+        row_key = schema.released_key(work.slot, sequence)
+        if work.rows.get(row_key) is not None:
+            work.rows.delete(row_key)
+
+
+def _change_displaced(work: Work, command: c.ChangeDisplaced) -> tuple[Displaced, ...]:
+    place, chunk = references.place_of(command.place), command.place.chunk
+    row_key = _row_of(work.slot, command)
+    payload = work.rows.get(row_key)
+    if payload is None:
+        raise NoSuchKey("nothing refers to the chunk any more")
+    if place.upload:
+        part = payloads.unpack_part(place.part_number, payload)
+        moved = references.displace(work, place, part.location, chunk, command.changes)
+        if moved is not None:
+            work.rows.put(row_key, payloads.relocated_part(payload, moved[0]))
+    else:
+        location = payloads.unpack_head(payload).location()
+        moved = references.displace(work, place, location, chunk, command.changes)
+        if moved is not None:
+            work.rows.put(row_key, payloads.relocated(payload, moved[0]))
+    if moved is None:
+        raise NoSuchKey("nothing refers to the chunk any more")
+    return moved[1].displaced
+
+
+def _row_of(slot: Slot, command: c.ChangeDisplaced) -> bytes:
+    place = command.place
+    if place.upload is not None:
+        prefix = schema.parts_prefix(slot, place.bucket, place.upload)
+        return schema.part_key(prefix, place.part_number)
+    prefix = schema.versions_prefix(slot, place.bucket, place.key)
+    return schema.version_key(prefix, place.order)
+
+
+def _purge_step(work: Work, command: c.PurgeStep) -> bool:
+    del command
+    return expiry.drain(work)
+
+
+def _raise_floor(work: Work, command: c.RaiseFloor) -> None:
+    work.raise_floor(command.epoch)
+
+
+# Applied once: a repetition would do harm, or answer otherwise than the first time.
+_ONCE: dict[type, Handler] = {
+    c.PutVersion: versions.put_version,
+    c.DeleteVersion: versions.delete_version,
+    c.CreateUpload: uploads.create_upload,
+    c.PutPart: uploads.put_part,
+    c.CompleteUpload: uploads.complete_upload,
+    c.AbortUpload: uploads.abort_upload,
+    c.BeginIntent: intents.begin_intent,
+    c.DropIntent: intents.drop_intent,
+    c.ChangeDisplaced: _change_displaced,
+    c.FoundCluster: cluster.found_cluster,
+    c.CreateBucketRecord: cluster.create_bucket_record,
+    c.SetBucketState: cluster.set_bucket_state,
+    c.CreateAccessKey: cluster.create_access_key,
+    c.DeleteAccessKey: cluster.delete_access_key,
+    c.SpendJoinToken: cluster.spend_join_token,
+    c.SetLayout: cluster.set_layout,
+    c.PutSetting: cluster.put_setting,
+}
+
+# Repeated, they change nothing and answer the same.
+_REPEATABLE: dict[type, Handler] = {
+    c.OpenBucket: fences.open_bucket,
+    c.CloseBucket: fences.close_bucket,
+    c.DropBucket: fences.drop_bucket,
+    c.ForgetReleased: _forget_released,
+    c.PurgeStep: _purge_step,
+    c.RaiseFloor: _raise_floor,
+    c.DropBucketRecord: cluster.drop_bucket_record,
+    c.CreateJoinToken: cluster.create_join_token,
+}
+
+assert {*_ONCE, *_REPEATABLE} == set(c.COMMANDS)
+
+
+def is_error(result: object) -> bool:
+    return isinstance(result, ObjstoreError)

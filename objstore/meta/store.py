@@ -1,0 +1,488 @@
+"""The metadata store: the replicas of this node in its ordered key-value store.
+
+    log entries --> StagedRows --> one batch: rows + applied index, term, membership
+                                        |
+                                 key-value store --flush--> survives a crash
+
+After a crash the store holds a prefix of its batches, and each batch says up to which
+entry it brings its shard: so a restart goes on exactly there (R9), and the WAL is needed
+only above what the last flush covered (`durable_index`).
+
+A snapshot is fed under a new generation, piece by piece; one batch then makes the new
+generation valid together with the applied state it brings.  A crash before that leaves
+the old state, and rows that the next opening deletes.
+
+Anything that a store raises (OSError, CorruptData) ends the process: nobody here catches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+
+import attrs
+import structlog
+import trio
+
+from objstore.host.kv import Batch, KeyValueStore, View
+from objstore.host.threads import Threads
+from objstore.ids import Slot
+from objstore.limits import METADATA_MEMORY_MAX
+from objstore.meta import apply, cluster, envelope, expiry, local, schema, snapshot
+from objstore.meta.rows import HASH_SIZE, RowView, StagedRows
+from objstore.meta.schema import Table
+from objstore.meta.work import Context
+from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
+
+log = structlog.get_logger()
+
+_FIRST_GENERATION = bytes(4)
+_FLUSH_INTERVAL_S = 30.0  # What a restart replays at most, in time.
+_CHECK_INTERVAL_S = 1.0
+_NEVER_MS = 1 << 62
+
+
+def _get(kv: View, key: bytes) -> bytes | None:
+    """The payload of a local row."""
+    value = kv.get(key)
+    return None if value is None else schema.unseal(key, value)
+
+
+def _put(batch: Batch, key: bytes, payload: bytes) -> None:
+    batch.put(key, schema.seal(key, payload))
+
+
+class KvRows:
+    """A RowView of one shard: adds generations to keys, verifies values."""
+
+    __slots__ = ("_generations", "_kv")
+
+    def __init__(self, kv: View, generations: dict[bytes, bytes]) -> None:
+        self._kv = kv
+        self._generations = generations  # By the slot's two bytes.
+
+    def get(self, key: bytes) -> bytes | None:
+        generation = self._generations.get(key[:2])
+        if generation is None:
+            return None
+        value = self._kv.get(key[:2] + generation + key[2:])
+        return None if value is None else schema.unseal(key, value)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        slot = start[:2]
+        generation = self._generations.get(slot)
+        if generation is None:
+            return
+        assert end[:2] == slot
+        first, last = slot + generation + start[2:], slot + generation + end[2:]
+        for physical, value in self._kv.scan(first, last):
+            key = physical[:2] + physical[6:]
+            yield key, schema.unseal(key, value)
+
+    def sealed(self, slot: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All (logical key, sealed value) of a slot, not verified."""
+        start = slot + self._generations[slot]
+        for physical, value in self._kv.scan(start, schema.range_end(start)):
+            yield schema.logical(physical), value
+
+
+class ShardMachine:
+    """The state machine of one replica: see `raft.state_machine.StateMachine`."""
+
+    def __init__(
+        self,
+        store: MetaStore,
+        group: int,
+        generations: dict[bytes, bytes],
+    ) -> None:
+        self.group = group
+        self.on_change: Callable[[], None] | None = None  # After entries were applied.
+        self._store = store
+        self._kv = store.kv
+        self._generations = generations
+        self._rows = KvRows(self._kv, generations)
+        self._installing: ShardInstall | None = None
+        payload = _get(self._kv, local.applied_key(group))
+        self._progress = (
+            local.NOTHING if payload is None else local.unpack_progress(payload)
+        )
+        self._durable_index = self._progress.applied.index
+        # When something of a slot is due at the earliest.  May be too early, not too late.
+        self._due_ms = dict.fromkeys(generations, 0)
+
+    # ---- the protocol -----------------------------------------------------------------
+
+    def applied(self) -> Applied:
+        return self._progress.applied
+
+    def apply(self, entries: Sequence[Entry], membership: Membership) -> list[object]:
+        rows = StagedRows(self._rows)
+        time_ms, chain = self._progress.time_ms, self._progress.chain
+        index, term = self._progress.applied.index, self._progress.applied.term
+        results: list[object] = []
+        for entry in entries:
+            assert entry.index == index + 1
+            index, term = entry.index, entry.term
+            if entry.kind is not EntryKind.COMMAND:
+                results.append(None)
+                continue
+            proposal = envelope.decode(entry.data)
+            time_ms = max(proposal.stamp_ms, time_ms + 1)
+            context = Context(index, term, time_ms)
+            rows.begin()
+            results.append(apply.apply(rows, proposal.request, proposal.command, context))
+            chain = rows.chain(chain)
+        applied = Applied(index, term, membership)
+        self._write(rows, local.Progress(applied, time_ms, chain))
+        if self.on_change is not None:
+            self.on_change()
+        return results
+
+    def _write(self, rows: StagedRows, progress: local.Progress) -> None:
+        batch = self._kv.batch()
+        generations = self._generations
+        for key, value in rows.changes.items():
+            slot = key[:2]
+            generation = generations.get(slot)
+            if generation is None:
+                generation = self._begin_slot(batch, slot)
+            physical = slot + generation + key[2:]
+            if value is None:
+                batch.delete(physical)
+                continue
+            batch.put(physical, value)
+            if key[2] == Table.EXPIRY:
+                due_ms = schema.expiry_of_row(key)[0]
+                self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
+        _put(batch, local.applied_key(self.group), local.pack_progress(progress))
+        self._kv.write(batch)
+        self._progress = progress
+
+    def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:
+        generation = self._generations[slot] = _FIRST_GENERATION
+        key = local.slot_key(schema.slot_of_row(slot))
+        _put(batch, key, local.pack_slot(generation, self.group))
+        return generation
+
+    def durable_index(self) -> int:
+        return self._durable_index
+
+    def snapshot(self) -> Iterator[bytes]:
+        pinned = self._kv.snapshot()
+        rows = KvRows(pinned, dict(self._generations))
+        progress = self._progress
+        head = snapshot.SnapshotHead(self.group, progress.time_ms, progress.chain)
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                yield from snapshot.encode(head, _sealed_rows(rows, self._slots()))
+            finally:
+                pinned.close()
+
+        return pieces()
+
+    def install(self) -> ShardInstall:
+        if self._installing is not None:
+            self._installing.abort()
+        self._installing = ShardInstall(self, self._store.next_generation())
+        return self._installing
+
+    def destroy(self) -> None:
+        """Delete all rows; durable, so that a replica that comes again starts empty."""
+        if self._installing is not None:
+            self._installing.abort()
+        batch = self._kv.batch()
+        for slot, generation in self._generations.items():
+            _delete_copy(batch, slot, generation)
+            batch.delete(local.slot_key(schema.slot_of_row(slot)))
+        batch.delete(local.applied_key(self.group))
+        self._kv.write(batch)
+        self._kv.flush()
+        self._generations.clear()
+        self._due_ms.clear()
+        self._progress = local.NOTHING
+        self._durable_index = 0
+
+    # ---- reading ----------------------------------------------------------------------
+
+    @property
+    def rows(self) -> RowView:
+        """The applied rows."""
+        return self._rows
+
+    @property
+    def time_ms(self) -> int:
+        """Cluster time of the last command."""
+        return self._progress.time_ms
+
+    @property
+    def chain(self) -> tuple[int, bytes]:
+        """(applied index, running hash of all changes up to it): equal on all replicas."""
+        return self._progress.applied.index, self._progress.chain
+
+    def _slots(self) -> list[bytes]:
+        return sorted(self._generations)
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Slots that have rows."""
+        return tuple(schema.slot_of_row(slot) for slot in self._slots())
+
+    def state_hash(self) -> bytes:
+        """A hash of all rows: equal on replicas at equal applied index.  Reads them all."""
+        digest = blake2b(digest_size=HASH_SIZE)
+        for key, value in _sealed_rows(self._rows, self._slots()):
+            schema.unseal(key, value)
+            digest.update(len(key).to_bytes(4, "big") + key + value)
+        return digest.digest()
+
+    def sealed_rows(self, slot: Slot) -> Iterator[tuple[bytes, bytes]]:
+        """All (logical key, sealed value) of a slot that has rows, not verified."""
+        return self._rows.sealed(schema.slot_prefix(slot))
+
+    def slots_due(self, now_ms: int) -> list[Slot]:
+        """Slots that have something to drain at `now_ms` of cluster time."""
+        due: list[Slot] = []
+        for prefix, known_ms in self._due_ms.items():
+            if known_ms > now_ms:
+                continue
+            slot = schema.slot_of_row(prefix)
+            next_ms = expiry.next_due_ms(self._rows, slot)
+            self._due_ms[prefix] = _NEVER_MS if next_ms is None else next_ms
+            if next_ms is not None and next_ms <= now_ms:
+                due.append(slot)
+        return due
+
+    def flushed_to(self, index: int) -> None:
+        self._durable_index = max(self._durable_index, index)
+
+    def installed(self, generations: dict[bytes, bytes], progress: local.Progress) -> None:
+        """Take an installed snapshot as the state; its rows are durable."""
+        self._generations.clear()
+        self._generations.update(generations)
+        self._due_ms = dict.fromkeys(generations, 0)
+        self._progress = progress
+        self._durable_index = progress.applied.index
+        self._installing = None
+        if self.on_change is not None:
+            self.on_change()
+
+    def forget_install(self) -> None:
+        self._installing = None
+
+
+def _sealed_rows(rows: KvRows, slots: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for slot in slots:
+        yield from rows.sealed(slot)
+
+
+def _delete_copy(batch: Batch, slot: bytes, generation: bytes) -> None:
+    """Delete all rows of one generation of a slot."""
+    start = slot + generation
+    batch.delete_range(start, schema.range_end(start))
+
+
+class ShardInstall:
+    """A snapshot on its way in: see `raft.state_machine.Install`."""
+
+    def __init__(self, machine: ShardMachine, generation: bytes) -> None:
+        self._machine = machine
+        self._kv = machine._kv
+        self._generation = generation
+        self._decoder = snapshot.Decoder()
+        self._slots: list[bytes] = []  # That have rows in this generation.
+
+    def feed(self, piece: bytes) -> None:
+        """Raises CorruptSnapshot, CorruptRow."""
+        batch = self._kv.batch()
+        for key, value in self._decoder.feed(piece):
+            slot = key[:2]
+            if not self._slots or self._slots[-1] != slot:
+                self._slots.append(slot)
+                _put(batch, self._mark(slot), b"")
+            batch.put(schema.physical(key, self._generation), value)
+        self._kv.write(batch)
+
+    def _mark(self, slot: bytes) -> bytes:
+        number = schema.slot_of_row(slot)
+        return local.installing_key(self._machine.group, number, self._generation)
+
+    def commit(self, applied: Applied) -> None:
+        """Raises CorruptSnapshot where the stream was cut or is of another group."""
+        machine, head = self._machine, self._decoder.head
+        if head is None or not self._decoder.is_complete:
+            raise snapshot.CorruptSnapshot("it ends early")
+        if head.group != machine.group:
+            raise snapshot.CorruptSnapshot(f"of group {head.group}, not {machine.group}")
+        progress = local.Progress(applied, head.time_ms, head.chain)
+        batch = self._kv.batch()
+        for slot, generation in machine._generations.items():
+            _delete_copy(batch, slot, generation)
+            batch.delete(local.slot_key(schema.slot_of_row(slot)))
+        for slot in self._slots:
+            row = local.pack_slot(self._generation, machine.group)
+            _put(batch, local.slot_key(schema.slot_of_row(slot)), row)
+            batch.delete(self._mark(slot))
+        _put(batch, local.applied_key(machine.group), local.pack_progress(progress))
+        self._kv.write(batch)
+        self._kv.flush()
+        machine.installed(dict.fromkeys(self._slots, self._generation), progress)
+        log.info(
+            "meta.snapshot_installed",
+            shard=machine.group,
+            index=applied.index,
+            slots=len(self._slots),
+        )
+
+    def abort(self) -> None:
+        batch = self._kv.batch()
+        for slot in self._slots:
+            _delete_copy(batch, slot, self._generation)
+            batch.delete(self._mark(slot))
+        self._kv.write(batch)
+        self._slots.clear()
+        self._machine.forget_install()
+
+
+@attrs.define(eq=False)
+class MetaStore:
+    """All replicas of this node."""
+
+    kv: KeyValueStore
+    threads: Threads
+    _machines: dict[int, ShardMachine] = attrs.field(factory=dict, init=False)
+    _slots: dict[int, dict[bytes, bytes]] = attrs.field(factory=dict, init=False)
+    _generation: int = attrs.field(default=0, init=False)
+    _flush_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _flushing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Read what is where.  Raises CorruptData."""
+        kv = self.kv
+        for key, value in kv.scan(local.SLOT_PREFIX, schema.range_end(local.SLOT_PREFIX)):
+            generation, group = local.unpack_slot(schema.unseal(key, value))
+            slot = schema.slot_prefix(local.slot_of_key(key))
+            self._slots.setdefault(group, {})[slot] = generation
+        counter = _get(kv, local.GENERATION_KEY)
+        self._generation = 0 if counter is None else int.from_bytes(counter, "big")
+        self._drop_unfinished()
+
+    def _drop_unfinished(self) -> None:
+        """Delete what snapshots left that a crash interrupted."""
+        prefix = local.INSTALLING_PREFIX
+        marks = [key for key, _ in self.kv.scan(prefix, schema.range_end(prefix))]
+        batch = self.kv.batch()
+        for key in marks:
+            _, slot, generation = local.installing_of_key(key)
+            _delete_copy(batch, schema.slot_prefix(slot), generation)
+            batch.delete(key)
+        if marks:
+            self.kv.write(batch)
+
+    def machine(self, group: int) -> ShardMachine:
+        """The state machine of this node's replica of `group`; 0 is the cluster shard."""
+        machine = self._machines.get(group)
+        if machine is None:
+            generations = self._slots.setdefault(group, {})
+            machine = self._machines[group] = ShardMachine(self, group, generations)
+        return machine
+
+    def groups(self) -> tuple[int, ...]:
+        """Groups that have applied state here."""
+        prefix = local.APPLIED_PREFIX
+        rows = self.kv.scan(prefix, schema.range_end(prefix))
+        return tuple(local.group_of_applied(key) for key, _ in rows)
+
+    def next_generation(self) -> bytes:
+        self._generation += 1
+        generation = self._generation.to_bytes(4, "big")
+        batch = self.kv.batch()
+        _put(batch, local.GENERATION_KEY, generation)
+        self.kv.write(batch)
+        return generation
+
+    # ---- flushing ---------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Make everything applied so far survive a crash.
+
+        If cancelled, waits for the flush under way; `durable_index` may not tell of it.
+        """
+        async with self._flushing:
+            covered = {g: m.applied().index for g, m in self._machines.items()}
+            await self.threads.run(self.kv.flush)
+            for group, index in covered.items():
+                machine = self._machines[group]
+                if machine.applied().index >= index:  # Not destroyed meanwhile.
+                    machine.flushed_to(index)
+
+    def request_flush(self) -> None:
+        """Ask `run` to flush soon: the WAL wants to let go of its oldest file."""
+        self._flush_wanted.set()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Flush when much is unflushed, from time to time, and when asked to.
+
+        Raises OSError or CorruptData of the store: the process must end.
+        """
+        task_status.started()
+        flushed_at = trio.current_time()
+        while True:
+            with trio.move_on_after(_CHECK_INTERVAL_S):
+                await self._flush_wanted.wait()
+            is_large = self.kv.memory_size() >= METADATA_MEMORY_MAX
+            is_old = trio.current_time() - flushed_at >= _FLUSH_INTERVAL_S
+            if self._flush_wanted.is_set() or is_large or (is_old and self._is_dirty()):
+                self._flush_wanted = trio.Event()
+                await self.flush()
+                flushed_at = trio.current_time()
+
+    def _is_dirty(self) -> bool:
+        machines = self._machines.values()
+        return any(m.durable_index() < m.applied().index for m in machines)
+
+    # ---- the cluster view's copy ------------------------------------------------------
+
+    def load_view(self) -> tuple[int, dict[bytes, bytes]]:
+        """(version, rows) of the view's copy; (0, {}) where there is none."""
+        prefix = local.VIEW_PREFIX
+        version = _get(self.kv, local.VIEW_VERSION_KEY)
+        rows = {
+            key[len(prefix) :]: schema.unseal(key, value)
+            for key, value in self.kv.scan(prefix, schema.range_end(prefix))
+        }
+        return (0 if version is None else int.from_bytes(version, "big")), rows
+
+    def save_view(
+        self, version: int, rows: dict[bytes, bytes | None], *, is_full: bool
+    ) -> None:
+        """Put changed rows (None: deleted) into the view's copy, in one batch."""
+        batch = self.kv.batch()
+        if is_full:
+            prefix = local.VIEW_PREFIX
+            batch.delete_range(prefix, schema.range_end(prefix))
+        for name, payload in rows.items():
+            key = local.VIEW_PREFIX + name
+            if payload is None:
+                batch.delete(key)
+            else:
+                _put(batch, key, payload)
+        _put(batch, local.VIEW_VERSION_KEY, version.to_bytes(8, "big"))
+        self.kv.write(batch)
+
+
+def cluster_version(machine: ShardMachine) -> int:
+    """The version of the cluster shard's state, from its replica."""
+    assert machine.group == 0
+    return cluster.version_of(machine.rows)
+
+
+def verify(kv: KeyValueStore) -> int:
+    """Check the envelope of every metadata row; how many there are.  Raises CorruptData."""
+    count = 0
+    for key, value in kv.scan(b"", schema.CHUNKS_PREFIX):
+        is_local = key.startswith(schema.LOCAL_PREFIX)
+        schema.unseal(key if is_local else schema.logical(key), value)
+        count += 1
+    return count

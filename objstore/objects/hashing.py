@@ -1,0 +1,158 @@
+"""Hashes of a body, computed once on the stream, off the event loop.
+
+    update(block) --- small: here, that is cheaper than a hop
+                  '-- large: all hashes of the block in one hop to a thread
+
+Used plainly, `update` returns when the block is hashed; meanwhile earlier blocks travel to
+their owners.  As `async with`, it returns as soon as there is room for the next block, so
+that receiving, hashing and writing all overlap:
+
+    async with StreamHasher(algorithms, threads) as hasher:
+        await hasher.update(block) ...
+        digests = await hasher.finish()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+import trio
+from awscrt import checksums
+
+from objstore.host.disk import Buffer
+from objstore.host.threads import Threads
+from objstore.units import KiB
+
+ALGORITHMS = ("MD5", "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
+
+# MD5 of so much takes as long as a hop to a thread (SPEED).
+INLINE_SIZE_MAX = 32 * KiB
+BLOCKS_WAITING_MAX = 1  # Beside the one being hashed: they stay in memory.
+
+
+class _Hash(Protocol):
+    def update(self, data: Buffer, /) -> None: ...
+
+    def digest(self) -> bytes: ...
+
+
+class _Crc:
+    """A CRC as a hash: big endian, as S3 writes it."""
+
+    def __init__(self, function: Callable[[Buffer, int], int], size: int) -> None:
+        self._function = function
+        self._size = size
+        self._value = 0
+
+    def update(self, data: Buffer, /) -> None:
+        self._value = self._function(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self._size, "big")
+
+
+def _crc32c(data: Buffer, value: int) -> int:
+    return checksums.crc32c(data, value)  # type: ignore[arg-type]
+
+
+def _crc64nvme(data: Buffer, value: int) -> int:
+    return checksums.crc64nvme(data, value)  # type: ignore[arg-type]
+
+
+def _crc32(data: Buffer, value: int) -> int:
+    return zlib.crc32(data, value)
+
+
+_MAKERS: Mapping[str, Callable[[], _Hash]] = {
+    # Neither guards against an enemy here: S3 prescribes them.
+    "MD5": lambda: hashlib.md5(usedforsecurity=False),
+    "SHA1": lambda: hashlib.sha1(usedforsecurity=False),
+    "SHA256": hashlib.sha256,
+    "CRC32": lambda: _Crc(_crc32, 4),
+    "CRC32C": lambda: _Crc(_crc32c, 4),
+    "CRC64NVME": lambda: _Crc(_crc64nvme, 8),
+}
+assert set(_MAKERS) == set(ALGORITHMS)
+
+
+def digest_of(data: Buffer, algorithms: Collection[str]) -> dict[str, bytes]:
+    """The digests of `data`, at once and on the caller's thread: for small bodies."""
+    hashes = {name: _MAKERS[name]() for name in algorithms}
+    for state in hashes.values():
+        state.update(data)
+    return {name: state.digest() for name, state in hashes.items()}
+
+
+class StreamHasher:
+    """The hashes of one stream."""
+
+    def __init__(self, algorithms: Collection[str], threads: Threads) -> None:
+        """`algorithms`: names of ALGORITHMS."""
+        self._hashes = {name: _MAKERS[name]() for name in sorted(set(algorithms))}
+        self._threads = threads
+        self._stack: AsyncExitStack | None = None
+        self._sender: trio.MemorySendChannel[Buffer] | None = None
+        self._ended: trio.Event | None = None
+        self._is_finished = False
+
+    async def __aenter__(self) -> Self:
+        self._stack = AsyncExitStack()
+        nursery = await self._stack.enter_async_context(
+            trio.open_nursery(strict_exception_groups=False)
+        )
+        self._sender, receiver = trio.open_memory_channel[Buffer](BLOCKS_WAITING_MAX)
+        self._ended = trio.Event()
+        nursery.start_soon(self._serve, receiver, self._ended)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._stack is not None
+        if self._sender is not None:
+            self._sender.close()
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def update(self, data: Buffer) -> None:
+        """Hash the next piece of the stream; it must not change until `finish`.
+
+        If cancelled, the hasher is of no more use.
+        """
+        assert not self._is_finished
+        if self._sender is not None:
+            await self._sender.send(data)
+        else:
+            await self._update(data)
+
+    async def finish(self) -> dict[str, bytes]:
+        """The digests of all that was fed, by algorithm.  Nothing may follow."""
+        self._is_finished = True
+        if self._sender is not None and self._ended is not None:
+            self._sender.close()
+            await self._ended.wait()
+        return {name: state.digest() for name, state in self._hashes.items()}
+
+    async def _serve(
+        self, receiver: trio.MemoryReceiveChannel[Buffer], ended: trio.Event
+    ) -> None:
+        async for data in receiver:
+            await self._update(data)
+        ended.set()
+
+    async def _update(self, data: Buffer) -> None:
+        if len(data) * len(self._hashes) <= INLINE_SIZE_MAX:
+            self._feed(data)
+        else:
+            await self._threads.run(self._feed, data)
+
+    def _feed(self, data: Buffer) -> None:
+        for state in self._hashes.values():
+            state.update(data)

@@ -1,0 +1,1127 @@
+"""Many Raft groups on one node: the cores, their log, their state machines, the wire.
+
+All work is done in *passes*. A pass takes everything that has come since the last one,
+steps the cores, and carries out what they want, without waiting for anything:
+
+    payloads, ticks ----.                     .--> one payload a peer (sent at once)
+    proposals, reads ---+--> cores --effects--+--> records for the WAL --> [writer] --.
+    "it is durable" ----'       ^             '--> state machines --> answers         |
+              ^                 '------ applied -----------'                          |
+              '-----------------------------------------------------------------------'
+
+The writer is a task of its own: one write and one sync for all groups' records that waited.
+So nothing that is sent at once (heartbeats, a leader's appends) waits for a disk (R15), and
+batches form by what has arrived when we get to it, never by a delay. What must be durable
+before it is said waits in the core.
+
+A pass has no await inside, so cores need no lock. An error of the WAL or of a state machine
+ends `run`, and must end the process: what the disk holds then, only a restart finds out.
+Slow deeds (snapshots, letting segments go) are in `worker`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from random import Random
+from statistics import median
+from typing import Protocol
+
+import attrs
+import structlog
+import trio
+
+from objstore import metrics
+from objstore.config import RaftConfig
+from objstore.errors import (
+    Conflict,
+    InvalidRequest,
+    OutOfSpace,
+    RemoteProtocolError,
+    Unavailable,
+)
+from objstore.host.clock import Clock
+from objstore.ids import NodeId
+from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
+from objstore.raft.core import Core
+from objstore.raft.effects import (
+    Apply,
+    DamageChanged,
+    Effect,
+    MembershipChanged,
+    Persist,
+    ReadsFailed,
+    ReadsReady,
+    Removed,
+    Role,
+    RoleChanged,
+    Send,
+    SendSnapshot,
+)
+from objstore.raft.errors import NotLeader
+from objstore.raft.hard_state import Damage, HardState
+from objstore.raft.log import Log
+from objstore.raft.membership import Step, next_step
+from objstore.raft.messages import (
+    Append,
+    Heartbeat,
+    Message,
+    Vote,
+    decode_payload,
+    encode_membership,
+    encode_payload,
+    members,
+    sorted_nodes,
+)
+from objstore.raft.options import Options
+from objstore.raft.progress import Stage
+from objstore.raft.recovery import (
+    entry_record,
+    hard_state_record,
+    restore,
+    tombstone_record,
+)
+from objstore.raft.state_machine import (
+    Entry,
+    EntryKind,
+    Membership,
+    StateMachine,
+)
+from objstore.raft.wal import MARK, Recovered, Wal
+from objstore.raft.wal_format import Record, RecordType
+from objstore.raft.worker import SnapshotReceivers, SnapshotSenders, release_oldest
+from objstore.units import MiB
+
+log = structlog.get_logger()
+
+_GROUPS_MAX = SLOT_COUNT + 1  # Shards may be split until each has one slot.
+_WRITE_SIZE_MAX = 8 * MiB  # One sync; more waits for the next.
+_APPLIES_PER_PASS = 4  # Batches of one group, so that no group starves the others.
+_MESSAGE_OVERHEAD = 48
+
+
+class RaftTransport(Protocol):
+    """How nodes reach each other."""
+
+    def send(self, to: NodeId, payload: bytes) -> None:
+        """Send, or lose it: never waits, never raises."""
+        ...
+
+    async def call(self, to: NodeId, payload: bytes) -> bytes:
+        """A bulk call to the other's `RaftHost.on_call`.  Raises Unavailable."""
+        ...
+
+
+@attrs.frozen
+class FollowerStatus:
+    match: int  # The log agrees, durably, up to here.
+    stage: str  # "probe", "replicate" or "snapshot".
+    heard_ms: int  # How long ago it was last heard.
+    damaged: bool
+
+
+@attrs.frozen
+class GroupStatus:
+    """One group as this node sees it."""
+
+    group: int
+    role: Role
+    term: int
+    leader: NodeId | None
+    last_index: int
+    commit_index: int
+    applied_index: int
+    membership: Membership
+    followers: dict[NodeId, FollowerStatus]  # On the leader: all members but itself.
+    damaged: bool  # It has lost something, and does not vote until mended.
+    quiescent: bool
+    # Own wall clock minus the median of the voters' clocks, as heard.
+    clock_offset_ms: int
+
+
+class Answer:
+    """What callers wait for: settled once, with a value or an error."""
+
+    __slots__ = ("_result", "_tasks")
+
+    def __init__(self) -> None:
+        self._tasks: list[trio.lowlevel.Task] = []
+        self._result: Callable[[], object] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._tasks)
+
+    async def wait(self) -> object:
+        """The value, or the error raised.  If cancelled, nobody else notices."""
+        if self._result is None:
+            task = trio.lowlevel.current_task()
+            self._tasks.append(task)
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._tasks.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        assert self._result is not None
+        return self._result()
+
+    def succeed(self, value: object = None) -> None:
+        self._settle(lambda: value)
+
+    def fail(self, make_error: Callable[[], Exception]) -> None:
+        """Each waiter gets an error of its own."""
+
+        def result() -> object:
+            raise make_error()
+
+        self._settle(result)
+
+    def _settle(self, result: Callable[[], object]) -> None:
+        if self._result is not None:
+            return
+        self._result = result
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            trio.lowlevel.reschedule(task)
+
+
+class Signal:
+    """Wakes one task; setting it again before that changes nothing."""
+
+    __slots__ = ("_is_set", "_task")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Wait until it is set, and clear it."""
+        if self._is_set:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._is_set = False
+
+
+@attrs.define(eq=False)
+class _Proposal:
+    data: bytes
+    answer: Answer
+    began: float  # In seconds of trio's clock.
+    term: int = 0  # In which it was appended.
+
+
+@attrs.define(eq=False)
+class Replica:
+    """One group on this node."""
+
+    group: int
+    core: Core
+    machine: StateMachine
+
+    proposals: deque[_Proposal] = attrs.field(factory=deque)  # Not appended yet.
+    proposals_size: int = 0
+    appended: dict[int, _Proposal] = attrs.field(factory=dict)  # By index.
+    next_read: Answer | None = None  # Joined by reads until the next pass.
+    reads: dict[int, Answer] = attrs.field(factory=dict)  # By request.
+    reads_waiting: int = 0
+    lost_ms: int | None = None  # When leadership was lost with proposals unsettled.
+    change: tuple[NodeId, ...] | None = None  # The voters of the change under way.
+    changes_waiting: int = 0
+    _moved: trio.Event | None = None
+
+    def note_moved(self) -> None:
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
+
+    async def moved(self) -> None:
+        """Wait until the group has been worked on."""
+        if self._moved is None:
+            self._moved = trio.Event()
+        await self._moved.wait()
+
+
+@attrs.frozen
+class _Write:
+    records: Sequence[Record]
+    done: Callable[[], None]
+
+
+def _nobody_preferred(group: int) -> NodeId | None:
+    del group
+    return None
+
+
+def _always_alive(node: NodeId) -> bool:
+    del node
+    return True
+
+
+class RaftHost:
+    """All groups of one node."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        wal: Wal,
+        machines: Callable[[int], StateMachine],
+        transport: RaftTransport,
+        random: Random,
+        clock: Clock,
+        config: RaftConfig,
+        preferred_leader: Callable[[int], NodeId | None] = _nobody_preferred,
+        peer_alive: Callable[[NodeId], bool] = _always_alive,
+        flush: Callable[[], Awaitable[None]] | None = None,
+        options: Options | None = None,
+    ) -> None:
+        """Do nothing yet.
+
+        machines: the state machine of a group; asked once per replica made here.
+        preferred_leader: who should lead a group that this node leads; None: no matter.
+        peer_alive: the failure detector's word; only whether idle groups keep silent
+            rests on it, never safety.
+        flush: makes the state machines durable, so that old segments of the WAL can go;
+            asked for when what they hold becomes too much to be written again.
+        """
+        self.node = node
+        self.options = options if options is not None else Options.of(config)
+        self.wal = wal
+        self.transport = transport
+        self.random = random
+        self.flush = flush
+        self._machines = machines
+        self._clock = clock
+        self._preferred_leader = preferred_leader
+        self._peer_alive = peer_alive
+        self._replicas: dict[int, Replica] = {}
+        self._tombstones: dict[int, HardState] = {}
+        self._destroying: set[int] = set()
+        self._clocks_ms: dict[NodeId, float] = {}  # Wall minus our monotonic clock.
+        self._inbox: deque[tuple[NodeId, bytes]] = deque()
+        self._inbox_size = 0
+        self._touched: dict[int, Replica] = {}
+        self._out: dict[NodeId, list[tuple[int, Message]]] = {}
+        self._out_size: dict[NodeId, int] = {}
+        self._writes: deque[_Write] = deque()
+        self._write_began_ms: int | None = None
+        self._write_ended_ms = 0
+        self._wanted = Signal()
+        self._write_wanted = Signal()
+        self._last_tick_ms = 0
+        self._slow_tick_ms = 0
+        self._balanced_ms = 0
+        self._request = 0
+        self._running = False
+        self._nursery: trio.Nursery | None = None
+        self._senders = SnapshotSenders(self)
+        self._receivers = SnapshotReceivers(self)
+        self._upkeep = False
+
+    # Life.
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Recover all groups, then serve until cancelled.
+
+        Raises OSError or CorruptData from the WAL or a state machine: the process must
+        end. If cancelled, the log ends as after a crash, with what was acknowledged.
+        """
+        recovered = await self.wal.open()
+        now_ms = self.now_ms()
+        self._last_tick_ms = self._slow_tick_ms = self._balanced_ms = now_ms
+        self._recover(recovered)
+        self._running = True
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._write_loop)
+                nursery.start_soon(self._tick_loop)
+                nursery.start_soon(self._pass_loop)
+                self._wanted.set()
+                task_status.started()
+        finally:
+            self._running = False
+            self._nursery = None
+            self._fail_everything()
+            with trio.CancelScope(shield=True):
+                await self.wal.close()
+
+    def _recover(self, recovered: Recovered) -> None:
+        for finding in recovered.findings:
+            if finding.kind == "cut":
+                log.warning(
+                    "raft.wal_tail_cut", segment=finding.segment, offset=finding.offset
+                )
+            else:
+                log.error(
+                    "raft.wal_damaged",
+                    segment=finding.segment,
+                    offset=finding.offset,
+                    group=finding.group,
+                    reason=finding.kind,
+                )
+        for group, found in sorted(recovered.groups.items()):
+            machine = self._machines(group)
+            if found.is_tombstone:
+                # A crash may have come between the tombstone and this.
+                if machine.applied().index > 0:
+                    machine.destroy()
+                self._tombstones[group] = HardState(found.term, found.vote, Damage.NEW)
+                continue
+            restored = restore(found, machine.applied())
+            if restored.hard_state.damage > Damage.NEW:
+                log.error(
+                    "raft.replica_damaged",
+                    group=group,
+                    reason=restored.hard_state.damage.name.lower(),
+                )
+            self._add(
+                group,
+                machine,
+                restored.log,
+                restored.hard_state,
+                changed=restored.changed,
+            )
+
+    def _add(
+        self,
+        group: int,
+        machine: StateMachine,
+        tail: Log,
+        hard_state: HardState,
+        *,
+        changed: bool,
+    ) -> Replica:
+        core = Core(
+            group=group,
+            node=self.node,
+            hard_state=hard_state,
+            log=tail,
+            membership=machine.applied().membership,
+            options=self.options,
+            random=self.random,
+            is_alive=self._peer_alive,
+            now_ms=self.now_ms(),
+            hard_changed=changed,
+        )
+        replica = Replica(group, core, machine)
+        self._replicas[group] = replica
+        self._tombstones.pop(group, None)
+        self._touch(replica)
+        return replica
+
+    def _fail_everything(self) -> None:
+        """Nobody waits for a host that has stopped."""
+        for replica in self._replicas.values():
+            self._fail_proposals(replica)
+            self._fail_appended(replica)
+            self._fail_reads(replica, list(replica.reads))
+            if replica.next_read is not None:
+                replica.next_read.fail(partial(NotLeader, None))
+                replica.next_read = None
+            replica.note_moved()
+        while self._writes:
+            self._writes.popleft()
+
+    async def found(self, groups: Iterable[int]) -> None:
+        """Make each group with this node as its only voter; returns once it leads them.
+
+        For the first node of a cluster. Groups that exist are left as they are. If
+        cancelled, or after a crash, some of the groups exist: call it again.
+        """
+        wanted = [group for group in groups if group not in self._replicas]
+        membership = Membership(voters=(self.node,))
+        entry = Entry(1, 1, EntryKind.MEMBERSHIP, encode_membership(membership))
+        hard_state = HardState(1, self.node)
+        records: list[Record] = []
+        for group in wanted:
+            records.append(hard_state_record(group, hard_state))
+            records.append(entry_record(group, entry))
+        if records:
+            await self.make_durable(records)
+        for group in wanted:
+            if group in self._replicas:
+                continue
+            tail = Log(offset=0, offset_term=0, entries=[entry])
+            self._add(group, self._machines(group), tail, hard_state, changed=False)
+        for group in wanted:
+            replica = self._replicas[group]
+            while replica.core.membership.voters == (self.node,) and not (
+                replica.core.has_own_commit
+            ):
+                await replica.moved()
+            while replica.core.log.applied == 0:
+                await replica.moved()
+
+    # Questions.
+
+    def groups(self) -> list[int]:
+        """The groups this node has a replica of."""
+        return sorted(self._replicas)
+
+    def leader(self, group: int) -> NodeId | None:
+        replica = self._replicas.get(group)
+        return None if replica is None else replica.core.leader
+
+    def is_leader(self, group: int) -> bool:
+        replica = self._replicas.get(group)
+        return replica is not None and replica.core.is_leader
+
+    def status(self, group: int) -> GroupStatus | None:
+        """All there is to know of a group here; None where there is no replica."""
+        replica = self._replicas.get(group)
+        if replica is None:
+            return None
+        core, now_ms = replica.core, self.now_ms()
+        return GroupStatus(
+            group=group,
+            role=core.role,
+            term=core.term,
+            leader=core.leader,
+            last_index=core.log.last_index,
+            commit_index=core.log.committed,
+            applied_index=core.log.applied,
+            membership=core.membership,
+            followers={
+                node: FollowerStatus(
+                    match=progress.match,
+                    stage=progress.stage.value,
+                    heard_ms=now_ms - progress.heard_ms,
+                    damaged=progress.damage > Damage.NEW,
+                )
+                for node, progress in core.progress.items()
+            },
+            damaged=core.damage > Damage.NEW,
+            quiescent=core.quiescent,
+            clock_offset_ms=self._clock_offset_ms(core.membership.voters),
+        )
+
+    def _clock_offset_ms(self, nodes: Sequence[NodeId]) -> int:
+        own_ms = self._clock.utc_now_ms() - trio.current_time() * 1000
+        others_ms = [self._clocks_ms[n] for n in nodes if n in self._clocks_ms]
+        return round(own_ms - median([own_ms, *others_ms]))
+
+    # Requests.
+
+    async def propose(self, group: int, data: bytes) -> object:
+        """Replicate `data`, apply it, and return what the state machine made of it.
+
+        Raises NotLeader (nothing happened), Unavailable (with `unknown` where it may
+        happen all the same), OutOfSpace, InvalidRequest (larger than ENTRY_SIZE_MAX). If
+        cancelled, it may happen or not.
+        """
+        replica = self._leading(group)
+        if len(data) > ENTRY_SIZE_MAX:
+            raise InvalidRequest(f"an entry of {len(data)} bytes is too large")
+        if self.wal.is_full:
+            raise OutOfSpace("no room for the write-ahead log to grow")
+        if (
+            len(replica.proposals) >= self.options.proposals_max
+            or replica.proposals_size + len(data) > self.options.proposals_size_max
+        ):
+            raise Unavailable(f"group {group} has too many proposals waiting")
+        proposal = _Proposal(data, Answer(), trio.current_time())
+        replica.proposals.append(proposal)
+        replica.proposals_size += len(data)
+        self._touch(replica)
+        return await proposal.answer.wait()
+
+    async def read_barrier(self, group: int) -> None:
+        """Return once our applied state shows everything acknowledged before the call.
+
+        Raises NotLeader, Unavailable.
+        """
+        replica = self._leading(group)
+        if replica.core.can_read_now:
+            await trio.lowlevel.checkpoint()
+            if replica.core.can_read_now:
+                return
+        if replica.reads_waiting >= self.options.reads_max:
+            raise Unavailable(f"group {group} has too many reads waiting")
+        if replica.next_read is None:
+            replica.next_read = Answer()
+            self._touch(replica)
+        replica.reads_waiting += 1
+        try:
+            await replica.next_read.wait()
+        finally:
+            replica.reads_waiting -= 1
+
+    async def change_membership(self, group: int, voters: Sequence[NodeId]) -> None:
+        """Make `voters` the voters of the group; returns when they are.
+
+        New ones become learners first and vote once they have caught up. May be called
+        again for the same voters, by anyone, at any time. Raises NotLeader; Conflict while
+        another change is under way. If cancelled, what has been begun stays: a joint
+        membership is left by itself, learners remain until the next change.
+        """
+        target = sorted_nodes(voters)
+        assert target, "a group has voters"
+        replica = self._leading(group)
+        if replica.change not in (None, target):
+            raise Conflict(f"group {group}'s membership is being changed already")
+        replica.change = target
+        replica.changes_waiting += 1
+        try:
+            while not self._change_step(replica, target):
+                await replica.moved()
+                self._leading(group)
+        finally:
+            replica.changes_waiting -= 1
+            if replica.changes_waiting == 0:
+                replica.change = None
+
+    def _change_step(self, replica: Replica, target: tuple[NodeId, ...]) -> bool:
+        """Propose the next step if it is time; says whether there is none left."""
+        core = replica.core
+
+        def is_caught_up(node: NodeId) -> bool:
+            progress = core.progress.get(node)
+            return (
+                progress is not None
+                and progress.stage is Stage.REPLICATE
+                and progress.mend == 0
+                and progress.match >= core.log.committed
+            )
+
+        step = next_step(core.membership, target, is_caught_up=is_caught_up)
+        if isinstance(step, Membership):
+            core.wake(self.now_ms())
+            if core.propose_membership(step, self.now_ms()) is not None:
+                log.info(
+                    "raft.membership_proposed",
+                    group=replica.group,
+                    voters=step.voters,
+                    outgoing=step.outgoing,
+                    learners=step.learners,
+                )
+            self._touch(replica)
+        return step is Step.DONE
+
+    async def transfer(self, group: int, to: NodeId) -> None:
+        """Hand leadership to voter `to`; returns once this node does not lead any more.
+
+        Raises NotLeader, Unavailable where `to` cannot take it. If cancelled, it may
+        happen or not.
+        """
+        replica = self._leading(group)
+        if to == self.node:
+            return
+        term = replica.core.term
+        if not replica.core.transfer(to, self.now_ms()):
+            raise Unavailable(f"{to} cannot lead group {group} now")
+        self._touch(replica)
+        while replica.core.is_leader and replica.core.term == term:
+            if replica.core.transfer_to is None:
+                raise Unavailable(f"{to} did not take over group {group} in time")
+            await replica.moved()
+
+    def _leading(self, group: int) -> Replica:
+        replica = self._replicas.get(group)
+        if replica is None or not self._running:
+            raise NotLeader(None)
+        if not replica.core.is_leader:
+            raise NotLeader(replica.core.leader)
+        return replica
+
+    # From the transport.
+
+    def on_payload(self, sender: NodeId, payload: bytes) -> None:
+        """Take a payload that `sender` gave to its transport's `send`.  Never waits."""
+        options = self.options
+        if (
+            not self._running
+            or len(self._inbox) >= options.inbox_payloads_max
+            or self._inbox_size + len(payload) > options.inbox_size_max
+        ):
+            return  # As if the network had lost it.
+        self._inbox.append((sender, payload))
+        self._inbox_size += len(payload)
+        self._wanted.set()
+
+    async def on_call(self, sender: NodeId, payload: bytes) -> bytes:
+        """Answer a call that `sender` gave to its transport's `call`.
+
+        Raises RemoteProtocolError, Unavailable. If cancelled, the snapshot on its way in
+        is put in place or not.
+        """
+        if not self._running:
+            raise Unavailable("this node's groups are not running")
+        return await self._receivers.on_call(sender, payload)
+
+    # Passes.
+
+    def now_ms(self) -> int:
+        return round(trio.current_time() * 1000)
+
+    def _touch(self, replica: Replica) -> None:
+        """Have the next pass look at `replica`."""
+        self._touched[replica.group] = replica
+        self._wanted.set()
+
+    async def _pass_loop(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._pass()
+
+    async def _tick_loop(self) -> None:
+        while True:
+            await trio.sleep(self.options.heartbeat_ms / 1000)
+            self._wanted.set()
+
+    def _pass(self) -> None:
+        now_ms = self.now_ms()
+        # Before the clock: after a pause, what was said meanwhile comes first.
+        self._take_inbox(now_ms)
+        if now_ms - self._last_tick_ms >= self.options.heartbeat_ms:
+            self._tick(now_ms)
+        touched, self._touched = self._touched, {}
+        for replica in touched.values():
+            if self._replicas.get(replica.group) is replica:
+                self._serve(replica, now_ms)
+        self._flush_sends()
+        if self._writes:
+            self._write_wanted.set()
+
+    def _take_inbox(self, now_ms: int) -> None:
+        while self._inbox:
+            sender, data = self._inbox.popleft()
+            self._inbox_size -= len(data)
+            try:
+                payload = decode_payload(data)
+            except RemoteProtocolError as error:
+                log.warning("raft.payload_refused", peer=sender, reason=str(error))
+                continue
+            self._clocks_ms[sender] = payload.wall_ms - trio.current_time() * 1000
+            for group, message in payload.messages:
+                replica = self._replicas.get(group)
+                if replica is None:
+                    if not isinstance(message, Append | Heartbeat | Vote):
+                        continue
+                    replica = self.create(group)
+                    if replica is None:
+                        continue
+                replica.core.on_message(sender, message, now_ms)
+                self._touched[group] = replica
+
+    def create(self, group: int) -> Replica | None:
+        """An empty replica of a group that somebody else speaks of."""
+        if group in self._destroying or len(self._replicas) >= _GROUPS_MAX:
+            return None
+        replica = self._replicas.get(group)
+        if replica is not None:
+            return replica
+        machine = self._machines(group)
+        applied = machine.applied()
+        hard_state = self._tombstones.get(group, HardState(damage=Damage.NEW))
+        if applied.index > 0:
+            # The state machine is of a group that the WAL has forgotten.
+            hard_state = HardState(applied.term, None, Damage.VOTE)
+            log.error("raft.replica_damaged", group=group, reason="vote")
+        log.info("raft.replica_created", group=group)
+        tail = Log(offset=applied.index, offset_term=applied.term)
+        return self._add(group, machine, tail, hard_state, changed=True)
+
+    def _serve(self, replica: Replica, now_ms: int) -> None:
+        core = replica.core
+        if replica.proposals:
+            self._append_proposals(replica, now_ms)
+        if replica.next_read is not None:
+            self._begin_read(replica, now_ms)
+        passes = 0
+        while core.dirty:
+            if passes == _APPLIES_PER_PASS:
+                self._touch(replica)
+                break
+            passes += 1
+            for effect in core.take():
+                self._carry_out(replica, effect, now_ms)
+        replica.note_moved()
+
+    def _append_proposals(self, replica: Replica, now_ms: int) -> None:
+        core, options = replica.core, self.options
+        if not core.is_leader:
+            self._fail_proposals(replica)
+            return
+        batch: list[_Proposal] = []
+        size = 0
+        for proposal in replica.proposals:
+            if size > options.uncommitted_size_max:
+                break
+            batch.append(proposal)
+            size += len(proposal.data)
+        wanted = [proposal for proposal in batch if proposal.answer.is_awaited]
+        if wanted:
+            first = core.propose([proposal.data for proposal in wanted], now_ms)
+            if first is None:
+                return  # Later: when some are committed, or a transfer has ended.
+            for index, proposal in enumerate(wanted, first):
+                proposal.term = core.term
+                late = replica.appended.pop(index, None)
+                if late is not None:
+                    _fail_unknown(late)
+                replica.appended[index] = proposal
+        for proposal in batch:
+            replica.proposals.popleft()
+            replica.proposals_size -= len(proposal.data)
+        if replica.proposals:
+            self._touch(replica)
+
+    def _begin_read(self, replica: Replica, now_ms: int) -> None:
+        answer, replica.next_read = replica.next_read, None
+        assert answer is not None
+        if not answer.is_awaited:
+            return
+        self._request += 1
+        if replica.core.read_index(self._request, now_ms):
+            replica.reads[self._request] = answer
+        else:
+            answer.fail(partial(NotLeader, replica.core.leader))
+
+    # Effects.
+
+    def _carry_out(self, replica: Replica, effect: Effect, now_ms: int) -> None:
+        match effect:
+            case Send(to, message):
+                self._queue_send(replica.group, to, message)
+            case Persist():
+                self._queue_persist(replica, effect)
+            case Apply(entries, membership):
+                self._apply(replica, entries, membership, now_ms)
+            case ReadsReady(requests):
+                for request in requests:
+                    replica.reads.pop(request).succeed()
+            case ReadsFailed(requests):
+                self._fail_reads(replica, requests)
+            case RoleChanged():
+                self._note_role(replica, effect, now_ms)
+            case SendSnapshot(to):
+                self._senders.start(replica, to)
+            case MembershipChanged(membership):
+                log.info(
+                    "raft.membership_changed",
+                    group=replica.group,
+                    voters=membership.voters,
+                    outgoing=membership.outgoing,
+                    learners=membership.learners,
+                )
+            case DamageChanged(damage):
+                self._note_damage(replica, damage)
+            case Removed(hard_state):
+                self._remove(replica, hard_state)
+
+    def _queue_send(self, group: int, to: NodeId, message: Message) -> None:
+        queue = self._out.get(to)
+        if queue is None:
+            queue = self._out[to] = []
+            self._out_size[to] = 0
+        queue.append((group, message))
+        size = _MESSAGE_OVERHEAD
+        if isinstance(message, Append):
+            size += sum(len(entry.data) + 8 for entry in message.entries)
+        self._out_size[to] += size
+        if self._out_size[to] >= self.options.payload_size_max:
+            self._flush_to(to)
+
+    def _flush_sends(self) -> None:
+        for to in list(self._out):
+            self._flush_to(to)
+
+    def _flush_to(self, to: NodeId) -> None:
+        messages = self._out.pop(to)
+        del self._out_size[to]
+        payload = encode_payload(messages, wall_ms=self._clock.utc_now_ms())
+        self.transport.send(to, payload)
+
+    def _queue_persist(self, replica: Replica, effect: Persist) -> None:
+        group = replica.group
+        records: list[Record] = []
+        if effect.mended:
+            records.append(Record(group, RecordType.MENDED))
+        if effect.hard_state is not None:
+            records.append(hard_state_record(group, effect.hard_state))
+        if effect.cut is not None:
+            records.append(Record(group, RecordType.TRUNCATE, index=effect.cut))
+        records += [entry_record(group, entry) for entry in effect.entries]
+        self._writes.append(
+            _Write(records, partial(self._note_durable, replica, effect.sequence))
+        )
+
+    def _note_durable(self, replica: Replica, sequence: int) -> None:
+        replica.core.persisted(sequence, self.now_ms())
+        self._touch(replica)
+
+    def _apply(
+        self, replica: Replica, entries: list[Entry], membership: Membership, now_ms: int
+    ) -> None:
+        results = replica.machine.apply(entries, membership)
+        replica.core.applied(entries[-1].index, now_ms)
+        if not replica.appended:
+            return
+        for entry, result in zip(entries, results, strict=True):
+            proposal = replica.appended.pop(entry.index, None)
+            if proposal is None:
+                continue
+            if proposal.term == entry.term:
+                metrics.RAFT_COMMIT_SECONDS.observe(trio.current_time() - proposal.began)
+                proposal.answer.succeed(result)
+            else:
+                # Another entry took its place for good: it never happened.
+                proposal.answer.fail(partial(NotLeader, replica.core.leader))
+
+    def _note_role(self, replica: Replica, effect: RoleChanged, now_ms: int) -> None:
+        if effect.role is Role.LEADER:
+            replica.lost_ms = None
+            log.info("raft.leader_elected", group=replica.group, term=effect.term)
+            return
+        if effect.role is Role.CANDIDATE:
+            metrics.RAFT_ELECTIONS.inc()
+            log.info("raft.election_begun", group=replica.group, term=effect.term)
+        self._fail_proposals(replica)
+        if replica.appended and replica.lost_ms is None:
+            replica.lost_ms = now_ms
+            log.info(
+                "raft.leadership_lost",
+                group=replica.group,
+                term=effect.term,
+                peer=effect.leader,
+            )
+
+    def _note_damage(self, replica: Replica, damage: Damage) -> None:
+        if damage is Damage.NONE:
+            log.info("raft.replica_mended", group=replica.group)
+        else:
+            log.error(
+                "raft.replica_damaged", group=replica.group, reason=damage.name.lower()
+            )
+
+    def _remove(self, replica: Replica, hard_state: HardState) -> None:
+        """Destroy a replica that is no member: its tombstone first."""
+        group = replica.group
+        log.info("raft.replica_removed", group=group, term=hard_state.term)
+        del self._replicas[group]
+        self._fail_proposals(replica)
+        self._fail_appended(replica)
+        self._fail_reads(replica, list(replica.reads))
+        self._receivers.forget(group)
+        self._destroying.add(group)
+        self._tombstones[group] = attrs.evolve(hard_state, damage=Damage.NEW)
+
+        def destroy() -> None:
+            replica.machine.destroy()
+            self._destroying.discard(group)
+
+        self._writes.append(_Write([tombstone_record(group, hard_state)], destroy))
+
+    def _fail_proposals(self, replica: Replica) -> None:
+        """What was not appended has not happened."""
+        while replica.proposals:
+            proposal = replica.proposals.popleft()
+            proposal.answer.fail(partial(NotLeader, replica.core.leader))
+        replica.proposals_size = 0
+
+    def _fail_appended(self, replica: Replica) -> None:
+        for proposal in replica.appended.values():
+            _fail_unknown(proposal)
+        replica.appended.clear()
+        replica.lost_ms = None
+
+    def _fail_reads(self, replica: Replica, requests: Iterable[int]) -> None:
+        for request in requests:
+            replica.reads.pop(request).fail(partial(NotLeader, replica.core.leader))
+
+    # The WAL.
+
+    async def make_durable(self, records: Sequence[Record]) -> None:
+        """Write records behind all that waits; returns when they are durable."""
+        answer = Answer()
+        self._writes.append(_Write(records, answer.succeed))
+        self._write_wanted.set()
+        await answer.wait()
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._write_wanted.wait()
+            while self._writes:
+                await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        """One write and one sync for what waits."""
+        batch: list[_Write] = []
+        records: list[Record] = []
+        size = 0
+        while self._writes and size < _WRITE_SIZE_MAX:
+            write = self._writes.popleft()
+            batch.append(write)
+            records += write.records
+            size += sum(record.size for record in write.records)
+        began = trio.current_time()
+        self._write_began_ms = round(began * 1000)
+        await self.wal.write(records)
+        self._write_began_ms = None
+        self._write_ended_ms = self.now_ms()
+        metrics.RAFT_SYNC_SECONDS.observe(trio.current_time() - began)
+        for write in batch:
+            write.done()
+
+    # The clock.
+
+    def _tick(self, now_ms: int) -> None:
+        late_ms = now_ms - self._last_tick_ms
+        stalled = late_ms > self.options.election_timeout_ms // 2
+        self._last_tick_ms = now_ms
+        dead = self._dead_peers()
+        for replica in list(self._replicas.values()):
+            core = replica.core
+            if stalled:
+                core.stalled(now_ms)
+            for node in dead:
+                core.peer_died(node, now_ms)
+            if core.due_ms <= now_ms:
+                core.on_tick(now_ms)
+            if core.dirty:
+                self._touched[replica.group] = replica
+            if (
+                replica.lost_ms is not None
+                and now_ms - replica.lost_ms >= self.options.election_timeout_ms
+            ):
+                self._fail_appended(replica)
+        if now_ms - self._slow_tick_ms >= 10 * self.options.heartbeat_ms:
+            self._slow_tick_ms = now_ms
+            self._tick_slowly(now_ms)
+
+    def _dead_peers(self) -> list[NodeId]:
+        peers = {n for r in self._replicas.values() for n in members(r.core.membership)}
+        peers.discard(self.node)
+        return sorted(node for node in peers if not self._peer_alive(node))
+
+    def _tick_slowly(self, now_ms: int) -> None:
+        """What needs doing about once a second."""
+        for replica in self._replicas.values():
+            replica.core.compact(replica.machine.durable_index())
+        self._receivers.drop_idle(now_ms)
+        self._report()
+        idle_ms = now_ms - self._write_ended_ms
+        idle = not self._writes and self._write_began_ms is None
+        if idle and idle_ms >= self.options.election_timeout_ms and self.wal.wants_mark:
+            self._writes.append(_Write([MARK], lambda: None))
+        if self._is_disk_stalled(now_ms):
+            self._hand_over_all(now_ms)
+        elif now_ms - self._balanced_ms >= self.options.balance_interval_ms:
+            self._balanced_ms = now_ms
+            self._balance(now_ms)
+        if not self._upkeep and self._nursery is not None:
+            self._upkeep = True
+            self._nursery.start_soon(self._keep_up_wal)
+
+    async def _keep_up_wal(self) -> None:
+        """Have a spare segment ready, and let old ones go."""
+        try:
+            await self.wal.prepare()
+            while await release_oldest(self):
+                pass
+        finally:
+            self._upkeep = False
+
+    def _is_disk_stalled(self, now_ms: int) -> bool:
+        began_ms = self._write_began_ms
+        return began_ms is not None and now_ms - began_ms >= self.options.stall_ms
+
+    def _hand_over_all(self, now_ms: int) -> None:
+        """Our disk hangs: let others lead what they can (F12)."""
+        for replica in self._replicas.values():
+            core = replica.core
+            if core.is_leader and core.transfer_to is None:
+                successor = core.best_successor()
+                if successor is not None and core.transfer(successor, now_ms):
+                    log.warning(
+                        "raft.leadership_handed_over",
+                        group=replica.group,
+                        peer=successor,
+                        reason="write-ahead log stalled",
+                    )
+                    self._touch(replica)
+
+    def _balance(self, now_ms: int) -> None:
+        """Hand some groups to the leaders they should have."""
+        transfers = 0
+        for replica in self._replicas.values():
+            core = replica.core
+            if not core.has_own_commit or replica.change is not None:
+                continue
+            preferred = self._preferred_leader(replica.group)
+            if preferred is None or preferred == self.node:
+                continue
+            progress = core.progress.get(preferred)
+            if progress is None or progress.match < core.log.committed:
+                continue
+            if not self._peer_alive(preferred) or not core.transfer(preferred, now_ms):
+                continue
+            log.info("raft.leadership_handed_over", group=replica.group, peer=preferred)
+            self._touch(replica)
+            transfers += 1
+            if transfers == self.options.transfers_max:
+                return
+
+    def _report(self) -> None:
+        cores = [replica.core for replica in self._replicas.values()]
+        leading = [core for core in cores if core.is_leader]
+        metrics.RAFT_GROUPS.set(len(cores))
+        metrics.RAFT_LEADERS.set(len(leading))
+        metrics.RAFT_TERM_MAX.set(max((core.term for core in cores), default=0))
+        metrics.RAFT_COMMIT_LAG.set(
+            sum(core.log.last_index - core.log.committed for core in leading)
+        )
+        metrics.RAFT_APPLY_LAG.set(
+            sum(core.log.committed - core.log.applied for core in cores)
+        )
+
+    # For `worker`.
+
+    def start_soon(self, deed: Callable[..., Awaitable[None]], *args: object) -> bool:
+        """Run a background task as long as this host runs."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(deed, *args)
+        return True
+
+    def replica(self, group: int) -> Replica | None:
+        return self._replicas.get(group)
+
+    def tombstone(self, group: int) -> HardState | None:
+        return self._tombstones.get(group)
+
+    def touch(self, replica: Replica) -> None:
+        self._touch(replica)
+
+    def settle_snapshot(self, replica: Replica) -> None:
+        """Proposals that the snapshot may or may not contain will never be heard of."""
+        self._fail_appended(replica)
+
+
+def _fail_unknown(proposal: _Proposal) -> None:
+    proposal.answer.fail(
+        partial(
+            Unavailable,
+            "leadership was lost before the outcome was known",
+            retry_after_ms=100,
+            unknown=True,
+        )
+    )

@@ -1,0 +1,331 @@
+"""The S3 app: the handler that turns HTTP requests into calls of operations.
+
+    request --> who? (authenticate) --> what? (router) --> operation --> answer
+                  |                        |                  |
+                  '------------------------'------------------'--> S3Error --> XML
+
+Every answer, good or bad, has a request id, which is in its log line too: one line
+`s3.request_done` a request, written when the last byte of the answer is sent.  What is
+raised is translated here and nowhere else; a bug becomes InternalError and is logged with
+its trace.
+
+The operations are a table, filled by `objstore.s3.operations`: one that S3 knows and the
+table has not is NotImplemented by name.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+
+import structlog
+import trio
+
+from objstore import metrics
+from objstore.errors import Unavailable
+from objstore.host.clock import Clock
+from objstore.host.entropy import Entropy
+from objstore.http.message import Bytes, Headers, Request, Response
+from objstore.objects.capability import Principal
+from objstore.objects.requests import MD5
+from objstore.objects.store import Store
+from objstore.s3 import checksums
+from objstore.s3.authenticate import Authenticator, CredentialLookup, effective_headers
+from objstore.s3.body import S3Body, body_of
+from objstore.s3.call import OperationHandler, S3Call
+from objstore.s3.errors import S3Error, to_s3_error
+from objstore.s3.router import Route, not_implemented, parse_query, resolve
+from objstore.s3.sigv4 import Verified
+from objstore.s3.slow_answer import SlowAnswers
+from objstore.s3.xml import document, tag
+
+log = structlog.get_logger()
+
+_SERVER = ("Server", "objstore")
+_XML = ("Content-Type", "application/xml")
+_UNROUTED = "Unknown"  # The operation of a request that did not come so far.
+# Operations that store their body, so that its length must be said (AWS: 411).
+_NEEDS_LENGTH = {"PutObject", "UploadPart"}
+# Its x-amz-checksum-* is of the object that is completed, not of the request's body.
+_CHECKSUM_IS_OF_OBJECT = {"CompleteMultipartUpload"}
+
+
+class S3App:
+    """Answers every request that is not under /-/."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        credentials: CredentialLookup,
+        clock: Clock,
+        entropy: Entropy,
+        node: str,
+        region: str = "us-east-1",
+        domains: Sequence[str] = (),
+        operations: Mapping[str, OperationHandler] | None = None,
+    ) -> None:
+        """`operations`: None for those of `objstore.s3.operations`."""
+        if operations is None:
+            from objstore.s3.operations.registry import OPERATIONS
+
+            operations = OPERATIONS
+        self._store = store
+        self._authenticator = Authenticator(credentials, region)
+        self._clock = clock
+        self._entropy = entropy
+        self._host_id = base64.b64encode(node.encode()).decode("ascii")
+        self._region = region
+        self._domains = tuple(domain.lower() for domain in domains)
+        self._operations = operations
+        self._slow = SlowAnswers()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Carry the work of slow answers until cancelled."""
+        await self._slow.run(task_status=task_status)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request; nothing but cancellation is raised."""
+        exchange = _Exchange(request, self._entropy.token(8).hex().upper(), self._host_id)
+        metrics.S3_IN_FLIGHT.inc()
+        try:
+            response = await self._answer(request, exchange)
+        except Exception as error:
+            response = exchange.error_response(error)
+        except BaseException:
+            exchange.done(status=499, is_whole=False)  # The client, or the node, left.
+            raise
+        return exchange.finish(response)
+
+    async def _answer(self, request: Request, exchange: _Exchange) -> Response:
+        if request.method == "OPTIONS":
+            raise _preflight(request)
+        query = parse_query(request.query)
+        found = await self._authenticator.authenticate(
+            request, query, now_ms=self._clock.utc_now_ms()
+        )
+        principal, verified = (None, None) if found is None else found
+        exchange.principal = principal
+        headers = effective_headers(request.headers, query, verified)
+        exchange.route = route = resolve(
+            request.method,
+            headers.get("host", ""),
+            request.path,
+            query,
+            headers,
+            domains=self._domains,
+        )
+        operation = self._operations.get(route.operation)
+        if operation is None:
+            if principal is None:
+                raise S3Error("AccessDenied")
+            raise not_implemented(route.operation)
+        exchange.call = call = S3Call(
+            store=self._store,
+            operation=route.operation,
+            bucket=route.bucket,
+            key=route.key,
+            query=query,
+            headers=headers,
+            body=_body(route.operation, request, headers, verified),
+            principal=principal,
+            request_id=exchange.request_id,
+            host_id=self._host_id,
+            region=self._region,
+            request=request,
+            slow=partial(self._slow.answer, error_document=exchange.error_document),
+        )
+        return await operation(call)
+
+
+def _body(
+    operation: str, request: Request, headers: Headers, verified: Verified | None
+) -> S3Body:
+    if (
+        operation in _NEEDS_LENGTH
+        and "content-length" not in headers
+        and request.body.size is not None
+    ):
+        raise S3Error("MissingContentLength")
+    digests = checksums.expected_digests(headers)
+    if operation in _CHECKSUM_IS_OF_OBJECT:
+        digests = [digest for digest in digests if digest.algorithm == MD5]
+    return body_of(request.body, headers, verified, digests=digests)
+
+
+def _preflight(request: Request) -> S3Error:
+    """A browser asks whether another site's script may call us: no bucket says so."""
+    if "origin" not in request.headers:
+        return S3Error(
+            "BadRequest", "Insufficient information. Origin request header needed."
+        )
+    if "access-control-request-method" not in request.headers:
+        return S3Error("BadRequest", "Invalid Access-Control-Request-Method: null")
+    return S3Error("AccessForbidden")
+
+
+class _Exchange:
+    """One request and its answer, as its log line tells of them."""
+
+    def __init__(self, request: Request, request_id: str, host_id: str) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.host_id = host_id
+        self.route: Route | None = None
+        self.principal: Principal | None = None
+        self.call: S3Call | None = None
+        self._error_code = ""
+        self._sent = 0
+        self._started = trio.current_time()
+
+    @property
+    def operation(self) -> str:
+        return _UNROUTED if self.route is None else self.route.operation
+
+    # ---- answers ----------------------------------------------------------------------
+
+    def finish(self, response: Response) -> Response:
+        """Add what every answer has, and watch it to its end."""
+        response.headers += (
+            ("x-amz-request-id", self.request_id),
+            ("x-amz-id-2", self.host_id),
+            _SERVER,
+        )
+        body = response.body
+        if isinstance(body, (bytes, bytearray, memoryview)):
+            self._sent = 0 if self.request.method == "HEAD" else len(body)
+            self.done(status=response.status, is_whole=True)
+        else:
+            response.body = _Watched(body, self, response.status)
+        return response
+
+    def error_response(self, error: Exception) -> Response:
+        """The answer to what was raised."""
+        translated = self._translate(error)
+        headers = [*translated.headers]
+        body = b""
+        if self.request.method != "HEAD" and translated.status != 304:
+            headers.append(_XML)
+            body = self._document(translated)
+        return Response(translated.status, headers, body)
+
+    def error_document(self, error: Exception) -> bytes:
+        """Likewise, inside an answer that has begun as a 200."""
+        return self._document(self._translate(error))
+
+    def _translate(self, error: Exception) -> S3Error:
+        cause = _cause(error)
+        translated = to_s3_error(cause)
+        if translated.code == "InternalError":
+            log.error(
+                "s3.request_failed",
+                request_id=self.request_id,
+                operation=self.operation,
+                reason=str(cause),
+                exc_info=error,
+            )
+        self._error_code = translated.code
+        return translated
+
+    def _document(self, error: S3Error) -> bytes:
+        return document(
+            "Error",
+            tag("Code", error.code),
+            tag("Message", error.message),
+            *(tag(name, value) for name, value in error.details.items()),
+            tag("Resource", self.request.path),
+            tag("RequestId", self.request_id),
+            tag("HostId", self.host_id),
+            namespace=False,
+        )
+
+    # ---- the end ----------------------------------------------------------------------
+
+    def count_sent(self, size: int) -> None:
+        self._sent += size
+
+    def done(self, *, status: int, is_whole: bool) -> None:
+        """Count and log; once a request."""
+        duration_s = trio.current_time() - self._started
+        operation = self.operation
+        received = 0 if self.call is None else self.call.body.received
+        metrics.S3_IN_FLIGHT.dec()
+        metrics.S3_REQUESTS.labels(operation, str(status)).inc()
+        metrics.S3_REQUEST_SECONDS.labels(operation).observe(duration_s)
+        metrics.S3_BYTES.labels("received").inc(received)
+        metrics.S3_BYTES.labels("sent").inc(self._sent)
+        fields: dict[str, object] = {} if self.call is None else self.call.log_fields
+        route = self.route
+        log.info(
+            "s3.request_done",
+            request_id=self.request_id,
+            operation=operation,
+            method=self.request.method,
+            bucket=None if route is None else route.bucket,
+            key=_shown_key(route),
+            access_key=None if self.principal is None else self.principal.access_key,
+            remote=str(self.request.remote),
+            status=status,
+            code=self._error_code or None,
+            bytes_in=received,
+            bytes_out=self._sent,
+            duration_ms=round(duration_s * 1000, 1),
+            is_whole=is_whole,
+            **fields,
+        )
+
+
+def _shown_key(route: Route | None) -> str | None:
+    if route is None or route.key is None:
+        return None
+    return route.key.decode("utf-8", "replace")
+
+
+def _cause(error: Exception) -> Exception:
+    """What is to be answered for `error`: the one inside a group, by preference known."""
+    if isinstance(error, ExceptionGroup):
+        leaves = [_cause(leaf) for leaf in error.exceptions]
+        known = (leaf for leaf in leaves if to_s3_error(leaf).code != "InternalError")
+        return leaves[0] if len(leaves) == 1 else next(known, leaves[0])
+    if isinstance(error, trio.TooSlowError):
+        return Unavailable("a deadline passed", unknown=True)
+    return error
+
+
+class _Watched:
+    """An answer's body, counted; its end is the request's."""
+
+    def __init__(
+        self, body: AsyncIterator[Bytes], exchange: _Exchange, status: int
+    ) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._status = status
+        self._is_whole = False
+        self._is_done = False
+
+    def __aiter__(self) -> AsyncIterator[Bytes]:
+        return self
+
+    async def __anext__(self) -> Bytes:
+        try:
+            piece = await anext(self._body)
+        except StopAsyncIteration:
+            self._is_whole = True
+            raise
+        self._exchange.count_sent(len(piece))
+        return piece
+
+    async def aclose(self) -> None:
+        """Close what it watches; the connection does this whatever happens."""
+        try:
+            aclose = getattr(self._body, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        finally:
+            if not self._is_done:
+                self._is_done = True
+                self._exchange.done(status=self._status, is_whole=self._is_whole)

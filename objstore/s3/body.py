@@ -1,0 +1,118 @@
+"""The body of a call, decoded: what operations store or parse.
+
+    plain          the request's bytes, of Content-Length
+    aws-chunked    the bytes inside the chunks, of x-amz-decoded-content-length
+
+Satisfies `objects.requests.Body`.  Iterating verifies signatures and lengths; digests are
+handed out for who reads to compare: nothing may become visible before that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+
+from objstore.errors import LocalProtocolError
+from objstore.http.message import Body, Headers
+from objstore.objects.requests import SHA256_PAYLOAD, ExpectedDigest
+from objstore.s3 import checksums
+from objstore.s3.errors import S3Error
+from objstore.s3.sigv4 import STREAMING, UNSIGNED_PAYLOAD, Verified
+from objstore.s3.streaming import ChunkDecoder, decoder_for
+
+_LENGTH = re.compile(r"[0-9]{1,16}")
+
+
+class S3Body:
+    """One body; iterated once."""
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        size: int,
+        digests: Sequence[ExpectedDigest] = (),
+        decoder: ChunkDecoder | None = None,
+        trailing_algorithm: str | None = None,
+    ) -> None:
+        self._body = body
+        self._decoder = decoder
+        self._is_exhausted = False
+        self.size = size
+        self.digests = digests
+        self.trailing_algorithm = trailing_algorithm
+        self.received = 0  # Decoded bytes so far.
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Raises S3Error, TruncatedBody; see the module."""
+        pieces = self._body if self._decoder is None else self._decode(self._decoder)
+        async for piece in pieces:
+            self.received += len(piece)
+            yield piece
+        if self.received != self.size:
+            raise S3Error("IncompleteBody")
+        self._is_exhausted = True
+
+    async def _decode(self, decoder: ChunkDecoder) -> AsyncIterator[bytes]:
+        async for data in self._body:
+            decoder.feed(data)
+            while (piece := decoder.take()) is not None:
+                yield piece
+        decoder.finish()
+
+    def trailing_digests(self) -> Sequence[ExpectedDigest]:
+        """Of the trailer; once the body is exhausted."""
+        if not self._is_exhausted:
+            raise LocalProtocolError("a trailer is known once the body was read")
+        if self._decoder is None or self.trailing_algorithm is None:
+            return ()
+        assert self._decoder.trailing_checksum is not None
+        return (ExpectedDigest(self.trailing_algorithm, self._decoder.trailing_checksum),)
+
+
+def body_of(
+    body: Body,
+    headers: Headers,
+    verified: Verified | None,
+    *,
+    digests: Sequence[ExpectedDigest],
+) -> S3Body:
+    """The decoded body of a request.
+
+    digests: those its headers promise (`checksums.expected_digests`).
+    Raises S3Error MissingContentLength, NotImplemented, EntityTooLarge, InvalidRequest.
+    """
+    payload = UNSIGNED_PAYLOAD if verified is None else verified.claim.payload
+    trailing = checksums.trailing_algorithm(headers)
+    if payload in STREAMING:
+        assert verified is not None
+        size = _decoded_size(headers)
+        decoder = decoder_for(
+            payload, decoded_size=size, verified=verified, trailing_algorithm=trailing
+        )
+        return S3Body(
+            body, size=size, digests=digests, decoder=decoder, trailing_algorithm=trailing
+        )
+    if trailing is not None:
+        raise S3Error("InvalidRequest", "x-amz-trailer needs a STREAMING payload")
+    if body.size is None:
+        if "x-amz-decoded-content-length" in headers or "content-length" in headers:
+            raise S3Error("InvalidRequest", "Only a STREAMING payload is aws-chunked")
+        raise S3Error("MissingContentLength")
+    if payload != UNSIGNED_PAYLOAD:
+        promised = ExpectedDigest(SHA256_PAYLOAD, bytes.fromhex(payload))
+        digests = [*digests, promised]
+    return S3Body(body, size=body.size, digests=digests)
+
+
+def _decoded_size(headers: Headers) -> int:
+    text = headers.get("x-amz-decoded-content-length")
+    if text is None:
+        raise S3Error("MissingContentLength")
+    if _LENGTH.fullmatch(text) is None:
+        raise S3Error(
+            "InvalidArgument",
+            "x-amz-decoded-content-length is not a number",
+            details={"ArgumentName": "x-amz-decoded-content-length"},
+        )
+    return int(text)

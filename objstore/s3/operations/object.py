@@ -1,0 +1,334 @@
+"""Objects: PutObject, GetObject, HeadObject, DeleteObject."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import attrs
+
+from objstore.http.conditions import Conditions, Outcome, range_applies
+from objstore.http.message import Response
+from objstore.http.ranges import RangeNotSatisfiable, parse_range
+from objstore.limits import PUT_SIZE_MAX
+from objstore.meta.values import BucketRecord, Version
+from objstore.objects import delete, get, put
+from objstore.objects.capability import Capability
+from objstore.objects.get import (
+    DeleteMarkerFound,
+    NoSuchPart,
+    VersionReplaced,
+    draft_of,
+)
+from objstore.objects.requests import ObjectAttributes
+from objstore.s3.authorize import authorize
+from objstore.s3.call import S3Call
+from objstore.s3.errors import S3Error
+from objstore.s3.operations import arguments, stored
+from objstore.s3.operations.answers import (
+    checksum_headers,
+    empty_response,
+    head_response,
+    object_headers,
+    quoted,
+    stream_response,
+)
+from objstore.s3.operations.features import refuse_unknown_features
+
+# How often a GET begins anew because its object is overwritten under it.
+_REPLACED_MAX = 3
+
+# What `response-*` parameters may set, by header.
+_OVERRIDES = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+)
+
+
+# ---- put ------------------------------------------------------------------------------
+
+
+async def put_object(call: S3Call) -> Response:
+    key = arguments.object_key(call)
+    refuse_unknown_features(call.headers)
+    body = call.body
+    if body.size > PUT_SIZE_MAX:
+        raise entity_too_large(body.size)
+    attributes = ObjectAttributes(
+        headers=stored.kept_headers(call.headers),
+        user_metadata=stored.user_metadata(call.headers),
+        checksum_algorithm=arguments.kept_algorithm(call, body),
+        condition=arguments.write_condition(call),
+    )
+    capability = await authorize(call, "s3:PutObject", arguments.bucket_name(call), key)
+    arguments.check_expected_owner(call, capability.record)
+    written = await put.put_object(call.store, capability, body, attributes)
+    return empty_response(
+        200,
+        [
+            ("etag", quoted(written.result.etag)),
+            *checksum_headers(written.checksum),
+            *written_version_headers(capability.record, written.result.version_id),
+        ],
+    )
+
+
+def entity_too_large(size: int) -> S3Error:
+    return S3Error(
+        "EntityTooLarge",
+        "Your proposed upload exceeds the maximum allowed size",
+        details={"ProposedSize": str(size), "MaxSizeAllowed": str(PUT_SIZE_MAX)},
+    )
+
+
+def written_version_headers(record: BucketRecord, version_id: str) -> list[tuple[str, str]]:
+    """x-amz-version-id of a write, in a bucket that keeps versions."""
+    if record.versioning == "unversioned":
+        return []
+    return [("x-amz-version-id", version_id)]
+
+
+# ---- get, head ------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Selected:
+    """What of an object is to be answered."""
+
+    status: int
+    offset: int
+    size: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+async def get_object(call: S3Call) -> Response:
+    for _ in range(_REPLACED_MAX):
+        try:
+            return await _get_object(call)
+        except VersionReplaced:
+            continue  # Overwritten between two steps: answer what is there now.
+    return await _get_object(call)
+
+
+async def _get_object(call: S3Call) -> Response:
+    capability, version, answer = await _look_up(call)
+    if isinstance(answer, Response):
+        return answer
+    headers = _headers(call, capability.record, version, answer)
+    pieces = get.read(
+        call.store, capability, version, offset=answer.offset, size=answer.size
+    )
+    # The first piece is had before the status is sent: what cannot be read at all is an
+    # error, and not a broken connection.
+    first = await anext(pieces, None)
+    if first is None or len(first) == answer.size:
+        await pieces.aclose()
+        return Response(answer.status, headers, first if first is not None else b"")
+    return stream_response(answer.status, headers, _continued(first, pieces), answer.size)
+
+
+async def _continued(
+    first: memoryview, rest: AsyncGenerator[memoryview, None]
+) -> AsyncGenerator[memoryview, None]:
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()
+
+
+async def head_object(call: S3Call) -> Response:
+    capability, version, answer = await _look_up(call)
+    if isinstance(answer, Response):
+        return answer
+    headers = _headers(call, capability.record, version, answer)
+    return head_response(answer.status, headers, answer.size)
+
+
+async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Response]:
+    """Find the version, judge the conditions, select the bytes."""
+    key = arguments.object_key(call)
+    refuse_unknown_features(call.headers)
+    version_id = arguments.version_id(call)
+    number = arguments.part_number(call) if "partNumber" in call.query else None
+    if number is not None and "range" in call.headers:
+        raise S3Error(
+            "InvalidRequest",
+            "Cannot specify both Range header and partNumber query parameter",
+        )
+    action = "s3:GetObject" if version_id is None else "s3:GetObjectVersion"
+    capability = await authorize(call, action, arguments.bucket_name(call), key, version_id)
+    arguments.check_expected_owner(call, capability.record)
+    version = await find_version(call, capability)
+    not_modified = _judge(call, capability.record, version)
+    if not_modified is not None:
+        return capability, version, not_modified
+    return capability, version, await _select(call, capability, version, number)
+
+
+async def find_version(call: S3Call, capability: Capability) -> Version:
+    """The version a read is about; delete markers are answered in S3's way."""
+    try:
+        return await get.find_version(call.store, capability)
+    except DeleteMarkerFound as error:
+        marker = [
+            ("x-amz-delete-marker", "true"),
+            ("x-amz-version-id", error.version.version_id),
+        ]
+        if capability.version_id is not None:
+            raise S3Error(
+                "MethodNotAllowed",
+                "The specified method is not allowed against this resource.",
+                headers=[*marker, ("allow", "DELETE")],
+            ) from error
+        raise S3Error(
+            "NoSuchKey", "The specified key does not exist.", headers=marker
+        ) from error
+
+
+def _judge(call: S3Call, record: BucketRecord, version: Version) -> Response | None:
+    """None to go on, the 304, or PreconditionFailed."""
+    draft = draft_of(version)
+    conditions = Conditions.from_headers(call.headers)
+    outcome, header = conditions.check(etag=draft.etag, modified_ms=version.time_ms)
+    if outcome is Outcome.FAILED:
+        raise precondition_failed(header)
+    if outcome is Outcome.NOT_MODIFIED:
+        shown = {"etag", "last-modified", "cache-control", "expires", "x-amz-version-id"}
+        headers = object_headers(version, record)
+        return empty_response(304, [h for h in headers if h[0] in shown])
+    return None
+
+
+def precondition_failed(header: str) -> S3Error:
+    return S3Error(
+        "PreconditionFailed",
+        "At least one of the pre-conditions you specified did not hold",
+        details={"Condition": header},
+    )
+
+
+async def _select(
+    call: S3Call, capability: Capability, version: Version, number: int | None
+) -> _Selected:
+    draft = draft_of(version)
+    size = draft.size
+    if number is not None:
+        return await _select_part(call, capability, version, number)
+    value = call.headers.get("range")
+    wanted = None if value is None else parse_range(value)
+    if wanted is None or not range_applies(
+        call.headers.get("if-range"), etag=draft.etag, modified_ms=version.time_ms
+    ):
+        return _Selected(200, 0, size, tuple(_kept_checksum(call, version)))
+    try:
+        span = wanted.resolve(size)
+    except RangeNotSatisfiable as error:
+        raise S3Error(
+            "InvalidRange",
+            "The requested range is not satisfiable",
+            details={"RangeRequested": str(value), "ActualObjectSize": str(size)},
+            headers=[("content-range", f"bytes */{size}")],
+        ) from error
+    content_range = ("content-range", span.content_range(size))
+    return _Selected(206, span.offset, span.length, (content_range,))
+
+
+async def _select_part(
+    call: S3Call, capability: Capability, version: Version, number: int
+) -> _Selected:
+    size = draft_of(version).size
+    try:
+        span = await get.find_part(call.store, capability, version, number)
+    except NoSuchPart as error:
+        raise S3Error(
+            "InvalidPartNumber",
+            "The requested partnumber is not satisfiable",
+            details={
+                "PartNumberRequested": str(number),
+                "ActualPartCount": str(error.part_count),
+            },
+        ) from error
+    headers = []
+    part_count = get.part_count_of(version)
+    if part_count is not None:
+        headers.append(("x-amz-mp-parts-count", str(part_count)))
+    if span.size == 0:  # No range can say it.
+        return _Selected(200, 0, 0, tuple(headers))
+    last = span.offset + span.size - 1
+    headers.append(("content-range", f"bytes {span.offset}-{last}/{size}"))
+    return _Selected(206, span.offset, span.size, tuple(headers))
+
+
+def _kept_checksum(call: S3Call, version: Version) -> list[tuple[str, str]]:
+    """The object's checksum, where it is asked for and all bytes are answered.
+
+    Not with a range: clients would compare it with the bytes they got.
+    """
+    mode = call.headers.get("x-amz-checksum-mode")
+    if mode is None:
+        return []
+    if mode.upper() != "ENABLED":
+        raise arguments.invalid_argument(
+            "The checksum mode must be ENABLED", "x-amz-checksum-mode", mode
+        )
+    return checksum_headers(draft_of(version).checksum, get.part_count_of(version))
+
+
+def _headers(
+    call: S3Call, record: BucketRecord, version: Version, answer: _Selected
+) -> list[tuple[str, str]]:
+    headers = [*object_headers(version, record), *answer.headers]
+    overrides = _overrides(call)
+    if not overrides:
+        return headers
+    kept = [header for header in headers if header[0] not in overrides]
+    return kept + list(overrides.items())
+
+
+def _overrides(call: S3Call) -> dict[str, str]:
+    """response-content-type and friends; every call that comes here is signed."""
+    overrides = {}
+    for name in _OVERRIDES:
+        value = call.query.get(f"response-{name}")
+        if value is None:
+            continue
+        if not _is_header_value(value):
+            raise arguments.invalid_argument(
+                "Header value cannot be represented using ISO-8859-1.",
+                f"response-{name}",
+                value,
+            )
+        overrides[name] = value
+    return overrides
+
+
+def _is_header_value(value: str) -> bool:
+    return all(
+        character == "\t" or (" " <= character <= "\xff" and character != "\x7f")
+        for character in value
+    )
+
+
+# ---- delete ---------------------------------------------------------------------------
+
+
+async def delete_object(call: S3Call) -> Response:
+    key = arguments.object_key(call)
+    refuse_unknown_features(call.headers)
+    version_id = arguments.version_id(call)
+    action = "s3:DeleteObject" if version_id is None else "s3:DeleteObjectVersion"
+    capability = await authorize(call, action, arguments.bucket_name(call), key, version_id)
+    arguments.check_expected_owner(call, capability.record)
+    condition = arguments.write_condition(call)
+    result = await delete.delete_object(call.store, capability, condition)
+    headers: list[tuple[str, str]] = []
+    if result.version_id is not None:
+        headers.append(("x-amz-version-id", result.version_id))
+    if result.is_delete_marker:
+        headers.append(("x-amz-delete-marker", "true"))
+    return empty_response(204, headers)

@@ -1,0 +1,279 @@
+"""The router: which operation a request is, on which bucket and key.
+
+    GET  /photos/a//b?uploadId=1      ListParts    photos   b"a//b"
+    PUT  /b      Host: photos.DOMAIN  PutObject    photos   b"b"
+
+Every operation of the service model is recognised, whether it is built or not.  The
+parameters that tell operations apart (`?acl`, `?uploads`, `uploadId` ...) must fit one
+operation exactly: a request that has others never falls through to a simpler one.  A
+parameter that no operation knows is refused as well, but for `x-...`, which AWS leaves to
+clients for their logs.
+
+Keys are bytes: percent-decoded once, never normalised.  A parameter given twice is
+refused, so that nobody can check the one and use the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from urllib.parse import unquote_to_bytes
+
+import attrs
+
+from objstore.http.message import Headers
+from objstore.ids import Key
+from objstore.limits import KEY_SIZE_MAX
+from objstore.s3.errors import S3Error
+from objstore.s3.model import BUCKET, OBJECT, SERVICE, Operation, operations
+from objstore.s3.names import is_bucket_name
+
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# Headers that make another operation of the same method and parameters.
+_TELLING_HEADERS = frozenset({"x-amz-copy-source"})
+_OBJECT_LAMBDA_PATH = "/WriteGetObjectResponse"
+
+
+@attrs.frozen
+class Route:
+    """Where a request goes."""
+
+    operation: str
+    bucket: str | None
+    key: Key | None
+
+
+@attrs.frozen
+class Place:
+    """What an address names, before it is known what is to be done with it."""
+
+    bucket: str | None
+    key: Key | None
+
+    @property
+    def target(self) -> str:
+        if self.key is not None:
+            return OBJECT
+        return SERVICE if self.bucket is None else BUCKET
+
+
+def parse_query(query: str) -> dict[str, str]:
+    """Decode a raw query.  Raises S3Error InvalidURI, InvalidArgument for repetitions."""
+    parameters: dict[str, str] = {}
+    if not query:
+        return parameters
+    for pair in query.split("&"):
+        if not pair:
+            continue
+        raw_name, _, raw_value = pair.partition("=")
+        name = _decode_text(raw_name.replace("+", " "))
+        if name in parameters:
+            raise S3Error(
+                "InvalidArgument",
+                "A query parameter was given more than once.",
+                details={"ArgumentName": name},
+            )
+        parameters[name] = _decode_text(raw_value.replace("+", " "))
+    return parameters
+
+
+def locate(path: str, host: str, domains: Sequence[str]) -> Place:
+    """The bucket and key that a raw path, asked of `host`, names.
+
+    host: as the header has it, with its port.
+    domains: base domains, lower-case; `BUCKET.DOMAIN` is virtual-hosted style.
+    Raises S3Error InvalidURI, InvalidBucketName, KeyTooLongError.
+    """
+    assert path.startswith("/"), path
+    bucket = _virtual_bucket(host, domains) if domains else None
+    raw_key = path[1:]
+    if bucket is None:
+        raw_bucket, _, raw_key = raw_key.partition("/")
+        if not raw_bucket and not raw_key and path == "/":
+            return Place(None, None)
+        bucket = _decode_text(raw_bucket)
+    if not is_bucket_name(bucket):
+        raise S3Error("InvalidBucketName", details={"BucketName": bucket})
+    return Place(bucket, _decode_key(raw_key) if raw_key else None)
+
+
+def resolve(
+    method: str,
+    host: str,
+    path: str,
+    query: Mapping[str, str],
+    headers: Headers,
+    *,
+    domains: Sequence[str] = (),
+) -> Route:
+    """What a request asks for.  Arguments as for `locate` and `operation_of`."""
+    if path == _OBJECT_LAMBDA_PATH and method == "POST":
+        return Route("WriteGetObjectResponse", None, None)
+    place = locate(path, host, domains)
+    return Route(operation_of(method, place, query, headers), place.bucket, place.key)
+
+
+def operation_of(
+    method: str, place: Place, query: Mapping[str, str], headers: Headers
+) -> str:
+    """The name of the operation that a request is.
+
+    Raises S3Error MethodNotAllowed, NotImplemented, InvalidArgument.
+    """
+    table = _table()
+    at = (method, place.target)
+    present = table.plain
+    if query:
+        _refuse_unknown(query, table)
+        present = table.telling.get(at, table.literals).intersection(query)
+    candidates = table.by_shape.get((*at, present))
+    if candidates is None:
+        raise _no_operation(table, method, place.target, present)
+    for operation in candidates:  # One that needs a header comes before one that does not.
+        if all(header in headers for header in operation.headers & _TELLING_HEADERS):
+            _check_literals(operation, query)
+            return operation.name
+    raise AssertionError(f"every shape has an operation without headers: {candidates}")
+
+
+def _refuse_unknown(query: Mapping[str, str], table: _Table) -> None:
+    for name in query:
+        if name not in table.known and not name.lower().startswith("x-"):
+            raise not_implemented(f"?{name}")
+
+
+def _check_literals(operation: Operation, query: Mapping[str, str]) -> None:
+    for name, value in operation.literals.items():
+        if value and query[name] != value:
+            raise S3Error(
+                "InvalidArgument",
+                f"Invalid value of {name}",
+                details={"ArgumentName": name, "ArgumentValue": query[name]},
+            )
+
+
+def _no_operation(
+    table: _Table, method: str, target: str, present: frozenset[str]
+) -> S3Error:
+    """Why nothing fits: the method, a missing parameter, or what S3 does not have."""
+    if (method, target, present) == ("POST", BUCKET, table.plain):
+        return not_implemented("PostObject")
+    methods = table.methods.get((target, present))
+    if methods:
+        return _wrong_method(method, methods)
+    literals = present & table.literals
+    lacking = [
+        operation
+        for operation in operations().values()
+        if (operation.method, operation.target) == (method, target)
+        and literals == operation.literals.keys()
+        and present < operation.literals.keys() | operation.required
+    ]
+    if lacking:
+        missing = ", ".join(sorted(lacking[0].required - present))
+        return S3Error(
+            "InvalidArgument",
+            f"This operation needs the query parameter {missing}",
+            details={"ArgumentName": missing},
+        )
+    if (method, target) not in table.telling:
+        return _wrong_method(method, table.methods[target, table.plain])
+    return not_implemented("?" + "&".join(sorted(present)))
+
+
+def _wrong_method(method: str, allowed: list[str]) -> S3Error:
+    return S3Error(
+        "MethodNotAllowed",
+        details={"Method": method},
+        headers=[("Allow", ", ".join(sorted(set(allowed))))],
+    )
+
+
+def not_implemented(operation: str) -> S3Error:
+    """What is answered for an operation that S3 has and we have not."""
+    return S3Error(
+        "NotImplemented",
+        f"{operation} is not implemented",
+        details={"Operation": operation},
+    )
+
+
+@attrs.frozen
+class _Table:
+    """The service model, turned for look-up."""
+
+    plain: frozenset[str]  # Empty: the shape of GetObject, PutObject, ListObjects ...
+    literals: frozenset[str]  # Parameters that name a sub-resource anywhere in S3.
+    known: frozenset[str]  # Every parameter of any operation.
+    # (method, target) -> parameters that tell its operations apart, or name another's.
+    telling: dict[tuple[str, str], frozenset[str]]
+    # Which of those are present -> operations, those that need a header first.
+    by_shape: dict[tuple[str, str, frozenset[str]], list[Operation]]
+    methods: dict[tuple[str, frozenset[str]], list[str]]
+
+
+@cache
+def _table() -> _Table:
+    described = list(operations().values())
+    literals = frozenset({"uploadId"}.union(*(it.literals for it in described)))
+    known = literals.union(*(it.parameters for it in described))
+    telling: dict[tuple[str, str], frozenset[str]] = {}
+    by_shape: dict[tuple[str, str, frozenset[str]], list[Operation]] = {}
+    methods: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for it in described:
+        at = (it.method, it.target)
+        telling[at] = telling.get(at, literals) | it.required
+        shape = it.required.union(it.literals)
+        by_shape.setdefault((*at, shape), []).append(it)
+        methods.setdefault((it.target, shape), []).append(it.method)
+    for candidates in by_shape.values():
+        candidates.sort(key=lambda it: len(it.headers & _TELLING_HEADERS), reverse=True)
+    return _Table(frozenset(), literals, known, telling, by_shape, methods)
+
+
+# ---- addresses ------------------------------------------------------------------------
+
+
+def _virtual_bucket(host: str, domains: Sequence[str]) -> str | None:
+    name = _without_port(host).lower()
+    for domain in domains:
+        if name.endswith("." + domain):
+            return name[: -len(domain) - 1]
+    return None
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
+
+
+def _decode_key(raw: str) -> Key:
+    key = _decode(raw)
+    if len(key) > KEY_SIZE_MAX:
+        raise S3Error(
+            "KeyTooLongError",
+            details={"Size": len(key), "MaxSizeAllowed": KEY_SIZE_MAX},
+        )
+    try:
+        key.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid_uri() from error
+    return Key(key)
+
+
+def _decode_text(raw: str) -> str:
+    try:
+        return _decode(raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid_uri() from error
+
+
+def _decode(raw: str) -> bytes:
+    if _BROKEN_ESCAPE.search(raw):
+        raise _invalid_uri()
+    return unquote_to_bytes(raw)
+
+
+def _invalid_uri() -> S3Error:
+    return S3Error("InvalidURI")

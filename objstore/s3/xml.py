@@ -1,0 +1,155 @@
+"""XML, read and written.
+
+Reading: a request's document becomes a tree of `Element`.  Size is bounded by the caller,
+depth here; a DOCTYPE is refused before any entity can be declared (FAULTS 4), and
+namespaces are looked through: clients send S3's, none, or a made-up one.
+
+Writing: documents are joined from text, as lists are hot.  Text is escaped as AWS escapes
+it: control characters become character references, which an XML parser may refuse;
+clients that meet such keys ask for encoding-type=url (`url_encode`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote_from_bytes
+from xml.parsers import expat
+
+import attrs
+
+from objstore.limits import XML_DEPTH_MAX
+from objstore.s3.errors import S3Error
+
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
+
+_SPECIAL = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]')
+_NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+_SEPARATOR = "\x1f"  # Between namespace and name; neither can hold it.
+
+
+# ---- reading --------------------------------------------------------------------------
+
+
+@attrs.define
+class Element:
+    """One element: its local name, its text, its children in order."""
+
+    name: str
+    text: str = ""  # All of its own character data, joined; white space kept.
+    children: list[Element] = attrs.field(factory=list)
+
+    def __iter__(self) -> Iterator[Element]:
+        return iter(self.children)
+
+    def only(self, *names: str) -> Element:
+        """Check that no child has another name.  Raises S3Error MalformedXML."""
+        if any(child.name not in names for child in self.children):
+            raise malformed()
+        return self
+
+    def find(self, name: str) -> Element | None:
+        """The child of this name.  Raises S3Error MalformedXML where there are two."""
+        found = [child for child in self.children if child.name == name]
+        if len(found) > 1:
+            raise malformed()
+        return found[0] if found else None
+
+    def find_all(self, name: str) -> list[Element]:
+        return [child for child in self.children if child.name == name]
+
+    def value(self, name: str) -> str | None:
+        """The text of a child that is a leaf.  Raises S3Error MalformedXML."""
+        child = self.find(name)
+        if child is None:
+            return None
+        if child.children:
+            raise malformed()
+        return child.text
+
+    def require(self, name: str) -> str:
+        """Likewise, of a child that must be there."""
+        value = self.value(name)
+        if value is None:
+            raise malformed()
+        return value
+
+
+def malformed() -> S3Error:
+    return S3Error("MalformedXML")
+
+
+def parse_xml(data: bytes) -> Element:
+    """The root of a whole document.  Raises S3Error MalformedXML."""
+    builder = _Builder()
+    parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
+    parser.buffer_text = True
+    parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+    parser.StartDoctypeDeclHandler = builder.on_doctype
+    parser.StartElementHandler = builder.on_start
+    parser.EndElementHandler = builder.on_end
+    parser.CharacterDataHandler = builder.on_text
+    try:
+        parser.Parse(data, True)
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        raise malformed() from error
+    assert builder.root is not None
+    return builder.root
+
+
+class _Builder:
+    """Makes the tree out of the parser's events."""
+
+    def __init__(self) -> None:
+        self.root: Element | None = None
+        self._open: list[Element] = []
+
+    def on_doctype(self, *_: object) -> None:
+        raise malformed()
+
+    def on_start(self, name: str, _attributes: dict[str, str]) -> None:
+        if len(self._open) >= XML_DEPTH_MAX:
+            raise malformed()
+        element = Element(name.rpartition(_SEPARATOR)[2])
+        if self._open:
+            self._open[-1].children.append(element)
+        else:
+            self.root = element
+        self._open.append(element)
+
+    def on_end(self, _name: str) -> None:
+        self._open.pop()
+
+    def on_text(self, text: str) -> None:
+        self._open[-1].text += text
+
+
+# ---- writing --------------------------------------------------------------------------
+
+
+def escape(text: str) -> str:
+    """`text` as the content of an element."""
+    return _SPECIAL.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return _NAMED.get(character) or f"&#x{ord(character):X};"
+
+
+def tag(name: str, text: object) -> str:
+    """One element with text."""
+    return f"<{name}>{escape(str(text))}</{name}>"
+
+
+def document(root: str, *content: str, namespace: bool = True) -> bytes:
+    """A whole document of elements already written."""
+    body = "".join(content)
+    declared = f' xmlns="{NAMESPACE}"' if namespace else ""
+    return f"{DECLARATION}<{root}{declared}>{body}</{root}>".encode()
+
+
+def url_encode(key: bytes) -> str:
+    """A key as encoding-type=url shows it."""
+    return quote_from_bytes(key, safe="/")

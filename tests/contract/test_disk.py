@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from objstore.host.disk import read_file, write_file_atomically
+from objstore.units import KiB, MiB
+
+
+@pytest.fixture
+def file(root):
+    file = root.open("file", create=True)
+    yield file
+    file.close()
+
+
+def test_a_new_file_is_empty(file):
+    assert file.size == 0
+    assert file.read_at(0, 100) == b""
+
+
+def test_what_is_written_is_read_at_its_offset(file):
+    file.write_at(3, b"abc")
+    file.write_at(4, bytearray(b"B"))
+    file.write_at(6, memoryview(b"def"))
+    assert file.read_at(0, 100) == b"\0\0\0aBcdef"
+    assert file.read_at(4, 2) == b"Bc"
+    assert file.size == 9
+
+
+def test_several_buffers_are_written_in_a_row(file):
+    file.write_at(1, [b"ab", bytearray(b"cd"), b"", memoryview(b"ef")])
+    assert file.read_at(0, 10) == b"\0abcdef"
+
+
+def test_more_buffers_than_one_system_call_takes_are_written(file):
+    buffers = [bytes((i % 251,)) * 3 for i in range(3000)]
+    file.write_at(5, buffers)
+    assert file.read_at(5, 9000) == b"".join(buffers)
+
+
+def test_writing_nothing_changes_nothing(file):
+    file.write_at(10, b"")
+    file.write_at(10, [])
+    assert file.size == 0
+
+
+def test_a_read_is_short_only_at_the_end(file):
+    file.write_at(0, b"x" * 100_000)
+    assert len(file.read_at(99_990, 100)) == 10
+    assert file.read_at(100_000, 1) == b""
+    assert file.read_at(200_000, 1) == b""
+
+
+def test_truncate_cuts_and_lengthens_with_zeros(file):
+    file.write_at(0, b"abcdef")
+    file.truncate(2)
+    file.truncate(4)
+    assert file.read_at(0, 10) == b"ab\0\0"
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_allocate_lengthens_with_zeros_and_keeps_what_is_there(file, zeros):
+    file.write_at(0, b"abc")
+    file.allocate(2 * MiB + 5, zeros=zeros)
+    assert file.size == 2 * MiB + 5
+    assert file.read_at(0, 4) == b"abc\0"
+    assert file.read_at(2 * MiB, 10) == bytes(5)
+
+
+def test_allocate_never_shortens(file):
+    file.write_at(0, b"abcdef")
+    file.allocate(2)
+    file.allocate(3, zeros=True)
+    assert file.read_at(0, 10) == b"abcdef"
+
+
+def test_a_punched_range_reads_as_zeros_and_the_size_stays(file):
+    data = bytes(range(1, 251)) * 1000
+    file.write_at(0, data)
+    file.punch(1000, 100_000)
+    found = file.read_at(0, len(data))
+    # "May do nothing": then it is all there.
+    assert found in (data, data[:1000] + bytes(100_000) + data[101_000:])
+    file.punch(0, 0)
+    assert file.size == len(data)
+
+
+def test_a_file_opened_for_reading_refuses_writes(root, file):
+    file.write_at(0, b"abc")
+    reader = root.open("file", write=False)
+    assert reader.read_at(0, 3) == b"abc"
+    with pytest.raises(OSError):
+        reader.write_at(0, b"x")
+    reader.close()
+
+
+def test_two_handles_see_one_file(root, file):
+    other = root.open("file")
+    other.write_at(0, b"other")
+    assert file.read_at(0, 5) == b"other"
+    other.close()
+
+
+def test_a_closed_file_is_of_no_use(root):
+    file = root.open("gone", create=True)
+    file.close()
+    with pytest.raises(OSError):
+        file.read_at(0, 1)
+    with pytest.raises(OSError):
+        file.write_at(0, b"x")
+    with pytest.raises(OSError):
+        file.sync()
+
+
+def test_names_are_sorted_and_of_files_and_folders(root):
+    for name in ("b", "a", "ü"):
+        root.open(name, create=True).close()
+    root.folder("c", create=True)
+    assert root.names() == ["a", "b", "c", "ü"]
+    assert root.exists("a")
+    assert root.exists("c")
+    assert not root.exists("d")
+
+
+def test_creating_what_exists_is_refused(root, file):
+    with pytest.raises(FileExistsError):
+        root.open("file", create=True)
+
+
+def test_opening_what_is_missing_is_refused(root):
+    with pytest.raises(FileNotFoundError):
+        root.open("missing")
+    with pytest.raises(FileNotFoundError):
+        root.folder("missing")
+    with pytest.raises(FileNotFoundError):
+        root.remove("missing")
+    with pytest.raises(FileNotFoundError):
+        root.remove_folder("missing")
+    with pytest.raises(FileNotFoundError):
+        root.rename("missing", "other")
+
+
+def test_a_file_is_not_a_folder(host, root, file):
+    with pytest.raises(NotADirectoryError):
+        root.folder("file")
+    with pytest.raises(NotADirectoryError):
+        root.folder("file", create=True)
+    with pytest.raises(NotADirectoryError):
+        host.disks.directory(f"{root.path}/file")
+    with pytest.raises(NotADirectoryError):
+        host.disks.directory(f"{root.path}/file/below", create=True)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "a\0b", "../a"])
+def test_names_are_single_components(root, name):
+    for act in (
+        root.exists,
+        root.open,
+        root.folder,
+        root.remove,
+        root.remove_folder,
+        root.lock,
+        lambda name: root.open(name, create=True),
+        lambda name: root.rename(name, "target"),
+    ):
+        with pytest.raises(ValueError):
+            act(name)
+    root.open("source", create=True).close()
+    with pytest.raises(ValueError):
+        root.rename("source", name)
+
+
+def test_rename_replaces_its_target(root):
+    write_file_atomically(root, "a", b"one")
+    write_file_atomically(root, "b", b"two")
+    root.rename("a", "b")
+    assert root.names() == ["b"]
+    assert read_file(root, "b") == b"one"
+
+
+def test_an_open_file_outlives_its_name(root):
+    file = root.open("a", create=True)
+    file.write_at(0, b"abc")
+    root.remove("a")
+    assert root.names() == []
+    assert file.read_at(0, 3) == b"abc"
+    file.close()
+
+
+def test_folders_nest_and_are_removed_with_all_that_is_in_them(root):
+    inner = root.folder("a", create=True).folder("b", create=True)
+    inner.open("c", create=True).close()
+    assert root.folder("a").folder("b").names() == ["c"]
+    assert root.folder("a", create=True).names() == ["b"]
+    root.remove_folder("a")
+    assert root.names() == []
+
+
+def test_a_folder_is_opened_by_its_path(host, root):
+    root.folder("a", create=True).open("file", create=True).close()
+    assert host.disks.directory(f"{root.path}/a").names() == ["file"]
+    assert host.disks.directory(f"{root.path}/x/y/z", create=True).names() == []
+    assert root.folder("x").folder("y").names() == ["z"]
+    with pytest.raises(FileNotFoundError):
+        host.disks.directory(f"{root.path}/missing")
+
+
+def test_syncs_return(root, file):
+    file.write_at(0, b"abc")
+    file.sync()
+    root.sync()
+
+
+def test_a_lock_has_one_holder(root):
+    lock = root.lock("LOCK")
+    with pytest.raises(BlockingIOError):
+        root.lock("LOCK")
+    lock.close()
+    root.lock("LOCK").close()
+
+
+def test_a_lock_file_keeps_its_content(root):
+    lock = root.lock("LOCK")
+    lock.write_at(0, b"pid")
+    lock.close()
+    assert read_file(root, "LOCK") == b"pid"
+
+
+def test_space_is_reported(root):
+    space = root.space()
+    assert 0 < space.free <= space.total
+
+
+def test_a_file_is_replaced_atomically(root):
+    write_file_atomically(root, "a", b"old")
+    root.open("a.new", create=True).close()  # Left by a crash.
+    write_file_atomically(root, "a", b"new")
+    assert read_file(root, "a") == b"new"
+    assert root.names() == ["a"]
+
+
+OFFSETS = st.integers(0, 40 * KiB)
+CHANGES = st.one_of(
+    st.tuples(st.just("write"), OFFSETS, st.binary(max_size=20 * KiB)),
+    st.tuples(st.just("truncate"), OFFSETS),
+    st.tuples(st.just("allocate"), OFFSETS),
+    st.tuples(st.just("sync")),
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CHANGES, max_size=12))
+def test_a_file_behaves_as_an_array_of_bytes(root, changes):
+    model = bytearray()
+    if root.exists("array"):
+        root.remove("array")
+    file = root.open("array", create=True)
+    for change in changes:
+        match change:
+            case ("write", offset, data):
+                file.write_at(offset, data)
+                if data:
+                    model.extend(bytes(max(0, offset - len(model))))
+                    model[offset : offset + len(data)] = data
+            case ("truncate", size):
+                file.truncate(size)
+                model[:] = model[:size] + bytes(max(0, size - len(model)))
+            case ("allocate", size):
+                file.allocate(size)
+                model.extend(bytes(max(0, size - len(model))))
+            case ("sync",):
+                file.sync()
+        assert file.size == len(model)
+    assert file.read_at(0, len(model) + 1) == bytes(model)
+    file.close()

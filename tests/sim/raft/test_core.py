@@ -1,0 +1,85 @@
+"""Seeded runs of one group under faults; more of them with OBJSTORE_SIM_SEEDS=N."""
+
+import os
+
+import attrs
+import pytest
+
+from objstore.raft.options import Options
+from tests.sim.raft.simulation import QUIET, Faults, RaftSim
+
+SEEDS = int(os.environ.get("OBJSTORE_SIM_SEEDS", "4"))
+FIRST = int(os.environ.get("OBJSTORE_SIM_FIRST", "1"))
+seeds = pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+
+
+def run(sim: RaftSim, duration_ms: int) -> None:
+    sim.run(duration_ms)
+    sim.heal()
+    acked = sim.acked
+    sim.run_until(lambda: sim.is_converged() and sim.acked > acked)
+
+
+@seeds
+def test_network_faults_and_crashes_lose_nothing(seed: int) -> None:
+    sim = RaftSim(seed)
+    run(sim, 15_000)
+    assert sim.reads_done > 0
+
+
+@seeds
+def test_changing_members_all_the_time_loses_nothing(seed: int) -> None:
+    run(RaftSim(seed, faults=Faults(change_probability=0.8, crash_probability=0.1)), 15_000)
+
+
+@seeds
+def test_a_group_that_begins_alone_grows_and_shrinks(seed: int) -> None:
+    faults = Faults(change_probability=0.7, crash_probability=0.05, cut_probability=0.1)
+    run(RaftSim(seed, voters=1, faults=faults), 15_000)
+
+
+@seeds
+def test_rotten_logs_lose_nothing_and_are_mended(seed: int) -> None:
+    faults = Faults(crash_probability=0.6, rot_probability=0.7, change_probability=0.0)
+    run(RaftSim(seed, node_count=3, faults=faults), 20_000)
+
+
+@seeds
+def test_flapping_nodes_do_not_end_a_healthy_group(seed: int) -> None:
+    faults = Faults(cut_probability=0.9, cut_ms_max=1500, crash_probability=0.0)
+    run(RaftSim(seed, faults=faults), 15_000)
+
+
+def test_one_seed_gives_one_run() -> None:
+    traces = []
+    for _ in range(2):
+        sim = RaftSim(99)
+        sim.run(5_000)
+        traces.append((sim.steps, sim.acked, sim.reads_done, sorted(sim.entries.items())))
+    assert traces[0] == traces[1]
+
+
+def test_a_quiet_network_elects_once() -> None:
+    sim = RaftSim(5, faults=attrs.evolve(QUIET, sync_ms_max=5))
+    sim.run(30_000)
+    assert len(sim.leaders) == 1
+    assert sim.acked > 100
+
+
+@pytest.mark.parametrize("quiesce", [True, False])
+def test_an_idle_group_falls_silent(quiesce: bool) -> None:
+    sim = RaftSim(3, faults=QUIET, options=Options(quiesce=quiesce))
+    sim.run(3_000)
+    sim.events = [event for event in sim.events if event[2] != sim.client]
+    sim.run(5_000)
+    sent = 0
+    send = sim.send
+
+    def count(*args: object) -> None:
+        nonlocal sent
+        sent += 1
+        send(*args)
+
+    sim.send = count
+    sim.run(10_000)
+    assert (sent == 0) == quiesce

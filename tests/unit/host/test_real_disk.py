@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from objstore.host import real_disk
+from objstore.host.real_disk import RealDisks
+from objstore.units import MiB
+
+
+@pytest.fixture
+def root(tmp_path):
+    return RealDisks().directory(str(tmp_path / "a" / "b"), create=True)
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_only_the_owner_may_look_inside(root, tmp_path):
+    before = os.umask(0)
+    try:
+        root.open("file", create=True).close()
+        root.lock("LOCK").close()
+        inner = root.folder("inner", create=True)
+    finally:
+        os.umask(before)
+    assert mode(f"{root.path}/file") == mode(f"{root.path}/LOCK") == 0o600
+    assert mode(inner.path) == mode(root.path) == mode(tmp_path / "a") == 0o700
+
+
+def test_files_are_not_inherited_by_child_processes(root):
+    for file in (root.open("file", create=True), root.lock("LOCK")):
+        flags = fcntl.fcntl(file._descriptor, fcntl.F_GETFD)
+        assert flags & fcntl.FD_CLOEXEC
+        file.close()
+
+
+def test_allocated_space_is_reserved_and_zeros_are_really_written(root):
+    plain, zeroed = root.open("plain", create=True), root.open("zeroed", create=True)
+    plain.allocate(3 * MiB)
+    zeroed.allocate(3 * MiB + 1, zeros=True)
+    zeroed.sync()
+    assert os.stat(f"{root.path}/plain").st_blocks * 512 >= 3 * MiB
+    assert os.stat(f"{root.path}/zeroed").st_blocks * 512 >= 3 * MiB
+    plain.close()
+    zeroed.close()
+
+
+def test_a_punched_range_gives_its_space_back(root):
+    file = root.open("file", create=True)
+    file.write_at(0, b"x" * 4 * MiB)
+    file.sync()
+    before = os.stat(f"{root.path}/file").st_blocks
+    file.punch(MiB, 2 * MiB)
+    after = os.stat(f"{root.path}/file").st_blocks
+    if after == before:
+        pytest.skip("this file system cannot punch holes")
+    assert before - after >= 2 * MiB // 512 - 64
+    file.close()
+
+
+def test_where_holes_cannot_be_punched_nothing_happens(root, monkeypatch):
+    file = root.open("file", create=True)
+    file.write_at(0, b"abc")
+    monkeypatch.setattr(real_disk, "_fallocate", None)
+    file.punch(0, 3)
+    assert file.read_at(0, 3) == b"abc"
+    file.close()
+
+
+def test_a_failed_punch_is_an_error(root):
+    file = root.open("file", create=True)
+    reader = root.open("file", write=False)
+    with pytest.raises(OSError) as error:
+        reader.punch(0, 10)
+    assert error.value.errno == errno.EBADF
+    reader.close()
+    file.close()
+
+
+def test_short_writes_are_completed(root, monkeypatch):
+    """F05: the kernel may take less than it was given."""
+    file = root.open("file", create=True)
+    pwritev, pwrite = os.pwritev, os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda fd, b, at: pwritev(fd, [bytes(b[0])[:1]], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:2], at))
+    file.write_at(7, [b"abc", b"defg"])
+    monkeypatch.undo()
+    assert file.read_at(7, 100) == b"abcdefg"
+    file.close()
+
+
+def test_short_reads_are_completed(root, monkeypatch):
+    file = root.open("file", create=True)
+    file.write_at(0, b"abcdefg")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 2), at))
+    assert file.read_at(1, 5) == b"bcdef"
+    assert file.read_at(1, 50) == b"bcdefg"
+    monkeypatch.undo()
+    file.close()
+
+
+def test_a_failing_sync_is_heard_of(root, monkeypatch):
+    """F11: EIO of fdatasync."""
+    file = root.open("file", create=True)
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError) as error:
+        file.sync()
+    assert error.value.errno == errno.EIO
+    monkeypatch.undo()
+    file.close()
+
+
+@pytest.mark.slow
+def test_a_lock_is_held_against_other_processes_and_freed_by_their_death(root):
+    """F29: a second daemon on one folder."""
+    program = (
+        "import sys; from objstore.host.real_disk import RealDisks\n"
+        f"lock = RealDisks().directory({root.path!r}).lock('LOCK')\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout.readline() == b"held\n"
+    with pytest.raises(BlockingIOError):
+        root.lock("LOCK")
+    child.kill()
+    child.communicate()
+    root.lock("LOCK").close()

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+import attrs
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from objstore.host.network import Address, ClientTls, ServerTls
+from objstore.host.real_network import RealNetwork
+from objstore.host.real_pki import RealPki
+from objstore.host.real_tls import client_context, server_context
+from objstore.ids import ClusterId, NodeId
+
+LOCAL = Address("127.0.0.1", 0)
+CLUSTER, NODE = ClusterId("c" * 32), NodeId("a" * 16)
+
+
+@pytest.fixture(scope="module")
+def identity():
+    import time
+
+    pki, now_ms = RealPki(), time.time_ns() // 1_000_000
+    authority = pki.create_authority(CLUSTER, now_ms=now_ms, days=10)
+    return pki.issue(authority, CLUSTER, NODE, now_ms=now_ms, days=10)
+
+
+@pytest.fixture
+async def listener():
+    listener = await RealNetwork().listen(LOCAL)
+    yield listener
+    await listener.aclose()
+
+
+async def test_nagles_algorithm_is_off_on_both_ends(listener):
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    for stream in (client, server):
+        assert stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await stream.aclose()
+
+
+async def test_accept_pauses_while_descriptors_are_exhausted(listener, autojump_clock):
+    """F44: EMFILE in accept neither spins nor ends the listener."""
+    real, failures = listener._socket, [errno.EMFILE] * 5 + [errno.ECONNABORTED]
+
+    class Exhausted:
+        def accept(self):
+            if failures:
+                raise OSError(failures.pop(0), "no")
+            return socket.socketpair()[0], ("10.0.0.1", 1)
+
+    listener._socket = Exhausted()
+    started = trio.current_time()
+    with structlog.testing.capture_logs() as logs:
+        stream = (await listener._accept())[0]
+    assert trio.current_time() - started == pytest.approx(0.5)
+    assert [entry["event"] for entry in logs] == ["host.accept_paused"]
+    stream.close()
+    listener._socket = real
+
+
+async def test_an_unknown_error_of_accept_is_raised(listener):
+    real = listener._socket
+
+    class Broken:
+        def accept(self):
+            raise OSError(errno.EINVAL, "no")
+
+    listener._socket = Broken()
+    with pytest.raises(OSError):
+        await listener.accept()
+    listener._socket = real
+
+
+async def test_a_reset_connection_is_broken_for_both_directions(listener):
+    """F20: an RST."""
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    linger = b"\1\0\0\0\0\0\0\0"
+    client._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    await client.aclose()
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+        await server.receive_some(1)
+    with pytest.raises(trio.BrokenResourceError):
+        await server.send_all(b"x")
+    await server.aclose()
+
+
+async def test_a_busy_stream_lets_others_run(listener):
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    await client.send_all(bytes(1000))
+    turns = 0
+
+    async def other():
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.sleep(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(100):
+            await server.receive_some(1)
+        assert turns >= 5
+        nursery.cancel_scope.cancel()
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_two_tasks_do_not_send_on_one_stream(listener):
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, bytes(64_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await client.send_all(b"x")
+        nursery.cancel_scope.cancel()
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_ipv6_works_where_there_is_any():
+    try:
+        listener = await RealNetwork().listen(Address("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    assert server.remote.host == "::1"
+    packets = await RealNetwork().open_packets(Address("::", 0))
+    packets.send(b"x", Address("127.0.0.1", packets.address.port))
+    data, sender = await packets.receive()
+    assert (data, sender.host) == (b"x", "127.0.0.1")
+    for part in (client, server, listener, packets):
+        await part.aclose()
+
+
+async def test_an_oversized_packet_arrives_cut(listener):
+    one = await RealNetwork().open_packets(LOCAL)
+    one.send(bytes(20_000), one.address)
+    data, _ = await one.receive()
+    assert len(data) == 4096
+    await one.aclose()
+
+
+# TLS.
+
+
+def test_contexts_are_kept_until_the_identity_changes(identity):
+    assert server_context(identity, mutual=True) is server_context(identity, mutual=True)
+    again = attrs.evolve(identity)
+    assert server_context(again, mutual=True) is server_context(identity, mutual=True)
+    assert server_context(identity, mutual=False) is not server_context(
+        identity, mutual=True
+    )
+    renewed = attrs.evolve(identity, trust_pem=b"")
+    assert client_context(renewed, b"") is not client_context(identity, b"")
+
+
+def test_tls_below_1_2_is_not_spoken(identity):
+    for context in (server_context(identity, mutual=True), client_context(None, b"")):
+        assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.options & ssl.OP_NO_COMPRESSION
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_both_versions_carry_mutual_trust_and_half_closes(
+    identity, version, monkeypatch
+):
+    server_tls = ServerTls(lambda: identity, mutual=True)
+    network = RealNetwork()
+    context = client_context(identity, identity.trust_pem)
+    monkeypatch.setattr(context, "maximum_version", version)
+    monkeypatch.setattr("objstore.host.real_network.client_context", lambda *_: context)
+    listener = await network.listen(LOCAL, tls=server_tls)
+
+    async def serve():
+        server = await listener.accept()
+        while data := await server.receive_some(100):
+            assert server.peer_node == NODE
+            await server.send_all(data * 1000)
+        await server.send_all(b"bye")
+        await server.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        client = await network.connect(listener.address, tls=ClientTls(identity))
+        assert client._object.version() == version.name.replace("v1_", "v1.")
+        await client.send_all(b"abc")
+        await client.send_eof()
+        received = b""
+        while data := await client.receive_some(1000):
+            received += data
+        assert received == b"abc" * 1000 + b"bye"
+        await client.aclose()
+    await listener.aclose()
+
+
+async def test_a_send_cancelled_half_way_breaks_the_stream(identity):
+    network = RealNetwork()
+    listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity))
+
+    async with trio.open_nursery() as nursery:
+        servers = []
+
+        async def accept():
+            servers.append(await listener.accept())
+            await servers[0].handshake()
+
+        nursery.start_soon(accept)
+        client = await network.connect(listener.address, tls=ClientTls(identity))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, bytes(64_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"x")
+    await client.aclose()
+    await servers[0].aclose()
+    await listener.aclose()

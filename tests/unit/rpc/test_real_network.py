@@ -1,0 +1,78 @@
+"""Calls over real sockets and real TLS on loopback."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+
+from objstore.host.network import Address, ClientTls, ServerTls
+from objstore.host.real_network import RealNetwork
+from objstore.host.real_pki import RealPki
+from objstore.ids import ClusterId, NodeId
+from objstore.rpc.call import Call, NoSuchMethod, PeerUnavailable, Reply
+from objstore.rpc.client import Peers, call_address
+from objstore.rpc.server import RpcServer
+
+from .memory import ALICE, BOB, CAROL, CLUSTER, running
+
+
+async def echo(call: Call) -> Reply:
+    return Reply((call.peer, call.value), call.payload)
+
+
+async def test_calls_over_mutual_tls_and_refusals_of_other_clusters() -> None:
+    """F30: a certificate of another CA, none at all, and the right one of another node."""
+
+    now_ms = time.time_ns() // 1_000_000
+    pki = RealPki()
+    authority = pki.create_authority(CLUSTER, now_ms=now_ms, days=1)
+    alice, bob = (
+        pki.issue(authority, CLUSTER, node, now_ms=now_ms, days=1) for node in (ALICE, BOB)
+    )
+    other = pki.create_authority(ClusterId("e" * 32), now_ms=now_ms, days=1)
+    spy = pki.issue(other, ClusterId("e" * 32), CAROL, now_ms=now_ms, days=1)
+    network = RealNetwork()
+    server = RpcServer(
+        network,
+        Address("127.0.0.1", 0),
+        tls=ServerTls(lambda: bob, mutual=True),
+        node=BOB,
+        cluster=CLUSTER,
+    )
+    server.register("echo", echo)
+    server.register("join", echo, anonymous=True)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            address: Address = await nursery.start(server.run)
+            places: dict[NodeId, Address] = {BOB: address, CAROL: address}
+            peers = Peers(
+                network,
+                node=ALICE,
+                cluster=CLUSTER,
+                identity=lambda: alice,
+                resolve=places.get,
+            )
+            async with running(peers):
+                for size in (0, 100, 3_000_000):
+                    reply = await peers.call(
+                        BOB, "echo", 1, payload=bytes(size), timeout_ms=5000
+                    )
+                    assert (reply.value, reply.payload) == ((ALICE, 1), bytes(size))
+                with pytest.raises(PeerUnavailable):  # It is bob who answers there.
+                    await peers.call(CAROL, "echo", timeout_ms=5000)
+            stranger = ClientTls(None, trust_pem=alice.trust_pem)
+            joined = await call_address(
+                network, address, stranger, "join", 2, timeout_ms=5000
+            )
+            assert joined.value == (None, 2)
+            with pytest.raises(NoSuchMethod):
+                await call_address(network, address, stranger, "echo", timeout_ms=5000)
+            with pytest.raises(PeerUnavailable):
+                await call_address(
+                    network, address, ClientTls(spy), "echo", timeout_ms=5000
+                )
+            nursery.cancel_scope.cancel()
+    with pytest.raises(PeerUnavailable):
+        await call_address(network, address, stranger, "join", timeout_ms=5000)
