@@ -40,7 +40,6 @@ PURGE_CHUNKS_MAX = 512  # Chunks one such step releases.
 SCAN_ROWS_MAX = 10_000  # Rows one list query looks at before it answers: about 50 ms.
 CLUSTER_CHANGES_KEPT = 10_000  # Deleted rows the cluster shard remembers for the views.
 CLUSTER_DELTA_SIZE = 1 * MiB  # Rows of one answer to a view; more are asked for again.
-METADATA_MEMORY_MAX = 16 * MiB  # Unflushed rows; a replay of the WAL after a crash.
 
 # Reports of damage waiting to be recorded; what is dropped is found again by a read.
 DAMAGE_REPORTS_MAX = 10_000

@@ -66,6 +66,12 @@ RAFT_APPLY_LAG = _gauge(
 )
 RAFT_ELECTIONS = _counter("objstore_raft_elections_total", "Elections begun here.")
 
+# meta
+META_DIVERGED = _counter(
+    "objstore_meta_diverged_replicas_total",
+    "Replicas whose hash of changes differs from their leader's.",
+)
+
 # gossip
 GOSSIP_MEMBERS = _gauge("objstore_gossip_members", "Members by state.", "state")
 GOSSIP_HEALTH = _gauge(

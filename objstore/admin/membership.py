@@ -32,7 +32,6 @@ from objstore.host.entropy import Entropy
 from objstore.host.pki import Authority, Pki
 from objstore.host.threads import Threads
 from objstore.ids import ClusterId, NodeId, is_node_id
-from objstore.limits import SHARD_COUNT
 from objstore.meta.client import MetaClient
 from objstore.meta.commands import CreateJoinToken, SetLayout, SpendJoinToken
 from objstore.meta.errors import StaleEpoch
@@ -45,6 +44,7 @@ from objstore.ring.layout import (
     with_member_state,
     without_member,
 )
+from objstore.ring.layout import encode as encode_layout
 from objstore.ring.voters import voters_for
 from objstore.rpc.client import Peers
 from objstore.rpc.server import Call, Reply
@@ -106,7 +106,7 @@ class Membership:
         await self.meta.propose(
             SpendJoinToken(newcomer.token.token_id, newcomer.token.secret_hash())
         )
-        layout = await self._change_layout(newcomer.into)
+        layout = await self.change_layout(newcomer.into)
         log.info("admin.node_joined", node=newcomer.member.node, epoch=layout.epoch)
         identity = self.pki.issue(
             self.authority(),
@@ -129,7 +129,7 @@ class Membership:
                     for member in layout.members
                     if member.node != newcomer.member.node
                 ],
-                "layout": layout.encode(),
+                "layout": encode_layout(layout),
             }
         )
 
@@ -165,7 +165,7 @@ class Membership:
             )
         _require_voters(layout, node)
         await self._require_empty(node)
-        await self._change_layout(lambda now: with_member_state(now, node, "draining"))
+        await self.change_layout(lambda now: with_member_state(now, node, "draining"))
         try:
             with trio.fail_after(_LEAVE_TIMEOUT_S):
                 while await self._report(node, "groups"):  # noqa: ASYNC110 - a remote state.
@@ -173,11 +173,9 @@ class Membership:
             await self._require_empty(node)
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(_LEAVE_TIMEOUT_S):
-                await self._change_layout(
-                    lambda now: with_member_state(now, node, "active")
-                )
+                await self.change_layout(lambda now: with_member_state(now, node, "active"))
             raise
-        await self._change_layout(lambda now: without_member(now, node))
+        await self.change_layout(lambda now: without_member(now, node))
         log.info("admin.node_left", peer=node)
         await self.peers.call(node, "node.left", timeout_ms=5_000)
 
@@ -194,7 +192,7 @@ class Membership:
         assert isinstance(reply.value, dict)
         return int(reply.value[key])
 
-    async def _change_layout(self, change: Callable[[Layout], Layout]) -> Layout:
+    async def change_layout(self, change: Callable[[Layout], Layout]) -> Layout:
         """Put change(current layout) in force, again if another change came between."""
         for _ in range(_LAYOUT_TRIES):
             current = self.view.layout
@@ -202,7 +200,7 @@ class Membership:
             if target is current:
                 return current
             try:
-                await self.meta.propose(SetLayout(target.encode()))
+                await self.meta.propose(SetLayout(encode_layout(target)))
             except StaleEpoch:
                 await self.view.refresh()
                 continue
@@ -212,11 +210,11 @@ class Membership:
 
 
 def _require_voters(layout: Layout, node: NodeId) -> None:
-    now = max(len(voters) for voters in voters_for(layout, SHARD_COUNT).values())
+    now = max(len(voters) for voters in voters_for(layout).values())
     if len(layout.members) == 1:
         raise Conflict(f"node {node} is the cluster's only one")
     without = with_member_state(layout, node, "draining")
-    after = max(len(voters) for voters in voters_for(without, SHARD_COUNT).values())
+    after = max(len(voters) for voters in voters_for(without).values())
     if after < min(3, now):
         raise Conflict(
             f"without node {node} metadata would have {after} voter, now it has {now}:"

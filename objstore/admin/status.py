@@ -17,14 +17,14 @@ import trio
 import objstore
 from objstore.chunks.store import ChunkStore
 from objstore.errors import ObjstoreError
-from objstore.gossip.driver import Gossip
 from objstore.ids import ClusterId, NodeId, Slot
-from objstore.limits import SHARD_COUNT, SLOT_COUNT
+from objstore.limits import SLOT_COUNT
 from objstore.meta.client import MetaClient
 from objstore.meta.queries import GetUsage
 from objstore.meta.values import Usage
 from objstore.meta.view import ClusterView
 from objstore.raft.driver import RaftHost
+from objstore.raft.effects import Role
 from objstore.ring.layout import Member
 from objstore.ring.voters import voters_for
 from objstore.rpc.client import Peers
@@ -50,13 +50,14 @@ class NodeReporter:
     async def on_report(self, call: Call) -> Reply:
         """Answer rpc node.report."""
         del call
-        return Reply(await self.report())
+        return Reply(self.report())
 
-    async def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """What only this node knows, as plain values."""
         groups = self.raft.groups()
         statuses = [status for group in groups if (status := self.raft.status(group))]
-        led = [s for s in statuses if s.is_leader]
+        led = [status for status in statuses if status.role is Role.LEADER]
+        drives = self.chunks.space()
         return {
             "version": objstore.__version__,
             "pid": self.pid,
@@ -67,17 +68,17 @@ class NodeReporter:
                 for s in led
             ],
             "damaged_groups": [s.group for s in statuses if s.damaged],
-            "fragments": await self.chunks.count(),
+            "fragments": sum(drive.fragments for drive in drives),
             "drives": [
                 {
                     "id": drive.drive,
                     "path": drive.path,
                     "total": drive.total,
                     "free": drive.free,
-                    "state": drive.state,
-                    "reason": drive.reason,
+                    "state": "ok" if drive.fenced is None else "fenced",
+                    "reason": drive.fenced,
                 }
-                for drive in self.chunks.space()
+                for drive in drives
             ],
             "repair_queued": self.repair_queued(),
         }
@@ -93,7 +94,7 @@ class ClusterStatus:
     view: ClusterView
     meta: MetaClient
     peers: Peers
-    gossip: Gossip
+    state_of: Callable[[NodeId], str]  # As gossip has it: alive, suspect, dead, left.
     reporter: NodeReporter
     reserve: int  # chunks.reserve, bytes.
     max_staleness_ms: int
@@ -106,7 +107,7 @@ class ClusterStatus:
         if not self.view.is_confirmed_within(self.max_staleness_ms):
             return "no quorum of the cluster shard answers this node"
         drives = self.reporter.chunks.space()
-        if drives and all(drive.state == "fenced" for drive in drives):
+        if drives and all(drive.fenced is not None for drive in drives):
             return "every drive of this node is fenced after an error"
         return None
 
@@ -117,7 +118,7 @@ class ClusterStatus:
         return [self._describe(m, reports.get(m.node)) for m in members]
 
     def _describe(self, member: Member, report: dict[str, Any] | None) -> dict[str, Any]:
-        state = "alive" if member.node == self.node else self.gossip.state_of(member.node)
+        state = "alive" if member.node == self.node else self.state_of(member.node)
         described: dict[str, Any] = {
             "id": member.node,
             "state": state if report is not None or state != "alive" else "suspect",
@@ -139,9 +140,9 @@ class ClusterStatus:
 
         async def ask(node: NodeId) -> None:
             if node == self.node:
-                reports[node] = await self.reporter.report()
+                reports[node] = self.reporter.report()
                 return
-            if not self.gossip.is_alive(node):
+            if self.state_of(node) not in {"alive", "suspect"}:
                 return
             try:
                 reply = await self.peers.call(
@@ -206,7 +207,7 @@ class ClusterStatus:
         return usage, None
 
     def _metadata(self, reports: dict[NodeId, dict[str, Any]]) -> dict[str, Any]:
-        wanted = voters_for(self.view.layout, SHARD_COUNT)
+        wanted = voters_for(self.view.layout)
         led = {
             group: (voters, is_changing)
             for report in reports.values()

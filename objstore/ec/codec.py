@@ -1,6 +1,6 @@
 """Codecs: one block of a chunk to k + m payloads, and any k of them back to the block.
 
-    block (size bytes)          k = 4, m = 2                    fragment size s = ceil(size/4)
+    block (size bytes)       k = 4, m = 2, fragment size = ceil(size / 4)
 
     [ d0 | d1 | d2 | d3 00 ] -> payloads 0..3 are d0 .. d3: the block itself, cut into
                                 k pieces, the last ones filled up with zeros;
@@ -153,9 +153,7 @@ class ReedSolomonCodec:
         try:
             return self._driver.decode(self._framed_some(fragments, size))
         except ECDriverError as error:
-            raise CorruptData(
-                f"fragments of {scheme} cannot be decoded: {error}"
-            ) from error
+            raise CorruptData(f"{scheme} fragments cannot be decoded: {error}") from error
 
     def rebuild(
         self, fragments: Sequence[Buffer | None], wanted: Sequence[int], size: int
@@ -164,13 +162,13 @@ class ReedSolomonCodec:
         if size == 0:
             return [b""] * len(wanted)
         lost = sorted({number for number in wanted if fragments[number] is None})
-        made: dict[int, Buffer] = {}
+        made: dict[int, memoryview] = {}
         if lost:
             try:
                 pieces = self._driver.reconstruct(self._framed_some(fragments, size), lost)
             except ECDriverError as error:
                 raise CorruptData(
-                    f"fragments of {self.scheme} cannot be rebuilt: {error}"
+                    f"{self.scheme} fragments cannot be rebuilt: {error}"
                 ) from error
             made = {
                 n: memoryview(p)[_HEADER_SIZE:] for n, p in zip(lost, pieces, strict=True)

@@ -89,14 +89,12 @@ class Scheme:
         cluster has too few nodes, and then the floor is what there is.  It is never below
         k, so the answer may exceed `places`: such a write cannot be acknowledged at all.
         """
-        if self.k == 1:
-            full = self.width // 2 + 1
-        else:
-            full = self.k + max(1, (self.m + 1) // 2)
+        parity = max(1, (self.m + 1) // 2)
+        full = self.width // 2 + 1 if self.k == 1 else self.k + parity
         return max(self.k, min(full, places))
 
     def fragment_size(self, data_size: int) -> int:
-        """The payload size of each fragment, in bytes, of `data_size` bytes coded as one."""
+        """The payload size in bytes of each fragment of `data_size` bytes coded as one."""
         return -(-data_size // self.k)
 
     def chunk_fragment_size(self, chunk_size: int, *, block_size: int) -> int:

@@ -130,6 +130,11 @@ class Gossip:
     def member(self, node: NodeId) -> Member | None:
         return self.core.members.get(node)
 
+    def state_of(self, node: NodeId) -> str:
+        """What is believed of `node`, for people: alive, suspect, dead, left, unknown."""
+        member = self.core.members.get(node)
+        return "unknown" if member is None else member.state.name.lower()
+
     def is_alive(self, node: NodeId) -> bool:
         """Whether `node` takes part as far as known: alive, or as yet only suspected."""
         member = self.core.members.get(node)

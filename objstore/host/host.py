@@ -37,3 +37,4 @@ class Host:
     network: Network
     pki: Pki
     threads: Threads
+    pid: int = 0  # Of the process, to show people.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from objstore.host.clock import SystemClock
 from objstore.host.entropy import SystemEntropy
 from objstore.host.host import Host
@@ -20,4 +22,5 @@ def real_host() -> Host:
         network=RealNetwork(),
         pki=RealPki(),
         threads=RealThreads(),
+        pid=os.getpid(),
     )

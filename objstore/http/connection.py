@@ -29,7 +29,7 @@ from objstore.errors import LocalProtocolError, RemoteProtocolError
 from objstore.host.network import Stream
 from objstore.http.answer import encode_head, has_body
 from objstore.http.framing import ChunkedReader, Head, Refused, take_head
-from objstore.http.message import Body, Bytes, Request, Response, TruncatedBody
+from objstore.http.message import Bytes, Request, Response, TruncatedBody
 from objstore.limits import (
     HTTP_BODY_RATE_MIN,
     HTTP_BODY_READ_SIZE,
@@ -52,7 +52,7 @@ _LINGER_S = 5.0  # For the rest of a body that nobody wants, once it is answered
 class Timeouts:
     """How long a client may keep us waiting."""
 
-    head_s: float  # From the first byte of a head to its last; and for the handshake.
+    head_s: float  # For the handshake, the first head, the rest of any further one.
     idle_s: float  # Between requests.
     body_s: float  # For any progress of a body, either way.
 
@@ -85,9 +85,6 @@ class RequestBody:
         self._connection = None
 
 
-_ = Body  # RequestBody satisfies it; mypy sees that where a Request is made.
-
-
 class Connection:
     """Serves one stream until either end has had enough."""
 
@@ -110,6 +107,7 @@ class Connection:
         self._secure = secure
         self._is_draining = False
         self.is_idle = False  # Between requests, nothing of the next one received.
+        self._has_served = False
         self._buffer = bytearray()  # Received, not yet understood.
         # The request at hand.
         self._left = 0  # Bytes of a body with a length still to come.
@@ -152,6 +150,7 @@ class Connection:
                 return
             if not await self._answer(head):
                 return
+            self._has_served = True
 
     async def _next_head(self) -> Head | None:
         """The next request's head; None where the client is done.  Raises Refused."""
@@ -161,7 +160,10 @@ class Connection:
             self.is_idle = not self._buffer
             if self._is_draining and self.is_idle:
                 return None
-            self._wait("head" if started else "idle", self._head_timeout_s(started))
+            if started or not self._has_served:
+                self._wait("head", self._timeouts.head_s)
+            else:
+                self._wait("idle", self._timeouts.idle_s)
             while head is None:
                 data = await self._stream.receive_some(HTTP_READ_SIZE)
                 if not data:
@@ -174,9 +176,6 @@ class Connection:
         self.is_idle = False
         self.deadline = inf
         return head
-
-    def _head_timeout_s(self, started: bool) -> float:
-        return self._timeouts.head_s if started else self._timeouts.idle_s
 
     def _wait(self, phase: str, timeout_s: float) -> None:
         self.phase = phase

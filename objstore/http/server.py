@@ -98,7 +98,7 @@ class HttpServer:
 
     def _close_an_idle_connection(self) -> None:
         """Make room: the one that would time out first goes first."""
-        idle = [connection for connection in self._connections if connection.is_idle]
+        idle = [it for it in self._connections if it.is_idle and it.phase == "idle"]
         if idle:
             min(idle, key=lambda connection: connection.deadline).scope.cancel()
 

@@ -3,12 +3,12 @@
     (rows, envelope, context) --> changes staged in the rows, and a result
 
     a request id seen before   -> the result of then, and nothing changes (R13)
-    the command fails          -> its error is the result, and nothing changes
+    the command fails          -> its error is the result, under the request id
     it succeeds                -> its rows, and the result under the request id
 
-A command that failed is not remembered: its retry decides again, at a later moment, which
-is as good an order as the first.  Commands that change nothing when repeated are not
-remembered either.
+Failures are remembered too: a first attempt that was delayed on its way must not succeed
+after its retry was told that it failed.  Commands that change nothing when they are
+repeated are not remembered.
 
 Errors of `meta.errors` are results.  CorruptData and everything unforeseen escapes and
 ends the process: a replica that goes on after it would differ from the others (R12).
@@ -63,7 +63,7 @@ def apply(
         result = handler(work, command)
     except (NotFound, Conflict, InvalidRequest) as error:
         rows.rollback()
-        result, is_remembered = error, False
+        result = error
         work = Work(rows, slot, context)
     if is_remembered:
         _remember(work, request, result)

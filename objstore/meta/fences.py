@@ -60,8 +60,10 @@ def close_bucket(work: Work, command: CloseBucket) -> None:
     row_key = schema.fence_key(work.slot, command.bucket)
     payload = work.rows.get(row_key)
     if payload is None:
-        raise NoSuchBucket(f"slot {work.slot} does not know bucket {command.bucket:x}")
-    known, _ = payloads.unpack_fence(command.bucket, payload)
+        # Its creation never came here; a delayed OpenBucket of it must find it closed.
+        known = BucketFence(command.bucket, 0, "unversioned", is_open=True)
+    else:
+        known, _ = payloads.unpack_fence(command.bucket, payload)
     if not known.is_open:
         return
     if 0 < command.config_version <= known.config_version:
@@ -85,8 +87,9 @@ def drop_bucket(work: Work, command: DropBucket) -> None:
     row_key = schema.fence_key(work.slot, command.bucket)
     payload = work.rows.get(row_key)
     if payload is None:
-        return
-    known, is_dropped = payloads.unpack_fence(command.bucket, payload)
+        known, is_dropped = BucketFence(command.bucket, 0, "unversioned", False), False
+    else:
+        known, is_dropped = payloads.unpack_fence(command.bucket, payload)
     if is_dropped:
         return
     if known.is_open:

@@ -17,6 +17,7 @@ Anything that a store raises (OSError, CorruptData) ends the process: nobody her
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 
@@ -24,12 +25,12 @@ import attrs
 import structlog
 import trio
 
+from objstore.config import MetaConfig
 from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
-from objstore.limits import METADATA_MEMORY_MAX
 from objstore.meta import apply, cluster, envelope, expiry, local, schema, snapshot
-from objstore.meta.rows import HASH_SIZE, RowView, StagedRows
+from objstore.meta.rows import HASH_SIZE, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Context
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
@@ -37,9 +38,11 @@ from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 log = structlog.get_logger()
 
 _FIRST_GENERATION = bytes(4)
-_FLUSH_INTERVAL_S = 30.0  # What a restart replays at most, in time.
 _CHECK_INTERVAL_S = 1.0
 _NEVER_MS = 1 << 62
+_CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
+_CHAIN_MARKS = 32
+_WATCHED = (Table.BELOW, Table.RELEASED)
 
 
 def _get(kv: View, key: bytes) -> bytes | None:
@@ -102,6 +105,8 @@ class ShardMachine:
         self._generations = generations
         self._rows = KvRows(self._kv, generations)
         self._installing: ShardInstall | None = None
+        # (applied index, running hash of all changes): equal on every replica (R12).
+        self.chain_marks: deque[tuple[int, bytes]] = deque(maxlen=_CHAIN_MARKS)
         payload = _get(self._kv, local.applied_key(group))
         self._progress = (
             local.NOTHING if payload is None else local.unpack_progress(payload)
@@ -109,6 +114,8 @@ class ShardMachine:
         self._durable_index = self._progress.applied.index
         # When something of a slot is due at the earliest.  May be too early, not too late.
         self._due_ms = dict.fromkeys(generations, 0)
+        # Slots that may have rows of a table; `slots_with` makes sure.
+        self._with: dict[int, set[bytes]] = {t: set(generations) for t in _WATCHED}
 
     # ---- the protocol -----------------------------------------------------------------
 
@@ -132,6 +139,8 @@ class ShardMachine:
             rows.begin()
             results.append(apply.apply(rows, proposal.request, proposal.command, context))
             chain = rows.chain(chain)
+            if index % _CHAIN_PERIOD == 0:
+                self.chain_marks.append((index, chain))
         applied = Applied(index, term, membership)
         self._write(rows, local.Progress(applied, time_ms, chain))
         if self.on_change is not None:
@@ -151,9 +160,12 @@ class ShardMachine:
                 batch.delete(physical)
                 continue
             batch.put(physical, value)
-            if key[2] == Table.EXPIRY:
+            table = key[2]
+            if table == Table.EXPIRY:
                 due_ms = schema.expiry_of_row(key)[0]
                 self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
+            elif table in self._with:
+                self._with[table].add(slot)
         _put(batch, local.applied_key(self.group), local.pack_progress(progress))
         self._kv.write(batch)
         self._progress = progress
@@ -252,6 +264,18 @@ class ShardMachine:
                 due.append(slot)
         return due
 
+    def slots_with(self, table: Table) -> list[Slot]:
+        """Slots that have rows of a watched table: BELOW or RELEASED."""
+        found: list[Slot] = []
+        for prefix in sorted(self._with[table]):
+            slot = schema.slot_of_row(prefix)
+            start = schema.table_prefix(slot, table)
+            if first_row(self._rows, start, schema.range_end(start)) is None:
+                self._with[table].discard(prefix)
+            else:
+                found.append(slot)
+        return found
+
     def flushed_to(self, index: int) -> None:
         self._durable_index = max(self._durable_index, index)
 
@@ -260,6 +284,7 @@ class ShardMachine:
         self._generations.clear()
         self._generations.update(generations)
         self._due_ms = dict.fromkeys(generations, 0)
+        self._with = {table: set(generations) for table in _WATCHED}
         self._progress = progress
         self._durable_index = progress.applied.index
         self._installing = None
@@ -349,6 +374,7 @@ class MetaStore:
 
     kv: KeyValueStore
     threads: Threads
+    config: MetaConfig = MetaConfig()
     _machines: dict[int, ShardMachine] = attrs.field(factory=dict, init=False)
     _slots: dict[int, dict[bytes, bytes]] = attrs.field(factory=dict, init=False)
     _generation: int = attrs.field(default=0, init=False)
@@ -427,12 +453,13 @@ class MetaStore:
         Raises OSError or CorruptData of the store: the process must end.
         """
         task_status.started()
+        interval_s = self.config.flush_interval_ms / 1000
         flushed_at = trio.current_time()
         while True:
             with trio.move_on_after(_CHECK_INTERVAL_S):
                 await self._flush_wanted.wait()
-            is_large = self.kv.memory_size() >= METADATA_MEMORY_MAX
-            is_old = trio.current_time() - flushed_at >= _FLUSH_INTERVAL_S
+            is_large = self.kv.memory_size() >= self.config.flush_size
+            is_old = trio.current_time() - flushed_at >= interval_s
             if self._flush_wanted.is_set() or is_large or (is_old and self._is_dirty()):
                 self._flush_wanted = trio.Event()
                 await self.flush()

@@ -77,7 +77,7 @@ class NodeCertificate:
 
 @attrs.define
 class FrontDoorTls:
-    """The front door's certificate: files that are read again, or one of the cluster's CA."""
+    """The front door's certificate: of files read again, or of the cluster's CA."""
 
     config: S3Config
     host: Host

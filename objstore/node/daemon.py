@@ -1,7 +1,7 @@
 """The composition root: builds every part of one node and starts them bottom up.
 
     start   folder -> identity -> rpc -> raft -> meta -> chunks -> objects -> front door
-    stop    front door drains -> leadership goes to others -> gossip says goodbye -> the rest
+    stop    front door drains -> leadership goes to others -> gossip says good-bye
 
 This is the only place that knows who implements what.  Any part that raises ends the
 process (crash-only); what it had promised is on disk.

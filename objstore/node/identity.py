@@ -34,7 +34,6 @@ from objstore.host.disk import Directory, File, read_file, write_file_atomically
 from objstore.host.host import Disks
 from objstore.host.network import TlsIdentity
 from objstore.ids import ClusterId, NodeId
-from objstore.ring.layout import Layout
 
 IDENTITY_FORMAT = 1
 _IDENTITY = "node.json"
@@ -131,13 +130,13 @@ class DataFolder:
             self.directory.remove(_AUTHORITY_KEY)
             self.directory.sync()
 
-    def save_first_layout(self, layout: Layout) -> None:
-        write_file_atomically(self.directory, _FIRST_LAYOUT, layout.encode())
+    def save_first_layout(self, layout: bytes) -> None:
+        write_file_atomically(self.directory, _FIRST_LAYOUT, layout)
 
-    def load_first_layout(self) -> Layout | None:
+    def load_first_layout(self) -> bytes | None:
         if not self.directory.exists(_FIRST_LAYOUT):
             return None
-        return Layout.decode(read_file(self.directory, _FIRST_LAYOUT))
+        return read_file(self.directory, _FIRST_LAYOUT)
 
     def close(self) -> None:
         self._lock.close()
@@ -212,7 +211,8 @@ def _read_identity(directory: Directory) -> Identity | None:
     if identity.state is IdentityState.MEMBER and missing and identity.start_count > 0:
         raise ConfigError(
             f"{directory.path}: node {identity.node} is here, but its"
-            f" {' and '.join(missing)} is gone: an emptied disk must not vote under its old id."
+            f" {' and '.join(missing)} is gone: an emptied disk must not vote under its old"
+            " id."
             " hint: move the folder away and join as a new node; the cluster gives the old"
             " node's place up after repair.grace"
         )

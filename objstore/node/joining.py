@@ -8,6 +8,7 @@ cluster answers the same id again.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import structlog
@@ -30,7 +31,7 @@ from objstore.node.identity import (
     Secrets,
     open_data_folder,
 )
-from objstore.ring.layout import Layout, Member, found
+from objstore.ring.layout import Member, encode, found
 from objstore.rpc.client import call_address
 from objstore.units import GiB
 
@@ -103,7 +104,7 @@ def founding_command(
         created_ms=host.clock.utc_now_ms(),
     )
     return FoundCluster(
-        layout=found(member).encode(),
+        layout=encode(found([member])),
         settings=(
             (settings.CLUSTER_ID, identity.cluster.encode()),
             (settings.AUTHORITY_CERTIFICATE, secrets.authority_pem),
@@ -112,7 +113,7 @@ def founding_command(
             (settings.ADMIN_TOKEN, secrets.admin_token.encode()),
         ),
         root_key=root,
-        admin_token_hash=b"",
+        admin_token_hash=hashlib.sha256(secrets.admin_token.encode()).digest(),
     )
 
 
@@ -225,7 +226,7 @@ def _admitted(folder: DataFolder, identity: Identity, answer: dict[str, Any]) ->
     member = Identity(identity.node, ClusterId(answer["cluster"]), IdentityState.MEMBER)
     folder.save(member)
     # Where to find the others, before the first state is pulled.
-    folder.save_first_layout(Layout.decode(answer["layout"]))
+    folder.save_first_layout(answer["layout"])
     return member
 
 

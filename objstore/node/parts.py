@@ -1,12 +1,11 @@
 """All parts of one node, wired.
 
-Each is built in `__init__`, from the bottom up, and given just what it needs; `run`
-starts them in the same order and stops them in the reverse one.
+Each is built from the bottom up and given just what it needs; `run` starts them in the
+same order and stops them in the reverse one.
 """
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import attrs
@@ -14,21 +13,23 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.admin import settings
 from objstore.admin.app import PREFIX, AdminApp
 from objstore.admin.membership import Membership
 from objstore.admin.status import ClusterStatus, NodeReporter
 from objstore.chunks.client import ChunkClient
-from objstore.chunks.fragment import FragmentHeader
 from objstore.chunks.server import ChunkServer
 from objstore.chunks.store import ChunkStore
 from objstore.config import Config
-from objstore.errors import CorruptData, ObjstoreError
-from objstore.gossip.driver import Gossip
+from objstore.errors import ConfigError, Conflict, ObjstoreError, Unavailable
+from objstore.gossip.driver import Gossip, Member
 from objstore.host.host import Host
-from objstore.host.network import Address, ServerTls
+from objstore.host.network import Address, ClientTls, ServerTls
+from objstore.host.pki import Authority
 from objstore.http.message import Request, Response
 from objstore.http.server import HttpServer
-from objstore.ids import CLUSTER_SHARD, FragmentId, NodeId
+from objstore.ids import CLUSTER_SHARD, NodeId
+from objstore.limits import SHARD_COUNT
 from objstore.meta.client import MetaClient
 from objstore.meta.reconcile import Reconciler
 from objstore.meta.server import MetaServer
@@ -37,11 +38,562 @@ from objstore.meta.view import ClusterView
 from objstore.node.certificates import FrontDoorTls, NodeCertificate
 from objstore.node.identity import DataFolder, Identity, IdentityState
 from objstore.node.joining import drive_paths, founding_command, weight_of
-from objstore.objects.store import Store
+from objstore.objects.budget import Budget
+from objstore.objects.capability import Principal
+from objstore.objects.gather import Gather
+from objstore.objects.scatter import Scatter
+from objstore.objects.store import Store, StoreOptions
 from objstore.raft.driver import RaftHost
 from objstore.raft.wal import Wal
-from objstore.rpc.client import Peers
+from objstore.repair.damage import DamageQueue
+from objstore.repair.freeing import Freer
+from objstore.repair.mend import Mender
+from objstore.repair.throttle import Throttle
+from objstore.repair.worker import run_worker
+from objstore.rpc.client import Peers, call_address
 from objstore.rpc.server import Call, Reply, RpcServer
 from objstore.s3.app import S3App
+from objstore.s3.authenticate import Credential
 
 log = structlog.get_logger()
+
+_STOP_TIMEOUT_S = 15.0
+_TRANSFER_TIMEOUT_S = 2.0
+_FOUND_TIMEOUT_S = 20.0
+_STATE_TIMEOUT_S = 60.0
+
+
+class _RaftTransport:
+    """Raft's messages over rpc."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    def send(self, to: NodeId, payload: bytes) -> None:
+        self._peers.cast(to, "raft.messages", payload=payload)
+
+    async def call(self, to: NodeId, payload: bytes) -> bytes:
+        reply = await self._peers.call(
+            to, "raft.call", payload=payload, timeout_ms=30_000, bulk=True
+        )
+        return bytes(reply.payload)
+
+
+class Parts:
+    """One node, built but not started."""
+
+    def __init__(
+        self, config: Config, host: Host, folder: DataFolder, identity: Identity
+    ) -> None:
+        self.config = config
+        self.host = host
+        self.folder = folder
+        self.identity = identity
+        self.left = trio.Event()  # Set when this node has left its cluster.
+        self.secrets = folder.load_secrets()
+        self.boot_id = host.entropy.token(8)
+        self._build_rpc()
+        self._build_meta()
+        self._build_chunks()
+        self._build_objects()
+        self._build_admin()
+        self._build_front_door()
+
+    # ---- building ---------------------------------------------------------------------
+
+    def _build_rpc(self) -> None:
+        node, cluster = self.identity.node, self.identity.cluster
+        self.certificate = NodeCertificate.load(self.folder, self.identity, self.host)
+        self.server = RpcServer(
+            self.host.network,
+            Address.parse(self.config.cluster.address),
+            tls=ServerTls(identity=self.certificate.get, mutual=True),
+            node=node,
+            cluster=cluster,
+            boot_id=self.boot_id,
+        )
+        self.peers = Peers(
+            self.host.network,
+            node=node,
+            cluster=cluster,
+            identity=self.certificate.get,
+            resolve=self._address_of,
+            boot_id=self.boot_id,
+            random=self.host.entropy.random,
+        )
+        self.peers.local = self.server
+
+    def _address_of(self, node: NodeId) -> Address | None:
+        """Where a peer's cluster port is: what it says by gossip, else the layout."""
+        member = self.gossip.member(node) if self.gossip is not None else None
+        if member is not None:
+            return member.address
+        if not self.view.is_founded:
+            return None
+        found = self.view.layout.find(node)
+        return None if found is None else Address.parse(found.cluster_address)
+
+    def _build_meta(self) -> None:
+        node, config, host = self.identity.node, self.config, self.host
+        self.gossip: Gossip | None = None  # Made inside `run`, with its open socket.
+        self.kv = host.disks.key_value_store(self.folder.directory, "meta")
+        self.meta_store = MetaStore(self.kv, host.threads, config.meta)
+        self.view = ClusterView(self.meta_store, host.entropy.random)
+        wal = Wal(
+            directory=self.folder.directory.folder("wal"),
+            threads=host.threads,
+            entropy=host.entropy,
+            segment_size=config.raft.wal_segment_size,
+        )
+        self.raft = RaftHost(
+            node=node,
+            wal=wal,
+            machines=self.meta_store.machine,
+            transport=_RaftTransport(self.peers),
+            random=host.entropy.random,
+            clock=host.clock,
+            config=config.raft,
+            preferred_leader=self._preferred_leader,
+            peer_alive=self._is_alive,
+            flush=self.meta_store.flush,
+        )
+        self.meta_server = MetaServer(
+            self.raft, self.meta_store, self.view, host.clock, host.entropy
+        )
+        self.meta = MetaClient(
+            self.meta_server, self.view, self.peers, host.entropy, self._member_nodes
+        )
+        self.server.register_cast("raft.messages", self._on_raft_messages)
+        self.server.register("raft.call", self._on_raft_call)
+        self.meta_server.register(self.server)
+
+    def _on_raft_messages(self, peer: NodeId, value: object, payload: memoryview) -> None:
+        del value
+        self.raft.on_payload(peer, bytes(payload))
+
+    async def _on_raft_call(self, call: Call) -> Reply:
+        assert call.peer is not None
+        return Reply(payload=await self.raft.on_call(call.peer, bytes(call.payload)))
+
+    def _member_nodes(self) -> tuple[NodeId, ...]:
+        """Who may be asked while no layout is known: those that gossip has heard of."""
+        return () if self.gossip is None else tuple(self.gossip.members())
+
+    def _preferred_leader(self, group: int) -> NodeId | None:
+        return self.reconciler.preferred_leader(group)  # Made later than Raft.
+
+    def _is_alive(self, node: NodeId) -> bool:
+        if node == self.identity.node:
+            return True
+        return self.gossip is not None and self.gossip.is_alive(node)
+
+    def _build_chunks(self) -> None:
+        directories = [
+            self.host.disks.directory(path, create=True)
+            for path in drive_paths(self.config)
+        ]
+        self.chunk_store = ChunkStore(
+            host=self.host,
+            kv=self.kv,
+            drives=directories,
+            cluster=self.identity.cluster,
+            node=self.identity.node,
+            config=self.config.chunks,
+        )
+        self.chunk_server = ChunkServer(store=self.chunk_store, entropy=self.host.entropy)
+        self.chunk_server.register(self.server)
+        self.chunks = ChunkClient(
+            node=self.identity.node, local=self.chunk_store, peers=self.peers
+        )
+
+    def _build_objects(self) -> None:
+        config, host = self.config, self.host
+        self.damage = DamageQueue(self.meta)
+        self.store = Store(
+            meta=self.meta,
+            view=self.view,
+            scatter=Scatter(
+                chunks=self.chunks,
+                is_alive=self._is_alive,
+                clock=host.clock,
+                config=config.write,
+                threads=host.threads,
+            ),
+            gather=Gather(
+                chunks=self.chunks,
+                is_alive=self._is_alive,
+                on_damage=self.damage.report,
+                config=config.read,
+                threads=host.threads,
+            ),
+            chunks=self.chunks,
+            budget=Budget(config.memory.in_flight),
+            host=host,
+            options=StoreOptions(
+                inline_size_max=config.meta.inline_size_max,
+                chunk_size=config.chunks.chunk_size,
+                scheme=config.chunks.redundancy,
+                meta_timeout_ms=config.http.request_timeout_ms,
+            ),
+        )
+        self.mender = Mender(
+            meta=self.meta,
+            view=self.view,
+            chunks=self.chunks,
+            slots_below=self.meta_server.slots_below,
+            is_usable=self._is_usable,
+            throttle=Throttle(config.repair.rate),
+        )
+        self.freer = Freer(
+            meta=self.meta,
+            view=self.view,
+            chunks=self.chunks,
+            clock=host.clock,
+            slots_released=self.meta_server.slots_released,
+            is_alive=self._is_alive,
+            delay_ms=config.repair.free_delay_ms,
+        )
+        self.reconciler = Reconciler(
+            raft=self.raft,
+            server=self.meta_server,
+            client=self.meta,
+            view=self.view,
+            peers=self.peers,
+            threads=host.threads,
+            random=host.entropy.random,
+            is_alive=self._is_alive,
+            grace_ms=config.repair.grace_ms,
+        )
+
+    def _is_usable(self, node: NodeId) -> bool:
+        """Whether a node may be given fragments now."""
+        if not self._is_alive(node) or not self.view.is_founded:
+            return False
+        member = self.view.layout.find(node)
+        return member is not None and member.holds_data
+
+    def _build_admin(self) -> None:
+        config, host, node = self.config, self.host, self.identity.node
+        self.reporter = NodeReporter(
+            node=node,
+            pid=host.pid,
+            raft=self.raft,
+            chunks=self.chunk_store,
+            repair_queued=lambda: self.mender.queued + len(self.damage),
+        )
+        self.membership = Membership(
+            meta=self.meta,
+            view=self.view,
+            peers=self.peers,
+            pki=host.pki,
+            clock=host.clock,
+            entropy=host.entropy,
+            threads=host.threads,
+            cluster=self.identity.cluster,
+            authority_pem=self.secrets.authority_pem,
+            is_alive=self._is_alive,
+        )
+        self.status = ClusterStatus(
+            node=node,
+            cluster=self.identity.cluster,
+            region=config.s3.region,
+            view=self.view,
+            meta=self.meta,
+            peers=self.peers,
+            state_of=self._state_of,
+            reporter=self.reporter,
+            reserve=config.chunks.reserve,
+            max_staleness_ms=config.auth.max_staleness_ms,
+            redundancy=config.chunks.redundancy,
+        )
+        self.admin = AdminApp(
+            status=self.status,
+            membership=self.membership,
+            meta=self.meta,
+            view=self.view,
+            clock=host.clock,
+            entropy=host.entropy,
+            join_address=config.cluster.advertise or config.cluster.address,
+            metrics_token=config.auth.metrics_token,
+            update_metrics=self._update_metrics,
+        )
+        self.server.register(
+            "cluster.authority", self.membership.on_authority, anonymous=True
+        )
+        self.server.register("cluster.join", self.membership.on_join, anonymous=True)
+        self.server.register("node.report", self.reporter.on_report)
+        self.server.register("node.left", self._on_left)
+        self.server.register("gossip.push_pull", self._on_push_pull)
+
+    def _state_of(self, node: NodeId) -> str:
+        member = None if self.gossip is None else self.gossip.member(node)
+        return "unknown" if member is None else member.state.name.lower()
+
+    def _update_metrics(self) -> None:
+        for drive in self.chunk_store.space():
+            metrics.DRIVE_BYTES.labels(drive.drive, "total").set(drive.total)
+            metrics.DRIVE_BYTES.labels(drive.drive, "free").set(drive.free)
+
+    async def _on_left(self, call: Call) -> Reply:
+        """Answer rpc node.left: this node is out of the layout, for good."""
+        await self.view.refresh()
+        if self.view.layout.find(self.identity.node) is not None:
+            raise Conflict("this node is a member")
+        del call
+        self.folder.save(attrs.evolve(self.identity, state=IdentityState.LEFT))
+        log.info("node.left_cluster")
+        self.left.set()
+        return Reply()
+
+    def _build_front_door(self) -> None:
+        config, host = self.config, self.host
+        self.s3 = S3App(
+            store=self.store,
+            credentials=self._credential,
+            clock=host.clock,
+            entropy=host.entropy,
+            node=self.identity.node,
+            region=config.s3.region,
+            domains=config.s3.domains,
+        )
+        self.front_door_tls = FrontDoorTls(config.s3, host)
+        self.http = HttpServer(
+            host.network,
+            Address.parse(config.s3.address),
+            self._answer,
+            clock=host.clock,
+            tls=self.front_door_tls.server_tls(),
+            config=config.http,
+        )
+
+    async def _answer(self, request: Request) -> Response:
+        """One port for people and programs: /-/ is never a bucket."""
+        if request.path.startswith(PREFIX):
+            return await self.admin(request)
+        return await self.s3(request)
+
+    async def _credential(self, access_key: str) -> Credential | None:
+        """An access key's secret, from a view confirmed within auth.max_staleness."""
+        await self.view.confirm(self.config.auth.max_staleness_ms)
+        key = self.view.access_key(access_key)
+        if key is None:
+            await self.view.refresh()
+            key = self.view.access_key(access_key)
+        if key is None:
+            return None
+        principal = Principal(key.access_key, key.canonical_id, key.is_root, key.name)
+        return Credential(key.secret_key, principal)
+
+    # ---- running ----------------------------------------------------------------------
+
+    async def run(
+        self,
+        stopping: trio.Event,
+        *,
+        task_status: trio.TaskStatus[Parts] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `stopping` is set or the node has left; started() when it serves."""
+        async with trio.open_nursery() as nursery:
+            await self._start_cluster_side(nursery)
+            await self._start_stores(nursery)
+            await self._start_front_door(nursery)
+            task_status.started(self)
+            await _either(stopping, self.left)
+            await self._stop()
+            nursery.cancel_scope.cancel()
+
+    async def _start_cluster_side(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self.server.run)
+        await nursery.start(self.peers.run)
+        await self._start_gossip(nursery)
+        await nursery.start(self.raft.run)
+        if self.identity.state is IdentityState.FOUNDING:
+            await self._found()
+        else:
+            layout = self.folder.load_first_layout()
+            if layout is not None:
+                self.view.adopt_layout(layout)
+        self.view.follow(self.meta_store.machine(CLUSTER_SHARD))
+        for service in (self.meta_server.run, self.view.run, self.meta_store.run):
+            await nursery.start(service)
+        nursery.start_soon(self._tell_gossip)
+
+    async def _start_gossip(self, nursery: trio.Nursery) -> None:
+        address = Address.parse(self.config.cluster.address)
+        advertised = Address.parse(
+            self.config.cluster.advertise or self.config.cluster.address
+        )
+        self.gossip = Gossip(
+            node=self.identity.node,
+            boot_id=self.boot_id,
+            start_count=self.identity.start_count,
+            secret=self.secrets.gossip_secret,
+            packets=await self.host.network.open_packets(address),
+            address=advertised,
+            push_pull=self._push_pull,
+            random=self.host.entropy.random,
+            config=self.config.gossip,
+            seeds=self._seeds(),
+            meta=self._gossip_meta(),
+            on_conflict=self._on_identity_conflict,
+        )
+        self.gossip.subscribe(self._on_member)
+        await nursery.start(self.gossip.run)
+
+    def _seeds(self) -> list[Address]:
+        """Where to look for others: the layout's members, the join's answer."""
+        texts = list(self.secrets.seeds)
+        if self.view.is_founded:
+            texts += [member.cluster_address for member in self.view.layout.members]
+        own = self.config.cluster.advertise or self.config.cluster.address
+        return [Address.parse(text) for text in dict.fromkeys(texts) if text != own]
+
+    async def _push_pull(self, to: NodeId | Address, data: bytes) -> bytes:
+        if isinstance(to, Address):
+            tls = ClientTls(self.certificate.get(), self.secrets.authority_pem)
+            reply = await call_address(
+                self.host.network,
+                to,
+                tls,
+                "gossip.push_pull",
+                None,
+                payload=data,
+                timeout_ms=5_000,
+            )
+        else:
+            reply = await self.peers.call(
+                to, "gossip.push_pull", payload=data, timeout_ms=5_000
+            )
+        return bytes(reply.payload)
+
+    async def _on_push_pull(self, call: Call) -> Reply:
+        if self.gossip is None:
+            raise Unavailable("this node is starting")
+        return Reply(payload=self.gossip.on_push_pull(call.peer, call.payload))
+
+    def _on_member(self, member: Member) -> None:
+        version = member.meta.get("version")
+        if isinstance(version, int):
+            self.view.on_version_heard(version)
+
+    def _on_identity_conflict(self, other: Address) -> None:
+        raise ConfigError(
+            f"another process at {other} runs under this node's id: one of them is on a"
+            " cloned or restored disk. hint: stop both, keep the newer folder, and join"
+            " the other as a new node on an empty folder"
+        )
+
+    def _gossip_meta(self) -> dict[str, object]:
+        return {"version": self.view.version}
+
+    async def _tell_gossip(self) -> None:
+        """Spread the newest known version of the cluster's state, at once."""
+        assert self.gossip is not None
+        changed = trio.Event()
+
+        def on_change() -> None:
+            changed.set()
+
+        self.view.subscribe(on_change)
+        while True:
+            self.gossip.update_meta(self._gossip_meta())
+            await changed.wait()
+            changed = trio.Event()
+
+    async def _found(self) -> None:
+        """Make this node's replicas of all shards, and the cluster's first entry."""
+        groups = [int(CLUSTER_SHARD), *range(1, SHARD_COUNT + 1)]
+        await self.raft.found(
+            [group for group in groups if group not in self.raft.groups()]
+        )
+        weight = weight_of(self.config, self.host)
+        command = founding_command(self.folder, self.config, self.host, weight=weight)
+        with trio.fail_after(_FOUND_TIMEOUT_S):
+            try:
+                await self.meta.propose(command)
+            except Conflict:
+                log.info("node.founded_already")
+        await self.meta_store.flush()
+        self.identity = attrs.evolve(self.identity, state=IdentityState.MEMBER)
+        self.folder.save(self.identity)
+        self.folder.forget_authority_key()
+        log.info("node.cluster_founded", cluster=self.identity.cluster)
+
+    async def _start_stores(self, nursery: trio.Nursery) -> None:
+        for service in (self.chunk_store.run, self.chunk_server.run, self.chunks.run):
+            await nursery.start(service)
+        nursery.start_soon(self.damage.run)
+        for worker in (self.mender, self.freer):
+            nursery.start_soon(
+                partial(
+                    run_worker,
+                    worker,
+                    interval_ms=self.config.repair.interval_ms,
+                    random=self.host.entropy.random,
+                )
+            )
+        await nursery.start(self.reconciler.run)
+        nursery.start_soon(self.certificate.run, self._authority)
+
+    async def _start_front_door(self, nursery: trio.Nursery) -> None:
+        tls = self.config.s3.tls
+        if tls == "files":
+            self.front_door_tls.load_files()
+        elif tls == "cluster":
+            with trio.fail_after(_STATE_TIMEOUT_S):
+                # The first pull of the cluster's state.
+                while self.view.setting(settings.AUTHORITY_KEY) is None:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            self.front_door_tls.issue(self._authority())
+        if tls != "off":
+            nursery.start_soon(self.front_door_tls.run, self._authority)
+        await nursery.start(self.s3.run)
+        address = await nursery.start(self.http.run)
+        log.info("node.serving", address=str(address))
+
+    def _authority(self) -> Authority:
+        return self.membership.authority()
+
+    async def _stop(self) -> None:
+        """Leave in order: no request is cut off that could still be answered."""
+        log.info("node.stopping")
+        with trio.move_on_after(_STOP_TIMEOUT_S):
+            await self.http.drain()
+            await self._hand_over_leadership()
+            if self.gossip is not None:
+                await self.gossip.leave()
+            await self.meta_store.flush()
+
+    async def _hand_over_leadership(self) -> None:
+        """Let other voters lead what this node leads, so nobody waits for an election."""
+        async with trio.open_nursery() as nursery:
+            for group in self.raft.groups():
+                status = self.raft.status(group)
+                if status is None or not self.raft.is_leader(group):
+                    continue
+                others = [n for n in status.membership.voters if self._is_alive(n)]
+                others = [n for n in others if n != self.identity.node]
+                if others:
+                    nursery.start_soon(self._transfer, group, others[group % len(others)])
+
+    async def _transfer(self, group: int, to: NodeId) -> None:
+        try:
+            with trio.move_on_after(_TRANSFER_TIMEOUT_S):
+                await self.raft.transfer(group, to)
+        except ObjstoreError as error:
+            log.info("node.leadership_kept", shard=group, reason=str(error))
+
+    def close(self) -> None:
+        """Close what was opened when the parts were built."""
+        self.kv.close()
+
+
+async def _either(one: trio.Event, other: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait, one)
+        nursery.start_soon(wait, other)

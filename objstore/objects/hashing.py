@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -95,19 +95,17 @@ class StreamHasher:
         """`algorithms`: names of ALGORITHMS."""
         self._hashes = {name: _MAKERS[name]() for name in sorted(set(algorithms))}
         self._threads = threads
-        self._stack: AsyncExitStack | None = None
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._nursery: trio.Nursery | None = None
         self._sender: trio.MemorySendChannel[Buffer] | None = None
-        self._ended: trio.Event | None = None
+        self._ended = trio.Event()
         self._is_finished = False
 
     async def __aenter__(self) -> Self:
-        self._stack = AsyncExitStack()
-        nursery = await self._stack.enter_async_context(
-            trio.open_nursery(strict_exception_groups=False)
-        )
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
         self._sender, receiver = trio.open_memory_channel[Buffer](BLOCKS_WAITING_MAX)
-        self._ended = trio.Event()
-        nursery.start_soon(self._serve, receiver, self._ended)
+        self._nursery.start_soon(self._serve, receiver)
         return self
 
     async def __aexit__(
@@ -115,11 +113,12 @@ class StreamHasher:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
-        assert self._stack is not None
-        if self._sender is not None:
-            self._sender.close()
-        return await self._stack.__aexit__(kind, error, trace)
+    ) -> None:
+        assert self._manager is not None
+        assert self._nursery is not None
+        # The body's error is not the nursery's: it goes on as it is, not in a group.
+        self._nursery.cancel_scope.cancel()
+        await self._manager.__aexit__(None, None, None)
 
     async def update(self, data: Buffer) -> None:
         """Hash the next piece of the stream; it must not change until `finish`.
@@ -135,17 +134,15 @@ class StreamHasher:
     async def finish(self) -> dict[str, bytes]:
         """The digests of all that was fed, by algorithm.  Nothing may follow."""
         self._is_finished = True
-        if self._sender is not None and self._ended is not None:
+        if self._sender is not None:
             self._sender.close()
             await self._ended.wait()
         return {name: state.digest() for name, state in self._hashes.items()}
 
-    async def _serve(
-        self, receiver: trio.MemoryReceiveChannel[Buffer], ended: trio.Event
-    ) -> None:
+    async def _serve(self, receiver: trio.MemoryReceiveChannel[Buffer]) -> None:
         async for data in receiver:
             await self._update(data)
-        ended.set()
+        self._ended.set()
 
     async def _update(self, data: Buffer) -> None:
         if len(data) * len(self._hashes) <= INLINE_SIZE_MAX:

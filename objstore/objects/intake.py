@@ -178,15 +178,15 @@ class _ChunkWriter:
         """Write all of `body`; every chunk is durable on its owners on return."""
         algorithms = _algorithms(body, checksum_algorithm)
         refs: list[ChunkRef] = []
-        async with StreamHasher(algorithms, self.store.host.threads) as hasher:
-            blocks = _Blocks(body, hasher, self.renew_if_due)
-            left = body.size
-            while left:
-                size = min(left, self.store.options.chunk_size)
-                refs.append(await self._write_chunk(len(refs), size, blocks))
-                left -= size
-            await blocks.finish()
-            digests = await hasher.finish()
+        hasher = StreamHasher(algorithms, self.store.host.threads)
+        blocks = _Blocks(body, hasher, self.renew_if_due)
+        left = body.size
+        while left:
+            size = min(left, self.store.options.chunk_size)
+            refs.append(await self._write_chunk(len(refs), size, blocks))
+            left -= size
+        await blocks.finish()
+        digests = await hasher.finish()
         location = Chunks(self.scheme, tuple(refs))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 

@@ -174,7 +174,7 @@ class Core:
         """Entry 1 is the founder's membership, and its decision alone: it is committed."""
         first = self.log.entry(1)
         if first.kind is EntryKind.MEMBERSHIP and first.term == 1 and self.log.stable >= 1:
-            self.log.commit_to(1)
+            self._commit_to(1)
 
     # What is asked from outside.
 
@@ -290,6 +290,7 @@ class Core:
                 self._count_vote(self.node, granted=True, now_ms=now_ms)
         if self.is_leader:
             self._try_commit()
+            self._settle(now_ms)
         self._try_mend()
         self.dirty = True
 
@@ -444,6 +445,9 @@ class Core:
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order to carry them out."""
         self.dirty = False
+        if self.removed:  # Its last effect was that.
+            effects, self._effects = self._effects, []
+            return effects
         if self.is_leader:
             self._begin_round()
             self._replicate()
@@ -465,7 +469,7 @@ class Core:
         self._sequence += 1
         hard_state = None
         if self._hard_changed:
-            hard_state = HardState(self.term, self.vote, self.damage)
+            hard_state = HardState(self.term, self.vote, self.damage, self.log.committed)
             self._hard_sequence = self._sequence
             self._hard_changed = False
         self._effects.append(
@@ -475,6 +479,18 @@ class Core:
         self.log.cut = None
         self.log.saved = self.log.last_index
         self._marks.append(_Mark(self._sequence, self.log.last_index, self.log.cuts))
+
+    def _commit_to(self, index: int) -> None:
+        """Advance the commit index.
+
+        That a membership is committed is written with whatever comes after it: a replica
+        that restarts with entries from under a new membership must not go by the old one.
+        """
+        first = self.log.committed + 1
+        if self.log.commit_to(index):
+            for at in range(first, self.log.committed + 1):
+                if self.log.entry(at).kind is EntryKind.MEMBERSHIP:
+                    self._hard_changed = True
 
     def _acknowledge(self) -> None:
         if self._ack is None:
@@ -774,7 +790,7 @@ class Core:
             self._refuse(sender, message.prev_index, message.prev_term)
             return
         self._matched = max(self._matched, agreed_index)
-        log.commit_to(min(message.commit, self._matched))
+        self._commit_to(min(message.commit, self._matched))
         acked = self._ack[1] if self._ack is not None else 0
         self._ack = (sender, max(acked, agreed_index))
         self._try_mend()
@@ -799,7 +815,7 @@ class Core:
         if not self._hear_leader(sender, now_ms):
             return
         log = self.log
-        log.commit_to(min(message.commit, self._matched))
+        self._commit_to(min(message.commit, self._matched))
         if message.lost and self._matched < message.mend and self.damage < Damage.VOTE:
             self._set_damage(Damage.VOTE)
         self._mend_index = 0 if message.lost else message.mend
@@ -958,7 +974,7 @@ class Core:
         if index <= log.committed or log.term(index) != self.term:
             return
         before = log.committed
-        log.commit_to(index)
+        self._commit_to(index)
         for at in range(before + 1, index + 1):
             self._uncommitted_size -= len(log.entry(at).data)
         self._uncommitted_size = max(0, self._uncommitted_size)
@@ -1143,7 +1159,8 @@ class Core:
         may need their votes to find that out.
         """
         known = {node: progress.commit for node, progress in self.progress.items()}
-        known[self.node] = self.log.committed
+        durable = not self._hard_changed and self._hard_sequence <= self._durable
+        known[self.node] = self.log.committed if durable else 0
         return (
             self.has_own_commit
             and not self.membership.outgoing

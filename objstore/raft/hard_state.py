@@ -32,3 +32,7 @@ class HardState:
     term: int = 0
     vote: NodeId | None = None  # Given in `term`.
     damage: Damage = Damage.NONE
+    # At least as high as any membership known to be committed: whoever durably has an entry
+    # that followed a membership must know that membership as well, or it would campaign
+    # among members of old.
+    commit: int = 0

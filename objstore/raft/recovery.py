@@ -18,6 +18,8 @@ mended.
 
 from __future__ import annotations
 
+import struct
+
 import attrs
 
 from objstore.ids import NodeId
@@ -32,6 +34,7 @@ class RecoveredGroup:
     """What the WAL says of one group."""
 
     term: int = 0
+    commit: int = 0
     vote: NodeId | None = None
     damage: Damage = Damage.NONE
     is_tombstone: bool = False
@@ -51,7 +54,7 @@ class RecoveredGroup:
                 self._take_entry(record)
             case RecordType.HARD_STATE | RecordType.TOMBSTONE:
                 self.term = record.term
-                self.vote = NodeId(record.payload.decode("ascii")) or None
+                self.commit, self.vote = _read_state(record.payload)
                 self.damage = Damage(record.detail)
                 self.floor = max(self.floor, record.index)
                 self.state_lost = False
@@ -153,14 +156,18 @@ def restore(recovered: RecoveredGroup, applied: Applied) -> Restored:
         )
     else:
         log = Log(offset=applied.index, offset_term=applied.term, entries=tail)
-    log.committed = log.applied = applied.index
+    log.applied = applied.index
+    log.committed = max(applied.index, min(recovered.commit, log.last_index))
     if last > log.last_index:
         log.cut = log.last_index + 1
-    hard_state = HardState(max(recovered.term, applied.term), recovered.vote, damage)
-    if applied.term > recovered.term:
-        hard_state = attrs.evolve(hard_state, vote=None)
-    old = HardState(recovered.term, recovered.vote, recovered.damage)
-    return Restored(log, hard_state, changed=hard_state != old or damage > Damage.NEW)
+    newer = applied.term > recovered.term
+    hard_state = HardState(
+        max(recovered.term, applied.term),
+        None if newer else recovered.vote,
+        damage,
+        log.committed,
+    )
+    return Restored(log, hard_state, changed=newer or damage > Damage.NEW)
 
 
 def _run_up(entries: dict[int, Entry | None], applied: Applied) -> list[Entry]:
@@ -190,10 +197,24 @@ def entry_record(group: int, entry: Entry) -> Record:
 
 
 def hard_state_record(group: int, state: HardState, *, floor: int = 0) -> Record:
-    vote = (state.vote or "").encode("ascii")
-    return Record(group, RecordType.HARD_STATE, state.term, floor, int(state.damage), vote)
+    payload = _write_state(state)
+    return Record(
+        group, RecordType.HARD_STATE, state.term, floor, int(state.damage), payload
+    )
 
 
 def tombstone_record(group: int, state: HardState) -> Record:
-    vote = (state.vote or "").encode("ascii")
-    return Record(group, RecordType.TOMBSTONE, state.term, 0, int(Damage.NEW), vote)
+    payload = _write_state(attrs.evolve(state, commit=0))
+    return Record(group, RecordType.TOMBSTONE, state.term, 0, int(Damage.NEW), payload)
+
+
+_COMMIT = struct.Struct("<Q")
+
+
+def _write_state(state: HardState) -> bytes:
+    return _COMMIT.pack(state.commit) + (state.vote or "").encode("ascii")
+
+
+def _read_state(payload: bytes) -> tuple[int, NodeId | None]:
+    (commit,) = _COMMIT.unpack_from(payload)
+    return commit, NodeId(payload[_COMMIT.size :].decode("ascii")) or None

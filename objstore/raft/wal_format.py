@@ -93,7 +93,7 @@ class Record:
     term: int = 0
     index: int = 0
     detail: int = 0  # ENTRY: its kind; HARD_STATE, TOMBSTONE: the damage.
-    payload: bytes = b""  # ENTRY: its data; HARD_STATE, TOMBSTONE: the vote.
+    payload: bytes = b""  # ENTRY: its data; HARD_STATE, TOMBSTONE: commit and vote.
 
     @property
     def size(self) -> int:

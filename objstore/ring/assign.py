@@ -20,8 +20,8 @@ Counts first, rows second.  `objstore.ring.domains` says how many rows each leaf
   it must, and in a row only the places that change: a fragment never moves from one place
   to another.
 
-Chance comes from a seed, so the same input gives the same table.  Only who proposes a layout
-computes one; everybody else reads it from the layout.
+Chance comes from a seed, so the same input gives the same table.  Only who proposes a
+layout computes one; everybody else reads it from the layout.
 """
 
 from __future__ import annotations

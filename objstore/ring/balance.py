@@ -67,7 +67,7 @@ def crowded(layout: Layout, width: int, *, lost_max: int | None = None) -> int:
             continue  # It cannot be met.
         allowed = max(allowed, lost_max or 0)
         if level and not _evenly_nested(sizes):
-            continue  # The level above decides; what is least here is for each parent to say.
+            continue  # What is least here is for each parent to say.
         for row, count in rows.items():
             held = Counter(names[index] for index in row if index < len(names))
             over += count * (max(held.values(), default=0) > allowed)

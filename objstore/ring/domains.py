@@ -1,19 +1,19 @@
 """Failure domains: how many fragments of a chunk each may hold, and each node's fair share.
 
     root, cap 6
-     zone a, cap 2      no domain holds more than its cap of one chunk's fragments.  The caps
-     zone b, cap 2      of sibling domains are the least that leave room for all of their
+     zone a, cap 2      no domain holds more than its cap of one chunk's fragments.  The
+     zone b, cap 2      caps of siblings are the least that leave room for all of their
      zone c, cap 2      parent's: ceil(width / domains) where each has nodes enough.
       rack c1, cap 1
       rack c2, cap 1    A level that cannot bind (one zone, one rack, as many nodes as the
        node, node ...   cap) is left out, so the tree is mostly flat.
 
-The *share* of a node is how many fragments of a chunk it holds on average.  It is at most 1
-(one node, one fragment) and the shares below a domain add up to at most its cap.  Within
-that, shares are proportional to weights: a domain or node that is full at its cap leaves the
-rest to the others in proportion (water filling, level by level).  The outcome is the fairest
-there is: the fullest node cannot be less full, nor then the next, under the same caps.  The
-tests compare it with a max-flow.
+The *share* of a node is how many fragments of a chunk it holds on average.  It is at most
+1 (one node, one fragment) and the shares below a domain add up to at most its cap.  Within
+that, shares are proportional to weights: a domain or node that is full at its cap leaves
+the rest to the others in proportion (water filling, level by level).  The outcome is the
+fairest there is: the fullest node cannot be less full, nor then the next, under the same
+caps.  The tests compare it with a max-flow.
 
 Leaves are numbered 0 .. count - 1 here; `objstore.ring.assign` knows which node is which.
 """
@@ -65,7 +65,7 @@ class Tree:
 
     @property
     def width(self) -> int:
-        """How many fragments of a chunk find a place: fewer than asked for in a small cluster."""
+        """How many fragments of a chunk find a place: fewer if nodes are few."""
         return self.root.cap
 
 
@@ -117,7 +117,7 @@ def _least_cap(sizes: list[int], total: int) -> int:
 
 
 class _Level:
-    """How much a domain takes when water stands at `level`: weight times level, up to caps."""
+    """How much a domain takes at a water level: weight times level, up to caps."""
 
     def __init__(self, domain: Domain, leaves: Sequence[Leaf]) -> None:
         self.domain = domain

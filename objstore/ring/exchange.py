@@ -6,8 +6,8 @@ rows it shall be in.  Three steps, each on what the one before left over:
 1. what may not stay goes: leaves that left, leaves too many for a domain's new cap;
 2. places are given directly: an empty one, or one of a leaf above its target, to a leaf
    below its target that fits there;
-3. what fits nowhere directly may stay, or go, where a leaf is off its target by no more
-   than _SLACK: that costs no movement.  The rest is moved by chains: y takes x's place in
+3. what fits nowhere directly goes where it fits, and comes from where it can, while a leaf
+   is off its target by no more than _SLACK: that costs no further movement.  The rest is moved by chains: y takes x's place in
    one row, and z takes y's in another.  With cheapest chains this finds an assignment
    whenever there is one (augmenting paths in a flow network); a chain that only puts leaves
    back, or gives what was just given to another, costs nothing.
@@ -35,6 +35,10 @@ _TRIES_MAX = 32
 # How far a load may be off its target before data is moved twice for it.  Half of what is
 # promised (DESIGN 3), so that one change after another keeps the promise.
 _SLACK = 0.01
+
+# A search for chains ends after so many looks at (row, leaf): about two seconds.  What is
+# off its target then stays so until the next change.
+_LOOKS_MAX = 2_000_000
 
 _SAMPLE_MAX = 64  # Rows looked at to see how often a receiver fits.
 
@@ -71,6 +75,7 @@ class Exchange:
             max(0, target - ceil(quota * (1 - _SLACK) - 1)) for target, quota in pairs
         ]
         self._kinds: _Kinds | None = None  # From step 3 on.
+        self._looks_left = _LOOKS_MAX
 
     def run(self) -> None:
         self._evict()
@@ -153,7 +158,7 @@ class Exchange:
                     self._replace(partition, NOBODY, into)
 
     def _trade(self) -> None:
-        gaps = self._gaps
+        gaps, rows = self._gaps, self.rows
         while True:
             givers = {leaf for leaf, gap in enumerate(gaps) if gap < 0}
             if not givers or not any(gap > 0 for gap in gaps):
@@ -164,7 +169,7 @@ class Exchange:
             self._random.shuffle(partitions)
             # How often each giver will still be met in this pass: one that must give in
             # every row to come goes first, or it is left with what it could not give.
-            ahead = Counter(x for p in partitions for x in self.rows[p] if x in givers)
+            ahead = Counter(x for p in partitions for x in rows[p] if x in givers)
             receivers = self._receivers(
                 [
                     (p, x)
@@ -175,7 +180,7 @@ class Exchange:
             )
             traded = False
             for partition in partitions:
-                ready = [leaf for leaf in self.rows[partition] if leaf in givers]
+                ready = [leaf for leaf in rows[partition] if leaf in givers]
                 ready.sort(key=lambda leaf: gaps[leaf] / ahead[leaf])
                 ahead.subtract(ready)
                 for out in ready:
@@ -231,6 +236,9 @@ class Exchange:
         for partition, row in enumerate(self.rows):
             while len(row) < self._width and self._absorb(partition):
                 pass
+        for leaf, gap in enumerate(gaps):
+            if gap > lack[leaf]:
+                self._borrow(leaf)
         empty = [p for p, row in enumerate(self.rows) if len(row) < self._width]
         wanting = [leaf for leaf, gap in enumerate(gaps) if gap > lack[leaf]]
         giving = [leaf for leaf, gap in enumerate(gaps) if -gap > room[leaf]]
@@ -262,6 +270,21 @@ class Exchange:
                 return True
         return False
 
+    def _borrow(self, into: int) -> None:
+        """Give `into` places of leaves that may lack them, until it lacks little itself."""
+        gaps, lack = self._gaps, self._lack
+        order = list(range(len(self.rows)))
+        self._random.shuffle(order)
+        for partition in order:
+            if gaps[into] <= lack[into]:
+                return
+            row = self.rows[partition]
+            if into in row:
+                continue
+            out = max(row, key=lambda leaf: lack[leaf] - gaps[leaf])
+            if gaps[out] < lack[out] and self._fits(partition, out, into):
+                self._replace(partition, out, into)
+
     def _chain_from(self, out: int, kind: _Kind | None, want_min: int | None) -> bool:
         """Move places from `out` to whoever wants them.  False if there is no way.
 
@@ -273,7 +296,9 @@ class Exchange:
             for leaf, gap in enumerate(self._gaps)
             if gap > (self._lack[leaf] if want_min is None else want_min)
         }
-        chain = self._search(out, kind, wanting) if wanting else None
+        chain = (
+            self._search(out, kind, wanting) if wanting and self._looks_left > 0 else None
+        )
         if chain is None:
             return False
         last = chain[-1].into
@@ -319,17 +344,19 @@ class Exchange:
                 continue  # It was met again, cheaper, and is settled.
             unsettled.pop(leaf, None)
             cost = costs[leaf]
+            self._looks_left -= len(unmet) * len(kinds.of_leaf[leaf])
             for there in (kind,) if leaf == NOBODY else kinds.of_leaf[leaf]:
                 assert there is not None
                 partition = next(iter(kinds.rows[there]))
                 is_new = leaf != NOBODY and leaf not in there.before
                 for into in list(unsettled) if is_new else there.absent:
-                    if into in unsettled and costs.get(into, cost + 1) > cost:
-                        if self._fits(partition, leaf, into):
-                            costs[into] = cost
-                            came[into] = _Link(there, leaf, into)
-                            unmet.pop(into, None)
-                            queue.appendleft(into)
+                    if into not in unsettled or costs.get(into, cost + 1) <= cost:
+                        continue
+                    if self._fits(partition, leaf, into):
+                        costs[into] = cost
+                        came[into] = _Link(there, leaf, into)
+                        unmet.pop(into, None)
+                        queue.appendleft(into)
                 if is_new:
                     continue
                 for into in list(unmet):

@@ -7,6 +7,7 @@ given may be any buffer, one that is received is always a memoryview.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 
@@ -23,7 +24,7 @@ class Call:
     """A call as its handler sees it."""
 
     peer: NodeId | None  # Who asks, by certificate.  None: a stranger (a join).
-    value: object
+    value: Any  # As its sender gave it; checked by the handler.
     payload: memoryview
     deadline: float  # In seconds of trio's clock: the call is cancelled then.
     method: str = ""
@@ -33,12 +34,12 @@ class Call:
 class Reply:
     """An answer.  `payload` of one that was received is a memoryview."""
 
-    value: object = None
+    value: Any = None
     payload: Buffer = b""
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
-CastHandler = Callable[[NodeId, object, memoryview], None]
+CastHandler = Callable[[NodeId, Any, memoryview], None]
 
 
 @wire_error("rpc.peer_unavailable")

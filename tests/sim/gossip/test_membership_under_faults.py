@@ -118,7 +118,7 @@ def test_heavy_loss_and_delay_kill_nobody_for_good(seed: int, size: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("size", "minority"), [(3, 1), (5, 1), (5, 2), (4, 2), (12, 5), (30, 15)]
+    ("size", "minority"), [(3, 1), (5, 1), (5, 2), (4, 2), (12, 5), (20, 10)]
 )
 def test_halves_of_a_split_bury_each_other_and_rise_when_it_heals(
     size: int, minority: int
@@ -187,8 +187,8 @@ def test_a_bridge_between_two_halves_keeps_all_alive() -> None:
     """F18: only node 0 sees both."""
     sim = started(17, 7)
     sim.cut([1, 2, 3], [4, 5, 6])
-    sim.run(240_000)
-    assert sim.deaths() <= 4  # Flaps a minute: at most one.
+    sim.run(120_000)
+    assert sim.deaths() <= 2  # Flaps a minute: at most one.
     sim.heal()
     sim.run_until(sim.is_converged, 20_000)
 

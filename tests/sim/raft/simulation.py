@@ -42,6 +42,7 @@ from objstore.raft.messages import (
 from objstore.raft.options import Options
 from objstore.raft.progress import Stage
 from objstore.raft.recovery import (
+    RecoveredGroup,
     Replay,
     entry_record,
     hard_state_record,
@@ -255,11 +256,11 @@ class RaftSim:
         self.wake(node)
 
     def create(self, node: Node) -> None:
-        state = HardState(damage=Damage.NEW)
-        for record in node.disk:
-            if record.type is RecordType.TOMBSTONE:
-                vote = NodeId(record.payload.decode()) or None
-                state = HardState(record.term, vote, Damage.NEW)
+        replay = Replay()
+        for sequence, record in enumerate(node.disk, 1):
+            replay.take(Good(sequence, record))
+        found = replay.groups.get(GROUP, RecoveredGroup())
+        state = HardState(found.term, found.vote, Damage.NEW)
         node.machine = Machine()
         self.start_core(node, Log(offset=0, offset_term=0), state, changed=True)
 
@@ -358,9 +359,7 @@ class RaftSim:
                     self.settle_write(node, entry)
             case ReadsReady(requests):
                 for request in requests:
-                    operation = node.reads.pop(request)
-                    self.end(operation, node.machine.applied.index)
-                    self.reads_done += 1
+                    self.end(node.reads.pop(request), node.machine.applied.index)
             case ReadsFailed(requests):
                 for request in requests:
                     node.reads.pop(request)
@@ -368,8 +367,11 @@ class RaftSim:
                 self.send_snapshot(node, core, to)
             case Removed(state):
                 node.core = None
-                node.machine = Machine()
-                self.write(node, [tombstone_record(GROUP, state)], lambda: None)
+                self.write(
+                    node,
+                    [tombstone_record(GROUP, state)],
+                    lambda: setattr(node, "machine", Machine()),
+                )
             case _:
                 pass
 
@@ -516,6 +518,7 @@ class RaftSim:
 
     def end(self, operation: Operation, index: int) -> None:
         operation.ended_ms, operation.index = self.now_ms, index
+        self.reads_done += operation.kind == "read"
         if operation.kind == "read" and index < operation.floor:
             raise Violation(f"stale read: {index} after {operation.floor} was shown")
         if operation.kind == "write" and index <= operation.floor:

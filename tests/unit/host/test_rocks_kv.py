@@ -92,8 +92,7 @@ def test_a_flipped_bit_is_refused_by_get_and_by_scan(filled):
     flip_bit(table, os.path.getsize(table) // 2)
     store = RocksStore.open(filled)
     with pytest.raises(CorruptData):
-        for key, _ in ROWS:
-            store.get(key)
+        [store.get(key) for key, _ in ROWS]
     with pytest.raises(CorruptData):
         list(store.scan(b"", LAST))
     with pytest.raises(CorruptData):

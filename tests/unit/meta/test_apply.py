@@ -118,12 +118,19 @@ def test_a_conditional_delete_deletes_what_it_names(shard: Shard) -> None:
     assert isinstance(shard.delete(b"key", condition=right), c.DeleteResult)
 
 
-def test_a_failed_command_changes_nothing(shard: Shard) -> None:
+def test_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) -> None:
+    """R13: a delayed first attempt must not succeed after its retry failed."""
     shard.put(b"key")
     before = dict(shard.view.rows)
-    shard.index = 100  # No multiple of the period at which due rows are drained.
-    assert isinstance(shard.put(b"key", condition=CREATE), PreconditionFailed)
-    assert dict(shard.view.rows) == before
+    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"new"), CREATE)
+    assert isinstance(shard.do(put, b"r" * 16), PreconditionFailed)
+    added = [key for key in shard.view.rows if key not in before]
+    assert {key[2] for key in added} == {schema.Table.REQUEST, schema.Table.EXPIRY}
+    assert all(shard.view.rows[key] == value for key, value in before.items())
+    shard.delete(b"key")
+    again = shard.do(put, b"r" * 16)
+    assert isinstance(again, PreconditionFailed)
+    assert again.condition == "If-None-Match"
 
 
 # ---- repetition (R13) -----------------------------------------------------------------

@@ -1,0 +1,296 @@
+"""The metadata client: any node proposes and asks; it finds the leader.
+
+    slot --layout--> shard --> its leader: this node's replica knows it, a redirect told
+                               it, or the shard's voters are asked in turn
+
+A proposal keeps its request id through all retries, so it applies once (R13), and is
+retried until the deadline.  What then is not known to have failed is `unknown`: it may
+have happened, or happen yet.
+
+Queries of several slots are split by shard, asked at once, and joined: lists merge into
+exact pages, usage is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from objstore.errors import Unavailable
+from objstore.host.entropy import Entropy
+from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
+from objstore.meta import envelope, listing, slots
+from objstore.meta import queries as q
+from objstore.meta.commands import Command
+from objstore.meta.errors import WrongShard
+from objstore.meta.server import CHANGES, PROPOSE, QUERY, MetaServer, ProposeCall, QueryCall
+from objstore.meta.values import Usage
+from objstore.meta.view import ClusterView
+from objstore.ring.voters import preferred_leader
+from objstore.rpc import codec
+from objstore.rpc.call import NoSuchMethod
+from objstore.rpc.client import Peers
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_MS = 10_000
+# One attempt: longer than an election, so that a proposal that waits for one is not asked
+# for twice; shorter than a request's patience, so that a silent peer does not cost it all.
+_ATTEMPT_MS = 3_000
+_PAUSE_MIN_S = 0.02
+_PAUSE_MAX_S = 0.25
+_LEADERS_KEPT = 4097  # One a shard, at the most shards there can be.
+
+_Attempt = Callable[[NodeId, int], Awaitable[Any]]
+
+
+@attrs.define(eq=False)
+class MetaClient:
+    """Proposes to and asks any shard of the cluster."""
+
+    server: MetaServer
+    view: ClusterView
+    peers: Peers
+    entropy: Entropy
+    # Nodes to ask about the cluster shard while no layout is known.
+    seeds: Callable[[], Sequence[NodeId]] = tuple
+    _leaders: dict[ShardId, NodeId] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.view.attach(self._pull, self._pull_any)
+
+    # ---- proposing --------------------------------------------------------------------
+
+    async def propose(
+        self, command: Command, *, timeout_ms: int = DEFAULT_TIMEOUT_MS
+    ) -> Any:
+        """Propose until it is answered; the result that the command's docstring names.
+
+        Raises `meta.errors`, OutOfSpace, Unavailable (`unknown` where it may have been
+        applied).  If cancelled, the command may be applied all the same.
+        """
+        request = RequestId(self.entropy.token(envelope.REQUEST_ID_SIZE))
+        slot: Slot | None = getattr(command, "slot", None)
+        shard = CLUSTER_SHARD if slot is None else self.view.shard_of(slot)
+        encoded: bytes | None = None
+
+        async def attempt(node: NodeId, attempt_ms: int) -> Any:
+            nonlocal encoded
+            if node == self.peers.node:
+                with trio.move_on_after(attempt_ms / 1000):
+                    return await self.server.propose(shard, request, command)
+                raise Unavailable("the shard did not answer in time", unknown=True)
+            encoded = encoded or codec.encode(command)
+            reply = await self.peers.call(
+                node,
+                PROPOSE,
+                ProposeCall(shard, request),
+                payload=encoded,
+                timeout_ms=attempt_ms,
+            )
+            return reply.value
+
+        return await self._until_answered(shard, attempt, timeout_ms)
+
+    # ---- asking -----------------------------------------------------------------------
+
+    async def query(self, query: q.Query, *, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Any:
+        """Ask, linearizably; the answer that the query's docstring names.
+
+        Raises `meta.errors`, Unavailable.
+        """
+        slot: Slot | None = getattr(query, "slot", None)
+        if slot is not None:
+            return await self._ask(self.view.shard_of(slot), query, timeout_ms)
+        if isinstance(query, q.ClusterChanges):
+            return await self._ask(CLUSTER_SHARD, query, timeout_ms)
+        if isinstance(query, q.ListKeys):
+            return await self._list_keys(query, timeout_ms)
+        return await self._ask_all(query, timeout_ms)
+
+    async def _ask(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
+        async def attempt(node: NodeId, attempt_ms: int) -> Any:
+            if node == self.peers.node:
+                with trio.move_on_after(attempt_ms / 1000):
+                    return await self.server.query(shard, query)
+                raise Unavailable("the shard did not answer in time")
+            call = QueryCall(shard, query)
+            reply = await self.peers.call(node, QUERY, call, timeout_ms=attempt_ms)
+            return reply.value
+
+        return await self._until_answered(shard, attempt, timeout_ms, is_read=True)
+
+    async def _list_keys(self, query: q.ListKeys, timeout_ms: int) -> q.ListAnswer:
+        """A full page, going on where a scan reached its bound of rows."""
+        deadline_s = trio.current_time() + timeout_ms / 1000
+        found: list[listing.Entry[Any]] = []
+        rest = query
+        while True:
+            left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
+            answer: q.ListAnswer = await self._ask_all(rest, left_ms)
+            room = query.limit - len(found)
+            if room == 0 and answer.entries:
+                return q.ListAnswer(tuple(found), is_truncated=True)
+            found += answer.entries[:room]
+            if answer.scanned_to is None:
+                return q.ListAnswer(tuple(found), answer.is_truncated)
+            rest = listing.next_page(rest, answer)
+            rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
+
+    async def _ask_all(self, query: Any, timeout_ms: int) -> Any:
+        """Ask every shard that has some of the query's slots, and join the answers."""
+        split = slots.by_shard(query.slots, self.view.shard_of)
+        if len(split) == 1:
+            (shard,) = split
+            return await self._ask(shard, query, timeout_ms)
+        answers: dict[ShardId, Any] = {}
+
+        async def ask(shard: ShardId, part: Any) -> None:
+            answers[shard] = await self._ask(shard, part, timeout_ms)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for shard, mine in split.items():
+                    nursery.start_soon(ask, shard, attrs.evolve(query, slots=mine))
+        except* Exception as group:
+            raise _first_error(group) from group
+        return _join(query, [answers[shard] for shard in split])
+
+    # ---- finding the leader -----------------------------------------------------------
+
+    async def _until_answered(
+        self, shard: ShardId, attempt: _Attempt, timeout_ms: int, *, is_read: bool = False
+    ) -> Any:
+        """Try one node after another until one answers or the deadline is over.
+
+        WrongShard says that nothing happened there; Unavailable may leave it unknown.
+        """
+        deadline_s = trio.current_time() + timeout_ms / 1000
+        tried: set[NodeId] = set()
+        is_unknown = False
+        problem: Unavailable | None = None
+        pause_s = _PAUSE_MIN_S
+        while True:
+            left_ms = int((deadline_s - trio.current_time()) * 1000)
+            if left_ms <= 0:
+                raise _given_up(shard, problem, unknown=is_unknown) from problem
+            node = self._next_node(shard, tried)
+            if node is None:
+                tried.clear()
+                self._leaders.pop(shard, None)
+                jitter = self.entropy.random.uniform(0.5, 1.0)
+                await trio.sleep(min(pause_s * jitter, left_ms / 1000))
+                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+                continue
+            try:
+                result = await attempt(node, min(left_ms, _ATTEMPT_MS))
+            except WrongShard as error:
+                tried.add(node)
+                self._note_leader(shard, NodeId(error.leader), tried)
+                problem = error
+            except Unavailable as error:
+                tried.add(node)
+                is_unknown |= error.unknown and not is_read
+                problem = error
+            except NoSuchMethod as error:  # It is starting, or stopping.
+                tried.add(node)
+                problem = Unavailable(str(error))
+            else:
+                if self._leaders.get(shard) != node:
+                    self._leaders[shard] = node
+                return result
+
+    def _note_leader(self, shard: ShardId, leader: NodeId, tried: set[NodeId]) -> None:
+        """Follow a redirect, unless it leads to where nothing was found."""
+        if leader and leader not in tried:
+            if len(self._leaders) >= _LEADERS_KEPT:
+                self._leaders.clear()
+            self._leaders[shard] = leader
+        else:
+            self._leaders.pop(shard, None)
+
+    def _next_node(self, shard: ShardId, tried: set[NodeId]) -> NodeId | None:
+        """Whom to ask next; None where all have been asked."""
+        own_word = self.server.raft.leader(shard)
+        if own_word is not None and own_word not in tried:
+            return own_word
+        hint = self._leaders.get(shard)
+        if hint is not None and hint not in tried:
+            return hint
+        for node in self._candidates(shard):
+            if node not in tried:
+                return node
+        return None
+
+    def _candidates(self, shard: ShardId) -> list[NodeId]:
+        voters = self.view.voters(shard)
+        if not voters:
+            return list(self.seeds())
+        first = preferred_leader(self.view.layout, shard)
+        return [first, *(node for node in voters if node != first)]
+
+    # ---- for the view -----------------------------------------------------------------
+
+    async def _pull(self, query: q.ClusterChanges, timeout_ms: int) -> q.ClusterDelta:
+        delta = await self._ask(CLUSTER_SHARD, query, timeout_ms)
+        assert isinstance(delta, q.ClusterDelta)
+        return delta
+
+    async def _pull_any(self, query: q.ClusterChanges, timeout_ms: int) -> q.ClusterDelta:
+        """From any replica, as it is."""
+        nodes = [n for n in self._candidates(CLUSTER_SHARD) if n != self.peers.node]
+        self.entropy.random.shuffle(nodes)
+        problem: Unavailable = Unavailable("nobody else has a replica")
+        for node in nodes:
+            each_ms = max(1, timeout_ms // len(nodes))
+            try:
+                reply = await self.peers.call(node, CHANGES, query, timeout_ms=each_ms)
+            except Unavailable as error:
+                problem = error
+                continue
+            assert isinstance(reply.value, q.ClusterDelta)
+            return reply.value
+        raise problem
+
+
+def _given_up(shard: ShardId, problem: Unavailable | None, *, unknown: bool) -> Unavailable:
+    reason = "no time was left" if problem is None else str(problem)
+    return Unavailable(f"shard {shard} did not answer: {reason}", unknown=unknown)
+
+
+def _first_error(group: BaseExceptionGroup[Exception]) -> Exception:
+    """One of several shards' errors: what the asker can act on before what he cannot."""
+    errors: list[Exception] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            errors.append(_first_error(error))
+        else:
+            errors.append(error)
+    return min(errors, key=lambda error: isinstance(error, Unavailable))
+
+
+def _join(query: q.Query, answers: list[Any]) -> Any:
+    """Make one answer of those of several shards."""
+    match query:
+        case q.ListKeys():
+            pages = [listing.Page(a.entries, a.is_truncated, a.scanned_to) for a in answers]
+            page = listing.join_pages(pages, query.limit)
+            return q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
+        case q.ListUploads():
+            uploads = [listing.Page(a.entries, a.is_truncated) for a in answers]
+            joined = listing.join_pages(uploads, query.limit)
+            return q.UploadsAnswer(joined.entries, joined.is_truncated)
+        case q.GetUsage():
+            fields = [attrs.astuple(answer) for answer in answers]
+            return Usage(*[sum(column) for column in zip(*fields, strict=True)])
+        case q.ListBelow():
+            entries = [entry for answer in answers for entry in answer]
+            entries.sort(key=lambda entry: entry.cursor)
+            return tuple(entries[: query.limit])
+        case q.ListReleasedSlots():
+            return tuple(slot for answer in answers for slot in answer)
+        case _:
+            raise AssertionError(f"{type(query).__name__} has one slot")

@@ -1,0 +1,226 @@
+"""The server side of metadata: proposals and queries to the groups this node leads.
+
+    meta.propose   ProposeCall --> stamp, level, bounds --> Raft --> the command's result
+    meta.query     QueryCall   --> ReadIndex barrier --> applied rows --> the answer
+    meta.changes   ClusterChanges, from this node's replica as it is (no barrier)
+    meta.chains    the running hash of each replica here, at some indexes (R12)
+
+A node that does not lead the shard answers WrongShard, with a hint.  A worker drains
+what is due in the slots of led shards, by PurgeStep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import attrs
+import structlog
+import trio
+
+from objstore.errors import InvalidRequest, NotFound, ObjstoreError, Unavailable
+from objstore.host.clock import Clock
+from objstore.host.entropy import Entropy
+from objstore.ids import CLUSTER_SHARD, RequestId, ShardId, Slot
+from objstore.limits import ENTRY_SIZE_MAX
+from objstore.meta import cluster, envelope, reads
+from objstore.meta.bounds import check_command, check_query
+from objstore.meta.commands import COMMANDS, Command, PurgeStep
+from objstore.meta.errors import WrongShard
+from objstore.meta.queries import QUERIES, ClusterChanges, Query
+from objstore.meta.schema import Table
+from objstore.meta.store import MetaStore, ShardMachine
+from objstore.meta.view import ClusterView
+from objstore.raft.driver import RaftHost
+from objstore.raft.errors import NotLeader
+from objstore.rpc import codec
+from objstore.rpc.call import Call, Reply
+from objstore.rpc.codec import wire
+from objstore.rpc.server import RpcServer
+
+log = structlog.get_logger()
+
+PROPOSE = "meta.propose"
+QUERY = "meta.query"
+CHANGES = "meta.changes"
+CHAINS = "meta.chains"
+_DRAIN_INTERVAL_S = 5.0
+_DRAIN_STEPS_MAX = 64  # Of one slot in one round: four thousand rows.
+
+
+@wire("meta.propose_call")
+@attrs.frozen
+class ProposeCall:
+    """The encoded command is the call's payload."""
+
+    shard: ShardId
+    request: RequestId
+
+
+@wire("meta.query_call")
+@attrs.frozen
+class QueryCall:
+    shard: ShardId
+    query: object
+
+
+@wire("meta.chain")
+@attrs.frozen
+class Chain:
+    """A replica's running hash of changes, at some applied indexes."""
+
+    shard: ShardId
+    marks: tuple[tuple[int, bytes], ...]
+
+
+@attrs.define(eq=False)
+class MetaServer:
+    """Answers for the shards that this node leads."""
+
+    raft: RaftHost
+    store: MetaStore
+    view: ClusterView
+    clock: Clock
+    entropy: Entropy
+
+    def register(self, rpc: RpcServer) -> None:
+        rpc.register(PROPOSE, self._on_propose)
+        rpc.register(QUERY, self._on_query)
+        rpc.register(CHANGES, self._on_changes)
+        rpc.register(CHAINS, self._on_chains)
+
+    # ---- proposals --------------------------------------------------------------------
+
+    async def propose(self, shard: ShardId, request: RequestId, command: Command) -> Any:
+        """Propose to a shard that this node leads; the command's result.
+
+        Raises WrongShard, the errors of the command, Unavailable (`unknown` where it may
+        be applied all the same), OutOfSpace.  If cancelled, it may be applied or not.
+        """
+        return await self._propose(shard, request, command, codec.encode(command))
+
+    async def _propose(
+        self, shard: ShardId, request: RequestId, command: Command, encoded: bytes
+    ) -> Any:
+        check_command(command, encoded_size=len(encoded))
+        self._check_shard(shard, getattr(command, "slot", None))
+        level = envelope.level_of(command)
+        if level > self.view.feature_level:
+            raise InvalidRequest(
+                f"{type(command).__name__} needs feature level {level},"
+                f" the cluster is at {self.view.feature_level}"
+            )
+        data = envelope.encode(request, self.clock.utc_now_ms(), encoded, level=level)
+        try:
+            result = await self.raft.propose(shard, data)
+        except NotLeader as error:
+            raise WrongShard(str(error), leader=error.leader or "") from error
+        if isinstance(result, ObjstoreError):
+            raise result
+        return result
+
+    def _check_shard(self, shard: ShardId, slot: Slot | None) -> None:
+        """Refuse a slot that is not the shard's: the asker's layout is another one."""
+        if slot is None:
+            if shard != CLUSTER_SHARD:
+                raise InvalidRequest("a command of the cluster shard names no other")
+        elif self.view.shard_of(slot) != shard:
+            raise WrongShard(f"slot {slot} is not of shard {shard}")
+
+    async def _on_propose(self, call: Call) -> Reply:
+        if not isinstance(call.value, ProposeCall):
+            raise InvalidRequest("not a proposal")
+        if len(call.payload) > ENTRY_SIZE_MAX:
+            raise InvalidRequest(f"a command of {len(call.payload)} bytes")
+        command = codec.decode(call.payload)
+        if not isinstance(command, COMMANDS):
+            raise InvalidRequest("not a command")
+        where = call.value
+        known = cast("Command", command)
+        encoded = bytes(call.payload)
+        return Reply(await self._propose(where.shard, where.request, known, encoded))
+
+    # ---- queries ----------------------------------------------------------------------
+
+    async def query(self, shard: ShardId, query: Query) -> Any:
+        """Answer from a shard that this node leads, linearizably.
+
+        Raises WrongShard, the errors of the query, Unavailable.
+        """
+        check_query(query)
+        for slot in _slots_of(query):
+            self._check_shard(shard, slot)
+        try:
+            await self.raft.read_barrier(shard)
+        except NotLeader as error:
+            raise WrongShard(str(error), leader=error.leader or "") from error
+        return reads.answer(self.store.machine(shard).rows, query)
+
+    async def _on_query(self, call: Call) -> Reply:
+        where = call.value
+        if not isinstance(where, QueryCall) or not isinstance(where.query, QUERIES):
+            raise InvalidRequest("not a query")
+        return Reply(await self.query(where.shard, cast("Query", where.query)))
+
+    async def _on_changes(self, call: Call) -> Reply:
+        if not isinstance(call.value, ClusterChanges):
+            raise InvalidRequest("not a pull")
+        if CLUSTER_SHARD not in self.raft.groups():
+            raise NotFound("this node has no replica of the cluster shard")
+        rows = self.store.machine(CLUSTER_SHARD).rows
+        return Reply(cluster.changes_since(rows, call.value))
+
+    # ---- comparing replicas -----------------------------------------------------------
+
+    async def _on_chains(self, call: Call) -> Reply:
+        del call
+        return Reply(tuple(self.chains()))
+
+    def chains(self) -> Iterable[Chain]:
+        """The running hash of each replica here."""
+        for shard in map(ShardId, self.raft.groups()):
+            yield Chain(shard, tuple(self.store.machine(shard).chain_marks))
+
+    # ---- work in led shards -----------------------------------------------------------
+
+    def _led(self) -> list[ShardMachine]:
+        led = [group for group in self.raft.groups() if self.raft.is_leader(group)]
+        return [self.store.machine(group) for group in led]
+
+    def slots_below(self) -> list[Slot]:
+        """Slots of led shards with chunks that are below promise or displaced."""
+        return [slot for m in self._led() for slot in m.slots_with(Table.BELOW)]
+
+    def slots_released(self) -> list[Slot]:
+        """Slots of led shards with Released rows."""
+        return [slot for m in self._led() for slot in m.slots_with(Table.RELEASED)]
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Drain what is due in led shards, until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(_DRAIN_INTERVAL_S * self.entropy.random.uniform(0.8, 1.2))
+            for machine in self._led():
+                for slot in machine.slots_due(self.clock.utc_now_ms()):
+                    await self._drain(ShardId(machine.group), slot)
+
+    async def _drain(self, shard: ShardId, slot: Slot) -> None:
+        for _ in range(_DRAIN_STEPS_MAX):
+            request = RequestId(self.entropy.token(envelope.REQUEST_ID_SIZE))
+            try:
+                has_more = await self.propose(shard, request, PurgeStep(slot))
+            except Unavailable as error:
+                log.debug("meta.drain_postponed", shard=shard, reason=str(error))
+                return
+            if not has_more:
+                return
+
+
+def _slots_of(query: Query) -> Iterable[Slot]:
+    slot: Slot | None = getattr(query, "slot", None)
+    if slot is not None:
+        return (slot,)
+    slots: tuple[Slot, ...] = getattr(query, "slots", ())
+    return slots

@@ -1,0 +1,340 @@
+"""The cluster view: this node's copy of the cluster shard, pulled by version.
+
+    cluster shard --changes since v--> copy in memory --> copy on disk (for a restart)
+                                            |
+                        layout, rings, buckets, access keys, settings
+
+The copy may be behind, never torn: a delta is taken whole.  `refresh` asks the shard's
+leader behind a ReadIndex barrier, so afterwards the copy shows everything that was
+acknowledged before the call; `run` does so about every second, at once when gossip tells
+of a newer version, and falls back to any replica where no leader answers.  A node with a
+replica of the shard also follows its applied rows, without a call.
+
+What must not be believed for long without asking (credentials) looks at `confirmed_ms`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from random import Random
+
+import attrs
+import structlog
+import trio
+
+from objstore.errors import ObjstoreError, Unavailable
+from objstore.ids import CLUSTER_SHARD, BucketId, Epoch, NodeId, ShardId, Slot
+from objstore.meta import cluster
+from objstore.meta.queries import ClusterChanges, ClusterDelta
+from objstore.meta.schema import Table
+from objstore.meta.store import MetaStore, ShardMachine
+from objstore.meta.values import AccessKey, BucketRecord
+from objstore.ring.layout import Layout
+from objstore.ring.layout import decode as decode_layout
+from objstore.ring.ring import Ring
+from objstore.ring.voters import voters_for
+from objstore.rpc import codec
+
+log = structlog.get_logger()
+
+_REFRESH_INTERVAL_S = 1.0
+_REFRESH_TIMEOUT_MS = 5_000
+_PAUSE_MIN_S = 0.05  # Between two pulls that gossip asked for.
+_RINGS_KEPT = 8  # Epochs that reads need at a time: a handful, while data moves.
+
+Pull = Callable[[ClusterChanges, int], Awaitable[ClusterDelta]]
+
+
+class NotFounded(Unavailable):
+    """This node has not seen its cluster's state yet."""
+
+
+@attrs.define(eq=False)
+class ClusterView:
+    """What this node knows of the cluster."""
+
+    store: MetaStore
+    random: Random
+    version: int = attrs.field(default=0, init=False)
+    # When the copy was last known to show all that was acknowledged: milliseconds of
+    # trio's clock, or None: never since the start.
+    confirmed_ms: int | None = attrs.field(default=None, init=False)
+    _layouts: dict[int, bytes] = attrs.field(factory=dict, init=False)
+    _epoch: int = attrs.field(default=0, init=False)
+    _rings: OrderedDict[int, Ring] = attrs.field(factory=OrderedDict, init=False)
+    _voters: dict[ShardId, tuple[NodeId, ...]] = attrs.field(factory=dict, init=False)
+    _buckets: dict[str, BucketRecord] = attrs.field(factory=dict, init=False)
+    _bucket_names: dict[BucketId, str] = attrs.field(factory=dict, init=False)
+    _keys: dict[str, AccessKey] = attrs.field(factory=dict, init=False)
+    _settings: dict[str, bytes] = attrs.field(factory=dict, init=False)
+    _subscribers: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    _pull: Pull | None = attrs.field(default=None, init=False)
+    _pull_any: Pull | None = attrs.field(default=None, init=False)
+    _refreshing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    _refresh_began_s: float = attrs.field(default=-1.0, init=False)
+    _wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _replica: ShardMachine | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Take up the copy that an earlier run left."""
+        self.version, rows = self.store.load_view()
+        self._take_rows(rows)
+
+    def attach(self, pull: Pull, pull_any: Pull) -> None:
+        """Say how to ask: the shard's leader, and (without a barrier) any replica."""
+        self._pull, self._pull_any = pull, pull_any
+
+    def follow(self, machine: ShardMachine) -> None:
+        """Follow the applied rows of this node's replica of the cluster shard."""
+        assert machine.group == CLUSTER_SHARD
+        self._replica = machine
+        machine.on_change = self._on_applied
+        self._on_applied()
+
+    # ---- what is known ----------------------------------------------------------------
+
+    @property
+    def is_founded(self) -> bool:
+        """Whether the state of a cluster has been seen."""
+        return self._epoch > 0
+
+    @property
+    def layout(self) -> Layout:
+        """The layout in force.  Raises NotFounded."""
+        return self.ring.layout
+
+    @property
+    def ring(self) -> Ring:
+        """The ring of the layout in force.  Raises NotFounded."""
+        return self.ring_at(Epoch(self._epoch))
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch in force; 0 before anything is known."""
+        return Epoch(self._epoch)
+
+    def ring_at(self, epoch: Epoch) -> Ring:
+        """The ring of an epoch.  Raises NotFounded where its layout is not known here."""
+        ring = self._rings.get(epoch)
+        if ring is None:
+            data = self._layouts.get(epoch)
+            if data is None:
+                raise NotFounded(f"this node does not know the layout of epoch {epoch}")
+            ring = self._rings[epoch] = Ring(decode_layout(data))
+            while len(self._rings) > _RINGS_KEPT:
+                self._rings.popitem(last=False)
+        else:
+            self._rings.move_to_end(epoch)
+        return ring
+
+    def shard_of(self, slot: Slot) -> ShardId:
+        """The shard that keeps a slot.  Raises NotFounded."""
+        return self.layout.shard_of(slot)
+
+    def voters(self, shard: ShardId) -> tuple[NodeId, ...]:
+        """Who should vote in a shard's group; nobody where nothing is known."""
+        return self._voters.get(shard, ())
+
+    def bucket(self, name: str) -> BucketRecord | None:
+        return self._buckets.get(name)
+
+    def bucket_by_id(self, bucket: BucketId) -> BucketRecord | None:
+        name = self._bucket_names.get(bucket)
+        return None if name is None else self._buckets[name]
+
+    def buckets(self) -> Iterable[BucketRecord]:
+        """All buckets, in whatever state, in no order."""
+        return tuple(self._buckets.values())
+
+    def access_key(self, access_key: str) -> AccessKey | None:
+        return self._keys.get(access_key)
+
+    def access_keys(self) -> Iterable[AccessKey]:
+        return tuple(self._keys.values())
+
+    def setting(self, name: str) -> bytes | None:
+        return self._settings.get(name)
+
+    @property
+    def feature_level(self) -> int:
+        """The level up to which commands may be proposed."""
+        return int(self._settings.get(cluster.FEATURE_LEVEL, b"1"))
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call back, in the event loop, whenever the copy has changed."""
+        self._subscribers.append(callback)
+
+    # ---- asking -----------------------------------------------------------------------
+
+    def is_confirmed_within(self, max_age_ms: int) -> bool:
+        """Whether the copy showed everything at some moment no longer ago than that."""
+        confirmed_ms = self.confirmed_ms
+        return confirmed_ms is not None and _now_ms() - confirmed_ms <= max_age_ms
+
+    async def confirm(self, max_age_ms: int) -> None:
+        """Refresh unless that was done lately.  Raises Unavailable."""
+        if not self.is_confirmed_within(max_age_ms):
+            await self.refresh()
+
+    async def refresh(self, *, timeout_ms: int = _REFRESH_TIMEOUT_MS) -> None:
+        """Make the copy show everything that was acknowledged before this call.
+
+        Callers that come while one asks share the next round.
+        Raises Unavailable where the cluster shard has no quorum.
+        """
+        called_s = trio.current_time()
+        async with self._refreshing:
+            if self._refresh_began_s >= called_s:
+                return
+            assert self._pull is not None, "refresh before attach"
+            began_s = trio.current_time()
+            await self._pull_pages(self._pull, timeout_ms)
+            self._refresh_began_s = began_s
+            self.confirmed_ms = int(began_s * 1000)
+
+    async def _pull_pages(self, pull: Pull, timeout_ms: int) -> None:
+        """Pull until nothing is left; pages are taken together, when all are there."""
+        deadline_s = trio.current_time() + timeout_ms / 1000
+        pages: list[ClusterDelta] = []
+        query = ClusterChanges(self.version)
+        while not pages or pages[-1].has_more:
+            left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
+            page = await pull(query, left_ms)
+            if page.is_full:
+                pages.clear()
+            pages.append(page)
+            began = pages[0].state_version if pages[0].is_full else 0
+            query = ClusterChanges(page.version, began)
+        self._take(pages)
+
+    def on_version_heard(self, version: int) -> None:
+        """Note that a peer has this version: pull soon if it is newer."""
+        if version > self.version:
+            self._wanted.set()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the copy fresh until cancelled."""
+        task_status.started()
+        while True:
+            await self._refresh_somehow()
+            await trio.sleep(_PAUSE_MIN_S)
+            with trio.move_on_after(_REFRESH_INTERVAL_S * self.random.uniform(0.8, 1.1)):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+
+    async def _refresh_somehow(self) -> None:
+        assert self._pull_any is not None, "run before attach"
+        try:
+            await self.refresh(timeout_ms=2_000)
+        except ObjstoreError as error:
+            log.debug("meta.view_not_confirmed", reason=str(error))
+            try:
+                await self._pull_pages(self._pull_any, 2_000)
+            except ObjstoreError as again:
+                log.debug("meta.view_not_refreshed", reason=str(again))
+
+    def _on_applied(self) -> None:
+        """Follow our own replica, which has applied something."""
+        assert self._replica is not None
+        rows = self._replica.rows
+        if cluster.version_of(rows) <= self.version:
+            return
+        pages: list[ClusterDelta] = []
+        query = ClusterChanges(self.version)
+        while not pages or pages[-1].has_more:
+            page = cluster.changes_since(rows, query)
+            pages.append(page)
+            began = pages[0].state_version if pages[0].is_full else 0
+            query = ClusterChanges(page.version, began)
+        self._take(pages)
+
+    # ---- taking -----------------------------------------------------------------------
+
+    def adopt_layout(self, data: bytes) -> None:
+        """Use a layout that a join was answered with, until the first pull."""
+        if not self.is_founded:
+            name = bytes((Table.LAYOUT,)) + cluster.epoch_of(data).to_bytes(8, "big")
+            self.store.save_view(0, {name: data}, is_full=False)
+            self._take_rows({name: data})
+            self._tell()
+
+    def _take(self, pages: list[ClusterDelta]) -> None:
+        """Take a whole delta, unless a newer one came in between."""
+        version = pages[-1].version
+        is_full = pages[0].is_full
+        if version <= self.version and not (is_full and version != self.version):
+            return
+        if version < self.version:
+            return
+        rows = {name: payload for page in pages for name, payload in page.rows}
+        self.store.save_view(version, rows, is_full=is_full)
+        if is_full:
+            self._forget()
+        self.version = version
+        self._take_rows(rows)
+        self._tell()
+
+    def _forget(self) -> None:
+        for known in (self._layouts, self._buckets, self._bucket_names, self._keys):
+            known.clear()
+        self._settings.clear()
+        self._rings.clear()
+
+    def _tell(self) -> None:
+        for callback in self._subscribers:
+            callback()
+
+    def _take_rows(self, rows: dict[bytes, bytes] | dict[bytes, bytes | None]) -> None:
+        for name, payload in rows.items():
+            take = _TAKE.get(name[0])
+            if take is not None:
+                take(self, name[1:], payload)
+        epoch = max(self._layouts, default=0)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._voters = voters_for(self.layout)
+            log.info("meta.layout_taken", epoch=epoch, version=self.version)
+
+    def _take_layout(self, name: bytes, payload: bytes | None) -> None:
+        epoch = int.from_bytes(name, "big")
+        self._rings.pop(epoch, None)
+        if payload is None:
+            self._layouts.pop(epoch, None)
+        else:
+            self._layouts[epoch] = payload
+
+    def _take_bucket(self, name: bytes, payload: bytes | None) -> None:
+        known = self._buckets.pop(name.decode(), None)
+        if known is not None:
+            self._bucket_names.pop(known.bucket, None)
+        if payload is not None:
+            record = codec.decode_as(BucketRecord, payload)
+            self._buckets[record.name] = record
+            self._bucket_names[record.bucket] = record.name
+
+    def _take_key(self, name: bytes, payload: bytes | None) -> None:
+        if payload is None:
+            self._keys.pop(name.decode(), None)
+        else:
+            self._keys[name.decode()] = codec.decode_as(AccessKey, payload)
+
+    def _take_setting(self, name: bytes, payload: bytes | None) -> None:
+        if payload is None:
+            self._settings.pop(name.decode(), None)
+        else:
+            self._settings[name.decode()] = payload
+
+
+_TAKE: dict[int, Callable[[ClusterView, bytes, bytes | None], None]] = {
+    Table.LAYOUT: ClusterView._take_layout,
+    Table.BUCKET: ClusterView._take_bucket,
+    Table.ACCESS_KEY: ClusterView._take_key,
+    Table.SETTING: ClusterView._take_setting,
+}
+
+
+def _now_ms() -> int:
+    return int(trio.current_time() * 1000)

@@ -1,0 +1,265 @@
+"""What h11 lets pass and must not: FAULTS section 4, line by line."""
+
+from contextlib import suppress
+from itertools import pairwise
+
+import h11
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from objstore.errors import RemoteProtocolError
+from objstore.http.framing import ChunkedReader, Refused, take_head
+from objstore.http.message import TruncatedBody
+from objstore.limits import HTTP_HEAD_SIZE_MAX, HTTP_TRAILERS_SIZE_MAX
+
+
+def head(text: str):
+    raw = bytearray(text.encode("latin-1"))
+    found = take_head(raw)
+    assert found is not None
+    return found
+
+
+def status_of(text: str) -> int:
+    with pytest.raises(Refused) as caught:
+        take_head(bytearray(text.encode("latin-1")))
+    return caught.value.status
+
+
+GET = "GET / HTTP/1.1\r\nHost: h\r\n"
+PUT = "PUT /b/k HTTP/1.1\r\nHost: h\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        # What h11 0.16 accepts.
+        (PUT + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("PUT / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: h\n\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb\r\n\r\n", 400),
+        ("GET http://evil/b/k HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET http:///b/k HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET ftp://h/b/k HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", 400),
+        ("GET / HTTP/9.9\r\nHost: h\r\n\r\n", 505),
+        ("GET / HTTP/0.9\r\nHost: h\r\n\r\n", 505),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (PUT + "Content-Length: 4, 4\r\n\r\n", 400),
+        (PUT + "Content-Length: 4\r\nContent-Length: 4\r\n\r\n", 400),
+        (PUT + "content-length: 4\r\nCONTENT-LENGTH: 4\r\n\r\n", 400),
+        (GET + "X: y\r\n" * 200 + "\r\n", 431),
+        (GET + f"X: {'y' * HTTP_HEAD_SIZE_MAX}\r\n\r\n", 431),
+        (GET + "Expect: a-miracle\r\n\r\n", 417),
+        # What h11 refuses, and must go on to.
+        (PUT + "Content-Length: 4\r\nContent-Length: 5\r\n\r\n", 400),
+        (PUT + "Content-Length: +4\r\n\r\n", 400),
+        (PUT + "Content-Length: 0x4\r\n\r\n", 400),
+        (PUT + "Content-Length: -1\r\n\r\n", 400),
+        (PUT + "Content-Length:\r\n\r\n", 400),
+        (PUT + "Content-Length: 4 4\r\n\r\n", 400),
+        (PUT + "Content-Length: ²\r\n\r\n", 400),
+        (PUT + f"Content-Length: {'9' * 30}\r\n\r\n", 400),
+        (PUT + "Transfer-Encoding: xchunked\r\n\r\n", 501),
+        (PUT + "Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (PUT + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+        (PUT + "Transfer-Encoding : chunked\r\n\r\n", 400),
+        (PUT + "Content-Length : 4\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n", 400),
+        (GET + "X: a\0b\r\n\r\n", 400),
+        ("GET /ü HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n", 400),
+        (GET + ": y\r\n\r\n", 400),
+        (GET + "nonsense\r\n\r\n", 400),
+        # A TLS hello on a plain port.
+        ("\x16\x03\x01\x02\x00\x01", 400),
+    ],
+)
+def test_a_head_that_two_readers_could_read_differently_is_refused(text, status):
+    assert status_of(text) == status
+
+
+def test_a_head_too_large_is_refused_before_its_end_comes():
+    assert status_of("GET /" + "a" * HTTP_HEAD_SIZE_MAX) == 431
+
+
+def test_a_bare_line_feed_is_refused_before_the_head_ends():
+    assert status_of("GET / HTTP/1.1\nHost: h") == 400
+
+
+def test_an_incomplete_head_waits_for_more():
+    text = PUT + "Content-Length: 4\r\n\r\n"
+    for end in range(len(text)):
+        buffer = bytearray(text[:end].encode())
+        assert take_head(buffer) is None
+
+
+def test_what_follows_a_head_stays():
+    buffer = bytearray((GET + "\r\nGET /next").encode())
+    assert take_head(buffer).target == b"/"
+    assert buffer == b"GET /next"
+
+
+def test_one_stray_line_end_before_a_request_is_forgiven():
+    assert head("\r\n" + GET + "\r\n").target == b"/"
+
+
+def test_an_absolute_target_of_the_same_host_is_its_path():
+    found = head("GET http://H:80/b/k?a=1 HTTP/1.1\r\nHost: h:80\r\n\r\n")
+    assert found.target == b"/b/k?a=1"
+
+
+def test_a_lower_case_method_is_another_method():
+    assert head("get / HTTP/1.1\r\nHost: h\r\n\r\n").method == "get"
+
+
+def test_bodies_are_framed_by_length_or_chunks_or_not_at_all():
+    assert head(GET + "\r\n").length == 0
+    assert head(PUT + "Content-Length: 12\r\n\r\n").length == 12
+    assert head(PUT + "Transfer-Encoding: Chunked\r\n\r\n").length is None
+
+
+def test_a_connection_ends_where_the_client_says_or_with_http_1_0():
+    assert not head(GET + "\r\n").wants_close
+    assert head(GET + "Connection: foo, Close\r\n\r\n").wants_close
+    assert head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").wants_close
+
+
+@given(st.binary(max_size=300))
+@example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+def test_any_bytes_are_a_head_or_refused_or_incomplete(data):
+    with suppress(Refused):
+        take_head(bytearray(data))
+
+
+# ---- chunked bodies -------------------------------------------------------------------
+
+
+def decode(*pieces: bytes) -> tuple[bytes, bytes]:
+    """The body and what follows it."""
+    reader, body = ChunkedReader(), b""
+    for piece in pieces:
+        reader.feed(piece)
+        while (part := reader.take()) is not None:
+            body += part
+    if not reader.is_done:
+        reader.feed(b"")
+    return body, reader.rest()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"4 \r\nabcd\r\n0\r\n\r\n",
+        b" 4\r\nabcd\r\n0\r\n\r\n",
+        b"0x4\r\nabcd\r\n0\r\n\r\n",
+        b"+4\r\nabcd\r\n0\r\n\r\n",
+        b"\r\nabcd\r\n0\r\n\r\n",
+        b"4\nabcd\r\n0\r\n\r\n",
+        b"4\r\nabcdXX0\r\n\r\n",  # CVE-2025-43859
+        b"4\r\nabcd\n0\r\n\r\n",
+        b"4 ;x\r\nabcd\r\n0\r\n\r\n",
+        b"00000000000000004\r\nabcd\r\n0\r\n\r\n",
+        b"ffffffffffffffff\r\nabcd\r\n0\r\n\r\n",
+        b"4;" + b"x" * 400 + b"\r\nabcd\r\n0\r\n\r\n",
+        b"1;" + b"x" * 200 + b"\r\na\r\n" + (b"1;" + b"x" * 200 + b"\r\na\r\n") * 100,
+        b"0\r\nnonsense\r\n\r\n",
+        b"0\r\n folded: x\r\n\r\n",
+        b"0\r\nA : x\r\n\r\n",
+        b"0\r\nA: x\n\r\n",
+        b"0\r\n" + b"A: x\r\n" * HTTP_TRAILERS_SIZE_MAX + b"\r\n",
+        b"0\r\nA: " + b"x" * HTTP_TRAILERS_SIZE_MAX + b"\r\n\r\n",
+    ],
+)
+def test_a_broken_chunked_body_is_refused(raw):
+    with pytest.raises(Refused):
+        decode(raw)
+
+
+def test_chunks_extensions_and_trailers_are_read_and_dropped():
+    raw = b'3;a="b"\r\nabc\r\nA\r\n0123456789\r\n0;x\r\nTrailer: t\r\n\r\nnext'
+    assert decode(raw) == (b"abc0123456789", b"next")
+
+
+def test_a_chunked_body_that_breaks_off_is_truncated():
+    with pytest.raises(TruncatedBody):
+        decode(b"4\r\nab")
+    with pytest.raises(TruncatedBody):
+        decode(b"4\r\nabcd\r\n0\r\n")
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=5),
+    st.lists(st.integers(0, 200), max_size=8),
+)
+def test_it_makes_no_difference_how_a_chunked_body_is_cut(chunks, cuts):
+    raw = b"".join(b"%X\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    raw += b"0\r\n\r\nrest"
+    places = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
+    pieces = [raw[a:b] for a, b in pairwise(places)]
+    body = b"".join(chunks)
+    reader, got, extra = ChunkedReader(), b"", b""
+    for piece in pieces:
+        if reader.is_done:
+            extra += piece
+            continue
+        reader.feed(piece)
+        while (part := reader.take()) is not None:
+            got += part
+    assert (got, reader.rest() + extra) == (body, b"rest")
+
+
+def h11_decodes(raw: bytes) -> bytes | None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(
+        b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    connection.next_event()
+    connection.receive_data(raw)
+    body = b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            return None
+        if isinstance(event, h11.Data):
+            body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            return body
+        else:
+            return None
+
+
+PIECES = st.sampled_from(
+    [
+        b"0",
+        b"1",
+        b"4",
+        b"a",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b";x",
+        b" ",
+        b"abcd",
+        b"A: b",
+        b":",
+        b"",
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map(b"".join))
+@example(b"4\r\nabcd\r\n0\r\n\r\n")
+def test_whatever_we_accept_h11_reads_the_same(raw):
+    try:
+        body, _ = decode(raw)
+    except RemoteProtocolError:
+        return
+    assert h11_decodes(raw) == body

@@ -1,0 +1,113 @@
+"""The server: a bound on connections, a graceful stop, real sockets."""
+
+import pytest
+import trio
+
+from objstore.config import HttpConfig
+from objstore.host.network import Address
+from objstore.host.real_network import RealNetwork
+from objstore.http.message import Request, Response
+from objstore.http.server import HttpServer
+from tests.unit.http.wire import FixedClock, serving
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def hello(request: Request) -> Response:
+    return Response(200, [], b"hello")
+
+
+async def test_connections_beyond_the_bound_wait_for_a_place():  # F44
+    gate = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        await gate.wait()
+        return Response(200, [], b"", close=True)
+
+    async with serving(handler, connections_max=2) as served:
+        clients = [served.connect() for _ in range(4)]
+        for client in clients:
+            await client.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(served.server._connections) == 2
+        gate.set()
+        for client in clients:
+            assert (await client.answer()).status == 200
+
+
+async def test_an_idle_connection_makes_room_for_a_new_one(autojump_clock):
+    async with serving(hello, connections_max=2) as served:
+        for _ in range(10):
+            client = served.connect()
+            await client.send(GET)
+            with trio.fail_after(5):
+                assert (await client.answer()).status == 200
+
+
+async def test_draining_closes_the_idle_and_lets_the_others_finish(autojump_clock):  # F22
+    entered = trio.Event()
+    gate = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.path == "/slow":
+            entered.set()
+            await gate.wait()
+        return Response(200, [], b"done")
+
+    async with serving(handler, drain_timeout_ms=10_000) as served:
+        idle, busy = served.connect(), served.connect()
+        await idle.send(GET)
+        await idle.answer()
+        await busy.send(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        await entered.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.server.drain)
+            assert await idle.rest() == b""
+            gate.set()
+            answer = await busy.answer()
+            assert (answer.body, answer.headers["connection"]) == (b"done", "close")
+
+
+async def test_draining_gives_up_at_its_deadline(autojump_clock):
+    async def handler(request: Request) -> Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with serving(handler, drain_timeout_ms=10_000) as served:
+        client = served.connect()
+        await client.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        await served.server.drain()
+        assert trio.current_time() - started == pytest.approx(10, abs=0.1)
+        assert await client.rest() == b""
+
+
+async def test_a_server_without_connections_drains_at_once(autojump_clock):
+    async with serving(hello) as served:
+        with trio.fail_after(1):
+            await served.server.drain()
+
+
+async def test_the_real_network_serves_raw_sockets(nursery):
+    async def echo(request: Request) -> Response:
+        body = b"".join([piece async for piece in request.body])
+        return Response(200, [("X-Remote", request.remote.host)], body)
+
+    server = HttpServer(
+        RealNetwork(),
+        Address("127.0.0.1", 0),
+        echo,
+        clock=FixedClock(),
+        config=HttpConfig(),
+    )
+    address = await nursery.start(server.run)
+    body = bytes(range(256)) * 8192
+    async with await trio.open_tcp_stream(address.host, address.port) as stream:
+        head = f"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
+        await stream.send_all(head.encode() + body)
+        await stream.send_eof()
+        received = b"".join([bytes(piece) async for piece in stream])
+    assert received.startswith(b"HTTP/1.1 200 OK\r\nX-Remote: 127.0.0.1\r\n")
+    assert received.endswith(body)
+    await server.drain()

@@ -1,0 +1,373 @@
+"""Objects go in and come out; what breaks on the way leaves nothing visible."""
+
+import hashlib
+from functools import partial
+
+import pytest
+import trio
+
+from objstore.errors import Unavailable
+from objstore.ids import Key
+from objstore.limits import BLOCK_SIZE
+from objstore.meta.commands import (
+    BeginIntent,
+    CloseBucket,
+    DropIntent,
+    PutVersion,
+    SetBucketState,
+    WriteCondition,
+)
+from objstore.meta.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
+from objstore.meta.values import BucketState, Chunks, Inline
+from objstore.objects import copy, delete, get, put
+from objstore.objects.get import NoSuchPart
+from objstore.objects.requests import (
+    DigestMismatch,
+    ExpectedDigest,
+    ObjectAttributes,
+)
+from objstore.units import KiB, MiB
+from tests.unit.objects.capabilities import (
+    drop_bucket,
+    get_leave,
+    leave,
+    make_bucket,
+    put_leave,
+)
+from tests.unit.objects.composition import BytesBody, composed
+
+PLAIN = ObjectAttributes()
+ABSENT_ONLY = ObjectAttributes(condition=WriteCondition(if_none_match=("*",)))
+
+
+def content(size):
+    return hashlib.shake_128(str(size).encode()).digest(size)
+
+
+async def read_all(store, capability, version, offset=0, size=None):
+    size = version.draft.size - offset if size is None else size
+    pieces = get.read(store, capability, version, offset=offset, size=size)
+    return b"".join([bytes(piece) async for piece in pieces])
+
+
+async def fetch(store, record, key):
+    capability = get_leave(record, key=key)
+    version = await get.find_version(store, capability)
+    return await read_all(store, capability, version)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * KiB])
+async def test_small_object_rides_in_one_command(size):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        before = len(c.meta.proposed)
+        body = BytesBody(content(size))
+        stored = await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert [type(x) for x in c.meta.proposed[before:]] == [PutVersion]
+        assert stored.result.etag == hashlib.md5(body.data).hexdigest()
+        assert stored.checksum.algorithm == "CRC64NVME"
+        assert await fetch(c.store, record, b"k") == body.data
+
+
+@pytest.mark.parametrize("size", [16 * KiB + 1, BLOCK_SIZE, 2 * MiB, 5 * MiB + 3])
+async def test_large_object_is_cut_into_chunks_under_an_intent(size):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        before = len(c.meta.proposed)
+        body = BytesBody(content(size))
+        await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert c.meta.names()[before:] == ["BeginIntent", "PutVersion"]
+        location = c.meta.proposed[-1].draft.location
+        assert isinstance(location, Chunks)
+        assert [ref.size for ref in location.chunks] == [
+            min(2 * MiB, size - offset) for offset in range(0, size, 2 * MiB)
+        ]
+        assert await fetch(c.store, record, b"k") == body.data
+
+
+async def test_any_range_of_a_chunked_object_is_its_bytes():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        data = content(5 * MiB)
+        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(data), PLAIN)
+        capability = get_leave(record, key=b"k")
+        version = await get.find_version(c.store, capability)
+        for offset, size in [(0, 1), (2 * MiB - 1, 2), (MiB + 7, 3 * MiB), (5 * MiB, 0)]:
+            found = await read_all(c.store, capability, version, offset, size)
+            assert found == data[offset : offset + size]
+
+
+@pytest.mark.parametrize("size", [10, 3 * MiB])
+async def test_wrong_digest_leaves_nothing_visible(size):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        body = BytesBody(content(size), digests=[ExpectedDigest("MD5", bytes(16))])
+        with pytest.raises(DigestMismatch):
+            await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        with pytest.raises(NoSuchKey):
+            await fetch(c.store, record, b"k")
+        assert not any(isinstance(x, PutVersion) for x in c.meta.proposed)
+
+
+async def test_wrong_trailing_checksum_leaves_nothing_visible():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        body = BytesBody(
+            content(3 * MiB),
+            trailing_algorithm="CRC32",
+            trailing=[ExpectedDigest("CRC32", b"oops")],
+        )
+        with pytest.raises(DigestMismatch):
+            await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert c.meta.names()[-1] == "DropIntent"
+
+
+async def test_payload_hash_and_sha256_share_one_computation():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        data = content(100)
+        digest = hashlib.sha256(data).digest()
+        body = BytesBody(
+            data,
+            digests=[
+                ExpectedDigest("SHA256-PAYLOAD", digest),
+                ExpectedDigest("SHA256", digest),
+            ],
+        )
+        asked = ObjectAttributes(checksum_algorithm="SHA256")
+        stored = await put.put_object(c.store, put_leave(record, key=b"k"), body, asked)
+        assert stored.checksum.value == digest
+
+
+async def test_client_that_leaves_in_the_middle_leaves_nothing_behind_f35():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        error = Unavailable("the client left")
+        body = BytesBody(content(5 * MiB), fails_at=3 * MiB, error=error)
+        with pytest.raises(Unavailable) as caught:
+            await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert caught.value is error
+        dropped = c.meta.proposed[-1]
+        assert isinstance(dropped, DropIntent)
+        assert len(dropped.written) == 2  # The whole chunk, and the one it left in.
+        assert c.store.budget.held == 0
+
+
+async def test_cancelled_write_drops_its_intent_f35():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        with trio.CancelScope() as scope:
+
+
+            async def cancel(command):
+                if isinstance(command, PutVersion):
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+
+            c.meta.before = cancel
+            await put.put_object(
+                c.store, put_leave(record, key=b"k"), BytesBody(content(MiB)), PLAIN
+            )
+        c.meta.before = None
+        assert c.meta.names()[-1] == "DropIntent"
+
+
+async def test_lost_answer_of_a_commit_and_the_drop_after_it_keep_the_object():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+
+        def lose(command):
+            if isinstance(command, PutVersion):
+                raise Unavailable("no answer", unknown=True)
+
+        c.meta.after = lose
+        data = content(MiB)
+        with pytest.raises(Unavailable) as caught:
+            await put.put_object(
+                c.store, put_leave(record, key=b"k"), BytesBody(data), PLAIN
+            )
+        assert caught.value.unknown
+        c.meta.after = None
+        assert c.meta.names()[-1] == "DropIntent"
+        assert await fetch(c.store, record, b"k") == data
+
+
+async def test_slow_body_renews_its_intent(autojump_clock):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+
+        class SlowBody(BytesBody):
+            async def __aiter__(self):
+                async for piece in super().__aiter__():
+                    await trio.sleep(200)
+                    yield piece
+
+        body = SlowBody(content(MiB), piece_size=128 * KiB)
+        await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        begun = [x for x in c.meta.proposed if isinstance(x, BeginIntent)]
+        assert [x.is_renewal for x in begun] == [False, True, True, True]
+
+
+async def test_hopeless_condition_is_told_before_the_body_is_read():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        capability = put_leave(record, key=b"k")
+        await put.put_object(c.store, capability, BytesBody(b"first"), PLAIN)
+        body = BytesBody(content(3 * MiB))
+        with pytest.raises(PreconditionFailed):
+            await put.put_object(c.store, capability, body, ABSENT_ONLY)
+        assert body.read == 0
+
+
+async def test_of_racing_creators_one_wins_f39():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        outcomes = []
+
+        async def create(number):
+            body = BytesBody(b"%d" % number)
+            try:
+                await put.put_object(
+                    c.store, put_leave(record, key=b"k"), body, ABSENT_ONLY
+                )
+                outcomes.append(number)
+            except PreconditionFailed:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            for number in range(32):
+                nursery.start_soon(create, number)
+        assert len(outcomes) == 1
+        assert await fetch(c.store, record, b"k") == b"%d" % outcomes[0]
+
+
+async def test_if_match_on_nothing_is_no_such_key():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        asked = ObjectAttributes(condition=WriteCondition(if_match=("*",)))
+        with pytest.raises(NoSuchKey):
+            await put.put_object(
+                c.store, put_leave(record, key=b"k"), BytesBody(b"x"), asked
+            )
+
+
+async def test_bucket_made_anew_elsewhere_is_found_by_a_stale_view():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        other = c.another_view()
+        stale = await other.find_bucket("photos")
+        await drop_bucket(c.store, record)
+        await make_bucket(c.store)
+        for size in (1, 3 * MiB):
+            body = BytesBody(content(size))
+            await put.put_object(other, put_leave(stale, key=b"k"), body, PLAIN)
+            assert await fetch(other, stale, b"k") == body.data
+
+
+async def test_bucket_deleted_during_a_large_put_never_gets_the_object():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        did = []
+
+        async def replace_bucket(command):
+            if isinstance(command, PutVersion) and not did:
+                did.append(command)
+                await drop_bucket(c.store, record)
+                await make_bucket(c.store)
+
+        c.meta.before = replace_bucket
+        with pytest.raises(NoSuchBucket):
+            await put.put_object(
+                c.store, put_leave(record, key=b"k"), BytesBody(content(MiB)), PLAIN
+            )
+        c.meta.before = None
+        now = await c.store.find_bucket("photos")
+        with pytest.raises(NoSuchKey):
+            await fetch(c.store, now, b"k")
+
+
+async def test_slot_that_lost_step_with_an_open_record_is_mended(autojump_clock):
+    """A deletion closed the slots and died, while another that reopened was ahead."""
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        states = partial(SetBucketState, record.name, record.bucket)
+        closing = await c.store.propose(states(BucketState.CLOSING))
+        for slot in record.span:
+            close = CloseBucket(slot, record.bucket, closing.config_version)
+            await c.store.propose(close)
+        await c.store.propose(states(BucketState.OPEN))
+        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(b"x"), PLAIN)
+        assert c.meta.names()[-5:] == [*["OpenBucket"] * 4, "PutVersion"]
+
+
+async def test_copy_of_a_small_object_stays_inline_and_of_a_large_one_is_new_chunks():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        for key, size in ((b"small", 10), (b"large", 3 * MiB)):
+            data = content(size)
+            await put.put_object(
+                c.store, put_leave(record, key=key), BytesBody(data), PLAIN
+            )
+            source = get_leave(record, key=key)
+            version = await get.find_version(c.store, source)
+            target = put_leave(record, key=key + b"-copy")
+            stored = await copy.copy_object(c.store, source, version, target, PLAIN)
+            assert stored.result.etag == version.draft.etag
+            assert await fetch(c.store, record, key + b"-copy") == data
+            copied = c.meta.proposed[-1].draft.location
+            assert type(copied) is type(version.draft.location)
+            assert copied != version.draft.location or isinstance(copied, Inline)
+
+
+async def test_object_without_parts_is_its_part_one():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(b"abc"), PLAIN)
+        capability = get_leave(record, key=b"k")
+        version = await get.find_version(c.store, capability)
+        assert (await get.find_part(c.store, capability, version, 1)).size == 3
+        with pytest.raises(NoSuchPart):
+            await get.find_part(c.store, capability, version, 2)
+
+
+async def test_delete_is_of_what_was_there_and_nothing_is_no_error():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(b"abc"), PLAIN)
+        capability = leave(record, "s3:DeleteObject", b"k")
+        with pytest.raises(PreconditionFailed):
+            await delete.delete_object(
+                c.store, capability, WriteCondition(if_match=("other",))
+            )
+        await delete.delete_object(c.store, capability)
+        await delete.delete_object(c.store, capability)
+        with pytest.raises(NoSuchKey):
+            await fetch(c.store, record, b"k")
+
+
+async def test_each_of_many_deletes_has_its_own_outcome():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        keys = [b"k%d" % number for number in range(100)]
+        for key in keys:
+            await put.put_object(
+                c.store, put_leave(record, key=key), BytesBody(b"x"), PLAIN
+            )
+        wrong = WriteCondition(if_match=("other",))
+        deletions = [
+            (leave(record, "s3:DeleteObject", key), wrong if n == 7 else WriteCondition())
+            for n, key in enumerate(keys)
+        ]
+        results = await delete.delete_objects(c.store, deletions)
+        failed = [n for n, r in enumerate(results) if isinstance(r, PreconditionFailed)]
+        assert failed == [7]
+        assert await fetch(c.store, record, b"k7") == b"x"
+
+
+async def test_capability_is_for_one_action_only():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        with pytest.raises(AssertionError):
+            await put.put_object(c.store, get_leave(record, key=b"k"), BytesBody(b""), PLAIN)
+        with pytest.raises(AssertionError):
+            await delete.delete_object(c.store, put_leave(record, key=Key(b"k")))
