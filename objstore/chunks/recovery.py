@@ -7,7 +7,7 @@
     found         no row           row here       row elsewhere
     complete      add              keep           take this one, the later, if its payload
                                                   verifies (it may be torn: nobody was told
-                                                  of it); else mark it dead
+                                                  of it); the other of the two is marked dead
     dead          -                drop           -
     incomplete    -                keep           -
     damaged       add, quarantined keep           -
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -63,6 +64,8 @@ class Drive(Protocol):
 
     async def io(self, function: Callable[..., T], *args: object) -> T: ...
 
+    def using(self, segment: Segment) -> AbstractAsyncContextManager[File]: ...
+
 
 @attrs.define
 class _Scan:
@@ -82,8 +85,6 @@ class Recovery:
     def __init__(self, index: Index, drives: Mapping[DriveId, Drive]) -> None:
         self._index = index
         self._drives = drives
-        # Records that were replaced by a later one of the same fragment.
-        self.buried: list[tuple[FragmentId, Location]] = []
 
     async def load(self, drive: Drive) -> None:
         """List the drive's segments, as far as the index knows them."""
@@ -194,9 +195,12 @@ class Recovery:
         if not await scan.drive.io(work, scan.file, found):
             await scan.drive.io(seg.mark_dead, scan.file, [found.place])
             return False
+        # Before the row names the later one: or a delete of that would bring this back.
+        drive = self._drives[old.drive]
+        async with drive.using(home) as file:
+            await drive.io(seg.mark_dead, file, [old.place])
         home.count(old, -1)
-        self._write(self._drives[old.drive], home, [])
-        self.buried.append((found.fragment.fragment, old))
+        self._write(drive, home, [])
         return True
 
     def _segment_of(self, location: Location) -> Segment | None:

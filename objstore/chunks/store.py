@@ -229,8 +229,6 @@ class ChunkStore:
                 report = await recovery.scan(drive)
                 await drive.look_at_space()
                 _log_recovery(drive, report)
-        for fragment, location in recovery.buried:
-            self._bury(fragment, location)
 
     async def _tick(self) -> None:
         """Look at the space of the drives, and mark what was replaced."""
@@ -241,9 +239,10 @@ class ChunkStore:
                     await drive.look_at_space()
                 except (DriveFenced, OutOfSpace):
                     continue
-            dead, self._dead = self._dead, []
+            dead = list(self._dead)
             for (drive_id, number), group in _by_segment(dead).items():
                 await self._mark_dead(drive_id, number, group)
+            del self._dead[: len(dead)]  # Not before: a delete looks for them here.
 
     # ---- writing ----------------------------------------------------------------------
 
@@ -513,6 +512,10 @@ class ChunkStore:
         Durable when it returns.  If cancelled, some are deleted; do it again.
         """
         left = set(fragments)
+        # Records that they replaced go first, or one of those could come back.
+        replaced = [entry for entry in self._dead if entry[0] in left]
+        for (drive_id, number), group in _by_segment(replaced).items():
+            await self._mark_dead(drive_id, number, group)
         for _ in range(_READ_ATTEMPTS):  # Compaction may move one under our hands.
             located = [
                 (f, loc) for f in sorted(left) if (loc := self._lookup(f)) is not None

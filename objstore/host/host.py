@@ -19,11 +19,17 @@ class Disks(Protocol):
     """Opens folders and stores by path."""
 
     def directory(self, path: str, *, create: bool = False) -> Directory:
-        """Raises FileNotFoundError, NotADirectoryError, PermissionError."""
+        """The folder at `path`; with `create` made, durably, with all above it.
+
+        Raises FileNotFoundError, NotADirectoryError, PermissionError.
+        """
         ...
 
     def key_value_store(self, directory: Directory, name: str) -> KeyValueStore:
-        """Open (or make) the store in sub-folder `name`.  Raises CorruptData."""
+        """Open (or make, durably) the store in sub-folder `name`.
+
+        Raises CorruptData, BlockingIOError where another process has it open, OSError.
+        """
         ...
 
 

@@ -179,7 +179,11 @@ class RealDisks:
 
     def key_value_store(self, directory: Directory, name: str) -> RocksStore:
         assert isinstance(directory, RealDirectory)
-        return RocksStore.open(directory.folder(name, create=True).path)
+        created = not directory.exists(name)
+        folder = directory.folder(name, create=True)
+        if created:
+            directory.sync()
+        return RocksStore.open(folder.path)
 
 
 def _existing(path: str) -> RealDirectory:

@@ -128,12 +128,15 @@ class TlsStream:
         self._check_usable()
         if self._eof_sent:
             raise trio.ClosedResourceError("the sending side is closed")
-        async with self._sending:
+        await self._take_turn()
+        try:
             rest = memoryview(data)
             while rest:
                 self._write(rest[:_SEND_SIZE])
                 await self._flush()
                 rest = rest[_SEND_SIZE:]
+        finally:
+            self._sending.release()
 
     async def send_eof(self) -> None:
         if self._object is None:
@@ -158,6 +161,13 @@ class TlsStream:
             self._transport.send_now(last_words)
         self._closed = True
         self._transport.close()
+
+    async def _take_turn(self) -> None:
+        """Acquire `_sending`, without the pass of the loop that it costs where it is free."""
+        try:
+            self._sending.acquire_nowait()
+        except trio.WouldBlock:
+            await self._sending.acquire()
 
     async def _handshake(self) -> ssl.SSLObject:
         tls = self._make_context().wrap_bio(

@@ -29,7 +29,6 @@ from objstore.meta.errors import WrongShard
 from objstore.meta.server import CHANGES, PROPOSE, QUERY, MetaServer, ProposeCall, QueryCall
 from objstore.meta.values import Usage
 from objstore.meta.view import ClusterView
-from objstore.ring.voters import preferred_leader
 from objstore.rpc import codec
 from objstore.rpc.call import NoSuchMethod
 from objstore.rpc.client import Peers
@@ -229,8 +228,8 @@ class MetaClient:
         voters = self.view.voters(shard)
         if not voters:
             return list(self.seeds())
-        first = preferred_leader(self.view.layout, shard)
-        return [first, *(node for node in voters if node != first)]
+        first = self.view.preferred_leader(shard)
+        return sorted(voters, key=lambda node: node != first)
 
     # ---- for the view -----------------------------------------------------------------
 

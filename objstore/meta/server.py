@@ -28,7 +28,6 @@ from objstore.meta.bounds import check_command, check_query
 from objstore.meta.commands import COMMANDS, Command, PurgeStep
 from objstore.meta.errors import WrongShard
 from objstore.meta.queries import QUERIES, ClusterChanges, Query
-from objstore.meta.schema import Table
 from objstore.meta.store import MetaStore, ShardMachine
 from objstore.meta.view import ClusterView
 from objstore.raft.driver import RaftHost
@@ -82,6 +81,9 @@ class MetaServer:
     view: ClusterView
     clock: Clock
     entropy: Entropy
+
+    def __attrs_post_init__(self) -> None:
+        self.view.follow(self.store.machine(CLUSTER_SHARD))
 
     def register(self, rpc: RpcServer) -> None:
         rpc.register(PROPOSE, self._on_propose)
@@ -189,11 +191,11 @@ class MetaServer:
 
     def slots_below(self) -> list[Slot]:
         """Slots of led shards with chunks that are below promise or displaced."""
-        return [slot for m in self._led() for slot in m.slots_with(Table.BELOW)]
+        return [s for m in self._led() for s in self.store.slots_below(m.group)]
 
     def slots_released(self) -> list[Slot]:
         """Slots of led shards with Released rows."""
-        return [slot for m in self._led() for slot in m.slots_with(Table.RELEASED)]
+        return [s for m in self._led() for s in self.store.slots_released(m.group)]
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

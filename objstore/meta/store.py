@@ -29,7 +29,7 @@ from objstore.config import MetaConfig
 from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
-from objstore.meta import apply, cluster, envelope, expiry, local, schema, snapshot
+from objstore.meta import apply, audit, envelope, expiry, local, schema, snapshot
 from objstore.meta.rows import HASH_SIZE, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Context
@@ -374,7 +374,7 @@ class MetaStore:
 
     kv: KeyValueStore
     threads: Threads
-    config: MetaConfig = MetaConfig()
+    config: MetaConfig = attrs.field(factory=MetaConfig)
     _machines: dict[int, ShardMachine] = attrs.field(factory=dict, init=False)
     _slots: dict[int, dict[bytes, bytes]] = attrs.field(factory=dict, init=False)
     _generation: int = attrs.field(default=0, init=False)
@@ -418,6 +418,14 @@ class MetaStore:
         rows = self.kv.scan(prefix, schema.range_end(prefix))
         return tuple(local.group_of_applied(key) for key, _ in rows)
 
+    def slots_below(self, group: int) -> list[Slot]:
+        """Slots of a replica with chunks that are below promise or displaced."""
+        return self.machine(group).slots_with(Table.BELOW)
+
+    def slots_released(self, group: int) -> list[Slot]:
+        """Slots of a replica with Released rows."""
+        return self.machine(group).slots_with(Table.RELEASED)
+
     def next_generation(self) -> bytes:
         self._generation += 1
         generation = self._generation.to_bytes(4, "big")
@@ -425,6 +433,19 @@ class MetaStore:
         _put(batch, local.GENERATION_KEY, generation)
         self.kv.write(batch)
         return generation
+
+    def recount(self) -> list[str]:
+        """What is wrong with the rows of all replicas, in words.  Reads everything.
+
+        Raises CorruptRow for the first bad value.
+        """
+        problems: list[str] = []
+        for group in self.groups():
+            machine = self.machine(group)
+            for slot in machine.slots():
+                found = audit.audit_slot(machine.sealed_rows(slot))
+                problems += [f"shard {group}, slot {slot}: {line}" for line in found]
+        return problems
 
     # ---- flushing ---------------------------------------------------------------------
 
@@ -497,12 +518,6 @@ class MetaStore:
                 _put(batch, key, payload)
         _put(batch, local.VIEW_VERSION_KEY, version.to_bytes(8, "big"))
         self.kv.write(batch)
-
-
-def cluster_version(machine: ShardMachine) -> int:
-    """The version of the cluster shard's state, from its replica."""
-    assert machine.group == 0
-    return cluster.version_of(machine.rows)
 
 
 def verify(kv: KeyValueStore) -> int:

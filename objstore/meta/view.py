@@ -33,7 +33,7 @@ from objstore.meta.values import AccessKey, BucketRecord
 from objstore.ring.layout import Layout
 from objstore.ring.layout import decode as decode_layout
 from objstore.ring.ring import Ring
-from objstore.ring.voters import voters_for
+from objstore.ring.voters import preferred_leaders, voters_for
 from objstore.rpc import codec
 
 log = structlog.get_logger()
@@ -56,6 +56,8 @@ class ClusterView:
 
     store: MetaStore
     random: Random
+    # What a join was answered with: used until the first pull.
+    first_layout: bytes | None = None
     version: int = attrs.field(default=0, init=False)
     # When the copy was last known to show all that was acknowledged: milliseconds of
     # trio's clock, or None: never since the start.
@@ -80,6 +82,8 @@ class ClusterView:
         """Take up the copy that an earlier run left."""
         self.version, rows = self.store.load_view()
         self._take_rows(rows)
+        if self.first_layout is not None:
+            self.adopt_layout(self.first_layout)
 
     def attach(self, pull: Pull, pull_any: Pull) -> None:
         """Say how to ask: the shard's leader, and (without a barrier) any replica."""
@@ -135,6 +139,10 @@ class ClusterView:
     def voters(self, shard: ShardId) -> tuple[NodeId, ...]:
         """Who should vote in a shard's group; nobody where nothing is known."""
         return self._voters.get(shard, ())
+
+    def preferred_leader(self, shard: ShardId) -> NodeId | None:
+        """Who should lead a shard while all are well (`Reconciler` knows when not)."""
+        return preferred_leaders(self.layout).get(shard) if self.is_founded else None
 
     def bucket(self, name: str) -> BucketRecord | None:
         return self._buckets.get(name)

@@ -459,6 +459,8 @@ class Parts:
                 None,
                 payload=data,
                 timeout_ms=5_000,
+                cluster=self.identity.cluster,
+                node=self.identity.node,
             )
         else:
             reply = await self.peers.call(

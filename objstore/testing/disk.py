@@ -26,7 +26,7 @@ Paths are absolute, of one host.  Not a line here is thread-safe: simulations ha
 from __future__ import annotations
 
 import errno
-import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from random import Random
@@ -37,6 +37,7 @@ import attrs
 from objstore.host.disk import Buffer, Directory, Space, check_name
 from objstore.testing.boot import Boot
 from objstore.testing.content import PAGE_SIZE, Content, pages_of
+from objstore.testing.failure import os_error
 from objstore.testing.kv import SimulatedStore, StoreState
 from objstore.units import GiB, MiB
 
@@ -240,12 +241,12 @@ class SimulatedDisk:
             self.busy_s += self.sync_delay_s
         # All are asked, as each counts its own calls.
         for fault in [f for f in self._faults if f.strikes(path, operation)]:
-            raise OSError(fault.error, os.strerror(fault.error), path)
+            raise os_error(fault.error, path)
 
     def reserve(self, node: _FileNode, offset: int, end: int) -> None:
         missing = [page for page in pages_of(offset, end) if page not in node.reserved]
         if missing and self.used() + len(missing) * PAGE_SIZE > self.capacity:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise os_error(errno.ENOSPC)
         node.reserved.update(missing)
 
     def find(self, path: str) -> _Node:
@@ -253,9 +254,9 @@ class SimulatedDisk:
         node: _Node = self._root
         for name in _components(path):
             if not isinstance(node, _FolderNode):
-                raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path)
+                raise os_error(errno.ENOTDIR, path)
             if name not in node.present:
-                raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+                raise os_error(errno.ENOENT, path)
             node = node.present[name]
         return node
 
@@ -268,13 +269,13 @@ class SimulatedDisk:
                 node.sync()
             child = node.present[name]
             if not isinstance(child, _FolderNode):
-                raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path)
+                raise os_error(errno.ENOTDIR, path)
             node = child
 
     def _file(self, path: str) -> _FileNode:
         node = self.find(path)
         if not isinstance(node, _FileNode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
+            raise os_error(errno.EISDIR, path)
         return node
 
 
@@ -341,12 +342,12 @@ class SimulatedFile:
     def _check_open(self) -> None:
         self._boot.check()
         if self._closed:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
+            raise os_error(errno.EBADF, self._path)
 
     def _check_writable(self) -> None:
         self._check_open()
         if not self._writable:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._path)
+            raise os_error(errno.EBADF, self._path)
 
 
 @attrs.frozen(eq=False)
@@ -366,11 +367,11 @@ class SimulatedDirectory:
         path = self._join(name)
         if create:
             if name in entries:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+                raise os_error(errno.EEXIST, path)
             self._change(_Put(name, _FileNode()))
         node = self._disk.find(path)
         if not isinstance(node, _FileNode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            raise os_error(errno.EISDIR, path)
         return SimulatedFile(self._disk, self._boot, node, path, write or create)
 
     def folder(self, name: str, *, create: bool = False) -> SimulatedDirectory:
@@ -388,14 +389,14 @@ class SimulatedDirectory:
     def remove(self, name: str) -> None:
         node = self._existing(name)
         if not isinstance(node, _FileNode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+            raise os_error(errno.EISDIR, name)
         self._change(_Removed(name))
 
     def remove_folder(self, name: str) -> None:
         node = self._existing(name)
         path = self._join(name)
         if not isinstance(node, _FolderNode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            raise os_error(errno.ENOTDIR, path)
         # One by one, like the real one: a crash may leave half of it.
         folder = self.folder(name)
         for child, child_node in sorted(node.present.items()):
@@ -420,7 +421,7 @@ class SimulatedDirectory:
         create = not self.exists(name)
         file = self.open(name, create=create)
         if file._node.locked:
-            raise BlockingIOError(errno.EAGAIN, "another process has it", self._join(name))
+            raise os_error(errno.EAGAIN, self._join(name))
         file._node.locked = True
         file._holds_lock = True
         return file
@@ -429,14 +430,14 @@ class SimulatedDirectory:
         self._boot.check()
         node = self._disk.find(self.path)
         if not isinstance(node, _FolderNode):
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", self.path)
+            raise os_error(errno.ENOTDIR, self.path)
         return node
 
     def _existing(self, name: str) -> _Node:
         node = self._node().present.get(check_name(name))
         if node is None:
             path = self._join(name)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            raise os_error(errno.ENOENT, path)
         return node
 
     def _change(self, change: _NameChange) -> None:
@@ -462,7 +463,10 @@ class SimulatedDisks:
 
     def key_value_store(self, directory: Directory, name: str) -> SimulatedStore:
         assert isinstance(directory, SimulatedDirectory)
+        created = not directory.exists(name)
         folder = directory.folder(name, create=True)
+        if created:
+            directory.sync()
         self._disk.check(folder.path, "read")
         node = folder._node()
         if node.store is None:
@@ -552,7 +556,7 @@ def _walk(folder: _FolderNode, path: str) -> Iterator[tuple[str, _FileNode]]:
 
 
 def _components(path: str) -> list[str]:
-    return [part for part in os.path.normpath(path).split("/") if part not in {"", "."}]
+    return [part for part in posixpath.normpath(path).split("/") if part not in {"", "."}]
 
 
 assert MiB % PAGE_SIZE == 0

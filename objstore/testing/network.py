@@ -31,7 +31,6 @@ from __future__ import annotations
 import errno
 import heapq
 import math
-import os
 from collections import deque
 from collections.abc import Container
 from random import Random
@@ -52,6 +51,7 @@ from objstore.host.network import (
 from objstore.ids import NodeId
 from objstore.limits import ACCEPT_BACKLOG
 from objstore.testing.boot import Boot
+from objstore.testing.failure import os_error
 from objstore.testing.tls import SimulatedTlsStream, check_server
 from objstore.units import KiB
 
@@ -638,9 +638,7 @@ class SimulatedNetwork:
         self._boot.check()
         listener = target.listeners.get(address.port)
         if listener is None or not listener.hears(address.host) or listener.is_full():
-            raise ConnectionRefusedError(
-                errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), str(address)
-            )
+            raise os_error(errno.ECONNREFUSED, str(address))
         return self._pair(target, listener, address)
 
     async def _wait_for_path(self, target: _Machine) -> None:
@@ -651,14 +649,12 @@ class SimulatedNetwork:
         while True:
             await trio.sleep(self._fabric.round_trip_s(here, there))
             if self._fabric.link(here, there).cut == "reset":
-                raise ConnectionRefusedError(
-                    errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), there
-                )
+                raise os_error(errno.ECONNREFUSED, there)
             if self._fabric.is_open(here, there) and self._fabric.is_open(there, here):
                 return
             if trio.current_time() + retry_s > deadline:
                 await trio.sleep_until(deadline)
-                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), there)
+                raise os_error(errno.ETIMEDOUT, there)
             await trio.sleep(retry_s)
             retry_s *= 2
 
@@ -685,8 +681,8 @@ class SimulatedNetwork:
         """The address to bind.  Raises OSError where it is in use or not ours."""
         machine = self._machine()
         if address.host not in _ANY | _LOCAL | {machine.name, machine.ip}:
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            raise os_error(errno.EADDRNOTAVAIL)
         if address.port in taken:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(address))
+            raise os_error(errno.EADDRINUSE, str(address))
         port = address.port or machine.free_port(taken)
         return Address(address.host, port)

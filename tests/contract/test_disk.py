@@ -250,6 +250,7 @@ CHANGES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CHANGES, max_size=12))
 def test_a_file_behaves_as_an_array_of_bytes(root, changes):

@@ -197,6 +197,7 @@ CHANGES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=50,
     deadline=None,

@@ -55,7 +55,7 @@ def test_a_storm_of_restarts_overrides_all_former_lives() -> None:
 @pytest.mark.parametrize(
     ("size", "bound_ms"), [(2, 5_000), (3, 6_000), (5, 7_000), (10, 9_000), (30, 12_000)]
 )
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_death_is_known_to_all_within_a_bound(
     seed: int, size: int, bound_ms: int
 ) -> None:
@@ -95,23 +95,23 @@ def test_a_restarted_node_is_back_at_once(size: int) -> None:
     sim.run_until(sim.is_converged, 3_000)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("size", [3, 5, 10])
 def test_light_loss_kills_nobody(seed: int, size: int) -> None:
     """F19: 5 % of packets lost."""
     sim = started(seed, size)
     sim.loss = 0.05
-    sim.run(120_000)
+    sim.run(60_000)
     assert sim.deaths() == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("size", [3, 10])
 def test_heavy_loss_and_delay_kill_nobody_for_good(seed: int, size: int) -> None:
     """F19: 30 % lost, 50 +- 50 ms on the way; streams help, so nobody dies even then."""
     sim = started(seed, size)
     sim.loss, sim.delay_ms = 0.3, (0, 100)
-    sim.run(120_000)
+    sim.run(60_000)
     assert sim.deaths() == 0
     sim.loss, sim.delay_ms = 0.0, (0, 3)
     sim.run_until(sim.is_converged, 10_000)
@@ -127,7 +127,7 @@ def test_halves_of_a_split_bury_each_other_and_rise_when_it_heals(
     sim = started(size, size)
     these, those = range(minority), range(minority, size)
     sim.cut(these, those)
-    sim.run(120_000)
+    sim.run(60_000)
     for a, b in itertools.product(these, those):
         assert sim.nodes[a].state_of(sim.nodes[b]) is State.DEAD
         assert sim.nodes[b].state_of(sim.nodes[a]) is State.DEAD
@@ -146,7 +146,7 @@ def test_a_node_cut_one_way_harms_no_other_and_comes_back(size: int, hears: bool
         sim.cut(victim, others, both=False)
     else:
         sim.cut(others, victim, both=False)
-    sim.run(120_000)
+    sim.run(60_000)
     for a, b in itertools.permutations(others, 2):
         assert not any(
             change.member.node == sim.nodes[b].id and change.member.state is State.DEAD
@@ -164,7 +164,7 @@ def test_two_nodes_that_cannot_see_each_other_stay_alive_to_all(
     """F18: the relays of ping-req see both."""
     sim = started(11, size)
     sim.cut([0], [1], both=not one_way)
-    sim.run(120_000)
+    sim.run(60_000)
     assert sim.deaths() == 0
     sim.heal()
     sim.run_until(sim.is_converged, 10_000)
@@ -176,9 +176,9 @@ def test_a_ring_of_cuts_kills_nobody(size: int) -> None:
     sim = started(13, size)
     for number in range(size):
         sim.cut([number], [(number + 1) % size])
-    sim.run(120_000)
+    sim.run(60_000)
     deaths = sim.deaths()
-    assert deaths <= 2  # Flaps a minute: at most one.
+    assert deaths <= 1  # Flaps a minute: at most one.
     sim.heal()
     sim.run_until(sim.is_converged, 10_000)
 
@@ -187,8 +187,8 @@ def test_a_bridge_between_two_halves_keeps_all_alive() -> None:
     """F18: only node 0 sees both."""
     sim = started(17, 7)
     sim.cut([1, 2, 3], [4, 5, 6])
-    sim.run(120_000)
-    assert sim.deaths() <= 2  # Flaps a minute: at most one.
+    sim.run(60_000)
+    assert sim.deaths() <= 1  # Flaps a minute: at most one.
     sim.heal()
     sim.run_until(sim.is_converged, 20_000)
 
@@ -235,7 +235,7 @@ def test_a_node_that_is_slow_itself_kills_no_other(slow_ms: int) -> None:
     """Lifeguard's claim: local health keeps a slow node's false alarms down."""
     sim = started(31, 8)
     sim.nodes[0].slow_ms = slow_ms
-    sim.run(180_000)
+    sim.run(60_000)
     assert sim.deaths(range(1, 8)) == 0
     sim.nodes[0].slow_ms = 0
     sim.run_until(sim.is_converged, 30_000)
@@ -265,7 +265,7 @@ def test_what_left_and_what_died_long_ago_is_forgotten_everywhere() -> None:
     sim.crash(5)
     sim.run(90_000)
     assert all(node.state_of(sim.nodes[5]) is None for node in sim.running())
-    sim.run(120_000)
+    sim.run(60_000)
     assert all(len(node.core.members) == 4 for node in sim.running())
 
 
@@ -291,7 +291,7 @@ def test_halves_that_never_met_find_each_other_by_their_seeds() -> None:
     sim.run_until(sim.is_converged, 120_000)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_faults_leave_no_lasting_damage(seed: int) -> None:
     """F51: cuts, crashes, restarts and loss at random; then all heals and agrees."""
     sim = started(seed, 3 + seed % 5)

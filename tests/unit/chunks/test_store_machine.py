@@ -113,11 +113,16 @@ class Program:
     async def run(self, steps: list[object]) -> None:
         left = list(steps)
         while left:
-            async with self.node.running() as store:
-                await self.verify(store)
-                restart = await self.run_until_restart(store, left)
-                if restart is not None and restart.how in {"kill", "crash"}:
-                    await self.go_down(store, restart)
+            restart = None
+            try:
+                async with self.node.running() as store:
+                    await self.verify(store)
+                    restart = await self.run_until_restart(store, left)
+                    if restart is not None and restart.how in {"kill", "crash"}:
+                        await self.go_down(store, restart)
+            except* OSError:
+                if self.world.is_up("a"):  # Else it is how a dying process ends.
+                    raise
             if not self.world.is_up("a"):
                 self.world.restart("a")
             elif restart is not None and restart.how == "lose index":

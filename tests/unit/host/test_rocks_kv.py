@@ -71,6 +71,7 @@ def test_a_crash_leaves_the_batches_before_the_last_flush(path, tmp_path):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_crash_leaves_whole_batches_where_memtables_were_written_on_their_own(
     path, tmp_path
 ):
@@ -104,11 +105,12 @@ def test_a_flipped_bit_is_refused_by_get_and_by_scan(filled):
     store.close()
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_table_is_refused_or_without_effect(filled):
     """F06: no wrong value is ever served, wherever the bit lies."""
     (table,) = tables(filled)
     size = os.path.getsize(table)
-    for offset in range(0, size, size // 40):
+    for offset in range(0, size, size // 20):
         flip_bit(table, offset)
         store = None
         try:

@@ -158,7 +158,6 @@ async def test_cancelled_write_drops_its_intent_f35():
         record = await make_bucket(c.store)
         with trio.CancelScope() as scope:
 
-
             async def cancel(command):
                 if isinstance(command, PutVersion):
                     scope.cancel()
@@ -368,6 +367,8 @@ async def test_capability_is_for_one_action_only():
     async with composed() as c:
         record = await make_bucket(c.store)
         with pytest.raises(AssertionError):
-            await put.put_object(c.store, get_leave(record, key=b"k"), BytesBody(b""), PLAIN)
+            await put.put_object(
+                c.store, get_leave(record, key=b"k"), BytesBody(b""), PLAIN
+            )
         with pytest.raises(AssertionError):
             await delete.delete_object(c.store, put_leave(record, key=Key(b"k")))

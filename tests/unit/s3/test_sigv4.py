@@ -154,11 +154,11 @@ LETTERS = st.text(
 METADATA = st.text("abcXYZ 0129,;=/+%\"'()", max_size=20)
 
 
-def boto_request(method: str, key: str, query: dict[str, str], headers: dict[str, str]):
+def boto_request(method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes = b"body"):
     path = quote(f"/bucket/{key}", safe="/~")
     pairs = "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in query.items())
     url = f"http://s3.example.com:9000{path}" + (f"?{pairs}" if pairs else "")
-    return AWSRequest(method=method, url=url, headers=headers, data=b"body")
+    return AWSRequest(method=method, url=url, headers=headers, data=body)
 
 
 def received(request: AWSRequest) -> tuple[str, dict[str, str]]:
@@ -200,7 +200,7 @@ def test_what_botocore_signs_in_headers_is_accepted(method, key, query, headers,
     st.integers(1, 604_800),
 )
 def test_what_botocore_presigns_is_accepted(method, key, query, expires_s):
-    request = boto_request(method, key, query, {})
+    request = boto_request(method, key, query, {}, b"")
     credentials = Credentials("ACCESS", "secret")
     S3SigV4QueryAuth(credentials, "s3", "eu-west-1", expires=expires_s).add_auth(request)
     url, sent = received(request)

@@ -108,7 +108,9 @@ async def test_checksum_that_was_sent_is_kept_and_shown_in_checksum_mode():
         assert shown.headers["x-amz-checksum-sha256"] == value
         assert shown.headers["x-amz-checksum-type"] == "FULL_OBJECT"
         assert "x-amz-checksum-sha256" not in (await front.head("/photos/k")).headers
-        part = await front.get("/photos/k", x_amz_checksum_mode="ENABLED", range="bytes=0-1")
+        part = await front.get(
+            "/photos/k", x_amz_checksum_mode="ENABLED", range="bytes=0-1"
+        )
         assert "x-amz-checksum-sha256" not in part.headers
 
 
@@ -347,7 +349,7 @@ async def test_stranger_learns_nothing_not_even_whether_a_key_exists():
         assert (await stranger.get("/absent/k")).code == "NoSuchBucket"
 
 
-async def test_damaged_object_is_an_error_before_its_first_byte():
+async def test_damaged_object_is_an_error_before_its_first_byte(autojump_clock):
     async with front_door() as front:
         await front.put("/photos/k", LARGE[: 64 * KiB])
         (ref,) = front.composition.meta.proposed[-1].draft.location.chunks

@@ -72,6 +72,7 @@ ALL_KINDS = (Kind.PUT, Kind.PUT, Kind.GET, Kind.GET, Kind.DELETE, Kind.CAS)
 SIMPLE_KINDS = (Kind.PUT, Kind.GET)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
 def test_the_history_of_a_true_register_is_found_right(seed, clients):
@@ -82,6 +83,7 @@ def test_the_history_of_a_true_register_is_found_right(seed, clients):
     assert search("k", simple).verdict == Verdict.OK
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(0, 1000), st.integers(0, 1000))
 @settings(max_examples=150, deadline=None)
 def test_both_checkers_agree_on_spoiled_histories(seed, reader, writer):
@@ -202,6 +204,7 @@ def test_a_register_may_begin_with_a_value():
         assert checker("k", [get(0, "x", 0, 1)], initial="x").verdict == Verdict.OK
 
 
+@pytest.mark.slow
 def test_a_long_simple_history_is_decided():
     operations = true_history(5, 20_000, 10, kinds=SIMPLE_KINDS)
     assert check_key("k", operations).verdict == Verdict.OK

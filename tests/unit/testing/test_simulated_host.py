@@ -16,11 +16,11 @@ HOUR_MS = 3_600_000
 
 
 @pytest.fixture
-def world(autojump_clock):
+def world():
     return SimulatedWorld(seed=1)
 
 
-async def test_a_host_is_one_value_while_it_is_up(world):
+async def test_a_host_is_one_value_while_it_is_up(world, autojump_clock):
     assert world.host("a") is world.host("a")
     assert world.is_up("a")
     world.kill("a")
@@ -28,7 +28,7 @@ async def test_a_host_is_one_value_while_it_is_up(world):
     assert world.restart("a") is world.host("a")
 
 
-async def test_a_restarted_host_finds_its_disk(world):
+async def test_a_restarted_host_finds_its_disk(world, autojump_clock):
     root = world.host("a").disks.directory("/data", create=True)
     write_file_atomically(root, "id", b"me")
     world.crash("a")
@@ -36,13 +36,13 @@ async def test_a_restarted_host_finds_its_disk(world):
     assert read_file(root, "id") == b"me"
 
 
-async def test_hosts_have_disks_of_their_own(world):
+async def test_hosts_have_disks_of_their_own(world, autojump_clock):
     world.host("a").disks.directory("/data", create=True)
     with pytest.raises(FileNotFoundError):
         world.host("b").disks.directory("/data")
 
 
-async def test_a_restarted_host_draws_other_tokens(world):
+async def test_a_restarted_host_draws_other_tokens(world, autojump_clock):
     first = world.host("a").entropy.token(16)
     world.kill("a")
     assert world.restart("a").entropy.token(16) != first
@@ -54,7 +54,7 @@ async def test_a_seed_gives_the_same_tokens():
     assert tokens[0] == tokens[1] != tokens[2]
 
 
-async def test_a_program_runs_to_its_end(world):
+async def test_a_program_runs_to_its_end(world, autojump_clock):
     async def program(host):
         await trio.sleep(10)
         return host
@@ -62,7 +62,7 @@ async def test_a_program_runs_to_its_end(world):
     assert await world.run("a", program) is world.host("a")
 
 
-async def test_a_crash_ends_the_program_whatever_it_does_in_dying(world):
+async def test_a_crash_ends_the_program_whatever_it_does_in_dying(world, autojump_clock):
     async def program(host):
         root = host.disks.directory("/data", create=True)
         listener = await host.network.listen(Address("a", 80))
@@ -86,7 +86,7 @@ async def test_a_crash_ends_the_program_whatever_it_does_in_dying(world):
     assert root.names() == []
 
 
-async def test_a_programs_own_error_is_its_callers(world):
+async def test_a_programs_own_error_is_its_callers(world, autojump_clock):
     async def program(_):
         raise OSError(errno.EIO, "a disk failed, the host did not")
 
@@ -95,7 +95,7 @@ async def test_a_programs_own_error_is_its_callers(world):
     assert world.is_up("a")
 
 
-async def test_a_program_is_cancelled_with_its_caller(world):
+async def test_a_program_is_cancelled_with_its_caller(world, autojump_clock):
     async def program(_):
         await trio.sleep_forever()
 
@@ -105,7 +105,7 @@ async def test_a_program_is_cancelled_with_its_caller(world):
     assert world.is_up("a")
 
 
-async def test_clocks_jump_and_drift_and_time_does_not(world):
+async def test_clocks_jump_and_drift_and_time_does_not(world, autojump_clock):
     """F15."""
     clock = world.host("a").clock
     assert clock.utc_now_ms() == START_MS
@@ -123,7 +123,7 @@ async def test_clocks_jump_and_drift_and_time_does_not(world):
     assert world.host("b").clock.utc_now_ms() == START_MS + 180_000
 
 
-async def test_a_slow_disk_takes_virtual_time_where_a_thread_would(world):
+async def test_a_slow_disk_takes_virtual_time_where_a_thread_would(world, autojump_clock):
     """F12: +2 s a sync."""
     host = world.host("a")
     file = host.disks.directory("/data", create=True).open("f", create=True)
@@ -146,7 +146,7 @@ async def test_a_slow_disk_takes_virtual_time_where_a_thread_would(world):
     assert trio.current_time() - began == pytest.approx(2.0)
 
 
-async def test_a_failed_sync_is_late_as_well(world):
+async def test_a_failed_sync_is_late_as_well(world, autojump_clock):
     """F11, F12."""
     host = world.host("a")
     root = host.disks.directory("/data", create=True)
@@ -158,7 +158,9 @@ async def test_a_failed_sync_is_late_as_well(world):
     assert trio.current_time() - began == pytest.approx(2.0)
 
 
-async def test_no_thread_file_or_socket_of_the_machine_is_used(world, monkeypatch):
+async def test_no_thread_file_or_socket_of_the_machine_is_used(
+    world, monkeypatch, autojump_clock
+):
     def forbidden(*_, **__):
         raise AssertionError("a simulation touched the machine")
 

@@ -14,7 +14,7 @@ SERVER = Address("b", PORT)
 
 
 @pytest.fixture
-def world(autojump_clock):
+def world():
     world = SimulatedWorld(seed=1)
     for name in ("a", "b", "c"):
         world.host(name)
@@ -30,7 +30,7 @@ async def connect(world, source="a", target="b", port=PORT):
     return client, server
 
 
-async def test_a_host_is_found_by_name_and_by_address(world):
+async def test_a_host_is_found_by_name_and_by_address(world, autojump_clock):
     listener = await world.host("b").network.listen(Address("b", PORT))
     for host in ("b", world.address("b")):
         client = await world.host("a").network.connect(Address(host, PORT))
@@ -39,7 +39,7 @@ async def test_a_host_is_found_by_name_and_by_address(world):
         await client.aclose()
 
 
-async def test_what_listens_on_loopback_is_not_heard_from_outside(world):
+async def test_what_listens_on_loopback_is_not_heard_from_outside(world, autojump_clock):
     await world.host("b").network.listen(Address("127.0.0.1", PORT))
     with pytest.raises(ConnectionRefusedError):
         await world.host("a").network.connect(SERVER)
@@ -47,7 +47,7 @@ async def test_what_listens_on_loopback_is_not_heard_from_outside(world):
         await world.host("a").network.listen(Address("b", PORT))
 
 
-async def test_latency_delays_and_bandwidth_limits(world):
+async def test_latency_delays_and_bandwidth_limits(world, autojump_clock):
     client, server = await connect(world)
     world.link("a", "b").latency_s = 0.5
     world.link("a", "b").bytes_per_s = 1000
@@ -59,7 +59,7 @@ async def test_latency_delays_and_bandwidth_limits(world):
     assert trio.current_time() - began == pytest.approx(2.5, abs=0.01)
 
 
-async def test_a_cut_holds_a_stream_and_a_heal_releases_it(world):
+async def test_a_cut_holds_a_stream_and_a_heal_releases_it(world, autojump_clock):
     """F16: full partition."""
     client, server = await connect(world)
     world.cut("a", "b")
@@ -71,7 +71,7 @@ async def test_a_cut_holds_a_stream_and_a_heal_releases_it(world):
     assert await server.receive_some(1) == b"t"
 
 
-async def test_a_one_way_cut_lets_the_other_way_through(world):
+async def test_a_one_way_cut_lets_the_other_way_through(world, autojump_clock):
     """F17: hears, but cannot send."""
     client, server = await connect(world)
     world.cut("a", "b", one_way=True)
@@ -83,7 +83,7 @@ async def test_a_one_way_cut_lets_the_other_way_through(world):
     assert scope.cancelled_caught
 
 
-async def test_a_cut_between_two_leaves_the_third_connected(world):
+async def test_a_cut_between_two_leaves_the_third_connected(world, autojump_clock):
     """F18: partial partition."""
     world.cut("a", "b")
     for source in ("a", "b"):
@@ -92,7 +92,9 @@ async def test_a_cut_between_two_leaves_the_third_connected(world):
         assert await server.receive_some(1) == b"x"
 
 
-async def test_a_sender_into_a_black_hole_stops_at_the_window_and_breaks_in_the_end(world):
+async def test_a_sender_into_a_black_hole_stops_at_the_window_and_breaks_in_the_end(
+    world, autojump_clock
+):
     """F20: black hole without RST."""
     client, _ = await connect(world)
     world.cut("a", "b")
@@ -102,7 +104,7 @@ async def test_a_sender_into_a_black_hole_stops_at_the_window_and_breaks_in_the_
     assert trio.current_time() - began == pytest.approx(KEEPALIVE_S, abs=1)
 
 
-async def test_connecting_into_a_black_hole_times_out(world):
+async def test_connecting_into_a_black_hole_times_out(world, autojump_clock):
     world.cut("a", "b")
     began = trio.current_time()
     with pytest.raises(TimeoutError):
@@ -110,7 +112,7 @@ async def test_connecting_into_a_black_hole_times_out(world):
     assert trio.current_time() - began == pytest.approx(CONNECT_TIMEOUT_S, abs=1)
 
 
-async def test_connecting_goes_on_once_a_cut_heals(world):
+async def test_connecting_goes_on_once_a_cut_heals(world, autojump_clock):
     listener = await world.host("b").network.listen(SERVER)
     world.cut("b", "a", one_way=True)
     async with trio.open_nursery() as nursery:
@@ -120,7 +122,7 @@ async def test_connecting_goes_on_once_a_cut_heals(world):
     await listener.accept()
 
 
-async def test_a_reset_breaks_streams_and_refuses_connects(world):
+async def test_a_reset_breaks_streams_and_refuses_connects(world, autojump_clock):
     """F20: RST storm."""
     client, server = await connect(world)
     await world.host("b").network.listen(SERVER)
@@ -136,7 +138,7 @@ async def test_a_reset_breaks_streams_and_refuses_connects(world):
     await world.host("a").network.connect(SERVER)
 
 
-async def test_a_killed_process_says_goodbye(world):
+async def test_a_killed_process_says_goodbye(world, autojump_clock):
     client, _ = await connect(world)
     world.kill("b")
     assert await client.receive_some(1) == b""
@@ -144,7 +146,7 @@ async def test_a_killed_process_says_goodbye(world):
         await world.host("a").network.connect(SERVER)
 
 
-async def test_a_killed_process_that_left_bytes_unread_resets(world):
+async def test_a_killed_process_that_left_bytes_unread_resets(world, autojump_clock):
     client, _ = await connect(world)
     await client.send_all(b"unread")
     await trio.sleep(1)
@@ -153,7 +155,7 @@ async def test_a_killed_process_that_left_bytes_unread_resets(world):
         await client.receive_some(1)
 
 
-async def test_a_host_without_power_says_nothing(world):
+async def test_a_host_without_power_says_nothing(world, autojump_clock):
     """F20: a half-open connection, noticed by keep-alive alone."""
     client, server = await connect(world)
     world.crash("b")
@@ -165,7 +167,7 @@ async def test_a_host_without_power_says_nothing(world):
         await server.receive_some(1)
 
 
-async def test_a_rebooted_host_resets_whom_it_does_not_remember(world):
+async def test_a_rebooted_host_resets_whom_it_does_not_remember(world, autojump_clock):
     """F20: half-open connections after a peer's reboot."""
     client, _ = await connect(world)
     world.crash("b")
@@ -178,7 +180,7 @@ async def test_a_rebooted_host_resets_whom_it_does_not_remember(world):
     assert trio.current_time() - began < 1
 
 
-async def test_the_dead_do_not_speak(world):
+async def test_the_dead_do_not_speak(world, autojump_clock):
     client, server = await connect(world)
     packets = await world.host("b").network.open_packets(Address("b", PORT))
     receiver = await world.host("a").network.open_packets(Address("a", PORT))
@@ -214,7 +216,7 @@ async def received(endpoint, within_s=10):
     return packets
 
 
-async def test_packets_are_lost_doubled_and_reordered_as_ordered(world):
+async def test_packets_are_lost_doubled_and_reordered_as_ordered(world, autojump_clock):
     """F19."""
     one, other = await endpoints(world)
     link = world.link("a", "b")
@@ -229,7 +231,7 @@ async def test_packets_are_lost_doubled_and_reordered_as_ordered(world):
     assert packets != sorted(packets, key=int)
 
 
-async def test_packets_into_a_cut_are_lost_for_good(world):
+async def test_packets_into_a_cut_are_lost_for_good(world, autojump_clock):
     one, other = await endpoints(world)
     world.cut("a", "b", one_way=True)
     one.send(b"lost", Address("b", PORT))
@@ -240,14 +242,14 @@ async def test_packets_into_a_cut_are_lost_for_good(world):
     assert await received(one) == [b"arrives"]
 
 
-async def test_packets_that_nobody_reads_are_lost_beyond_a_bound(world):
+async def test_packets_that_nobody_reads_are_lost_beyond_a_bound(world, autojump_clock):
     one, other = await endpoints(world)
     for _ in range(5000):
         one.send(b"x", Address("b", PORT))
     assert len(await received(other)) == 1024
 
 
-async def test_a_stream_survives_loss_late_and_in_order(world):
+async def test_a_stream_survives_loss_late_and_in_order(world, autojump_clock):
     """F19: what TCP makes of 30% loss."""
     client, server = await connect(world)
     world.link("a", "b").loss = 0.3
@@ -265,7 +267,7 @@ async def test_a_stream_survives_loss_late_and_in_order(world):
     assert received_data == data
 
 
-async def test_an_isolated_host_reaches_nobody(world):
+async def test_an_isolated_host_reaches_nobody(world, autojump_clock):
     world.isolate("b", mode="reset")
     for other in ("a", "c"):
         with pytest.raises(OSError):

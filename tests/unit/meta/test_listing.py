@@ -1,0 +1,250 @@
+"""Pages of keys, versions and uploads, against a model that sorts everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objstore.ids import Key, Slot
+from objstore.meta import commands as c
+from objstore.meta import listing
+from objstore.meta import queries as q
+from objstore.meta.slots import slot_of
+from objstore.meta.values import BucketFence
+from tests.unit.meta.builders import BUCKET, REF, Shard, draft, upload, upload_id
+
+SPAN = (Slot(7), Slot(9), Slot(2000))
+Entry = tuple[bytes, bool]  # (name, whether it is a common prefix)
+
+letters = st.sampled_from([b"a", b"b", b"/", b"\0", b"\xff", b"//", b"\xc3\xa4", b"z"])
+keys = st.lists(letters, min_size=1, max_size=5).map(b"".join)
+prefixes = st.lists(letters, max_size=3).map(b"".join)
+delimiters = st.sampled_from([b"", b"/", b"//", b"a", b"\0", b"b/"])
+
+
+def put_all(shard: Shard, names: set[bytes], deleted: set[bytes]) -> None:
+    for slot in SPAN:
+        fence = BucketFence(BUCKET, 1, "enabled" if deleted else "unversioned", True)
+        shard.must(c.OpenBucket(slot, fence))
+    for name in sorted(names | deleted):
+        slot = slot_of(BUCKET, Key(name), SPAN)
+        shard.must(c.PutVersion(slot, REF, Key(name), draft(name)))
+        if name in deleted:
+            shard.must(c.DeleteVersion(slot, REF, Key(name)))
+
+
+def model(names: set[bytes], prefix: bytes, delimiter: bytes) -> list[Entry]:
+    found: list[Entry] = []
+    for name in sorted(names):
+        if not name.startswith(prefix):
+            continue
+        rolled = listing.roll_up(name, prefix, delimiter)
+        entry = (name, False) if rolled is None else (rolled, True)
+        if entry not in found:
+            found.append(entry)
+    return found
+
+
+def shape(answer: q.ListAnswer) -> list[Entry]:
+    return [(name, value is None) for name, value in answer.entries]
+
+
+def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
+    """All pages, each asked for behind the last entry of the one before."""
+    found = []
+    while True:
+        answer = ask(shard, query)
+        found.append(shape(answer))
+        if not answer.is_truncated:
+            return found
+        last, value = answer.entries[-1]
+        query = attrs.evolve(query, after=last, is_prefix_after=value is None)
+
+
+def ask_at_once(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
+    return listing.list_keys(shard.view, query)
+
+
+def ask_split(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
+    """As if each slot were of another shard."""
+    answers = [
+        listing.list_keys(shard.view, attrs.evolve(query, slots=(slot,)))
+        for slot in query.slots
+    ]
+    split = [listing.Page(a.entries, a.is_truncated, a.scanned_to) for a in answers]
+    page = listing.join_pages(split, query.limit)
+    return q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
+
+
+def ask_stingily(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
+    """With a bound of rows so small that most scans stop on their way."""
+    found: list[Any] = []
+    rest = query
+    while True:
+        answer = listing.list_keys(shard.view, rest, rows_max=len(SPAN))
+        room = query.limit - len(found)
+        if room == 0 and answer.entries:
+            return q.ListAnswer(tuple(found), is_truncated=True)
+        found += answer.entries[:room]
+        if answer.scanned_to is None:
+            return q.ListAnswer(tuple(found), answer.is_truncated)
+        rest = listing.next_page(rest, answer)
+        rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sets(keys, max_size=12),
+    st.sets(keys, max_size=6),
+    prefixes,
+    delimiters,
+    st.integers(1, 5),
+)
+def test_pages_are_exact_and_together_are_what_a_sort_gives(
+    names: set[bytes], deleted: set[bytes], prefix: bytes, delimiter: bytes, limit: int
+) -> None:
+    shard = Shard()
+    put_all(shard, names - deleted, deleted)
+    expected = model(names - deleted, prefix, delimiter)
+    query = q.ListKeys(SPAN, REF, prefix, delimiter, limit=limit)
+    for ask in (ask_at_once, ask_split, ask_stingily):
+        found = pages(shard, query, ask)
+        assert [entry for page in found for entry in page] == expected
+        assert all(len(page) == limit for page in found[:-1])
+        assert len(found) == 1 or found[-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(keys, max_size=12), prefixes, delimiters, keys)
+def test_a_page_after_a_key_begins_behind_it(
+    names: set[bytes], prefix: bytes, delimiter: bytes, after: bytes
+) -> None:
+    shard = Shard()
+    put_all(shard, names, set())
+    expected = model({n for n in names if n > after}, prefix, delimiter)
+    query = q.ListKeys(SPAN, REF, prefix, delimiter, after=after)
+    assert shape(shard.ask(query)) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(keys, st.booleans()), max_size=14),
+    prefixes,
+    delimiters,
+    st.integers(1, 4),
+)
+def test_version_pages_show_every_version_newest_first(
+    writes: list[tuple[bytes, bool]], prefix: bytes, delimiter: bytes, limit: int
+) -> None:
+    shard = Shard()
+    for slot in SPAN:
+        shard.must(c.OpenBucket(slot, BucketFence(BUCKET, 1, "enabled", True)))
+    history: dict[bytes, list[str]] = {}
+    for name, is_delete in writes:
+        slot = slot_of(BUCKET, Key(name), SPAN)
+        if is_delete:
+            result = shard.must(c.DeleteVersion(slot, REF, Key(name)))
+        else:
+            result = shard.must(c.PutVersion(slot, REF, Key(name), draft(name)))
+        history.setdefault(name, []).insert(0, result.version_id)
+    expected: list[tuple[bytes, str | None]] = []
+    for name, is_prefix in model(set(history), prefix, delimiter):
+        ids: list[str | None] = [None] if is_prefix else list(history[name])
+        expected += [(name, version_id) for version_id in ids]
+    found: list[tuple[bytes, str | None]] = []
+    query = q.ListKeys(SPAN, REF, prefix, delimiter, versions=True, limit=limit)
+    while True:
+        answer = shard.ask(query)
+        found += [(n, None if v is None else v.version_id) for n, v in answer.entries]
+        if not answer.is_truncated:
+            break
+        last, value = answer.entries[-1]
+        query = attrs.evolve(
+            query,
+            after=last,
+            is_prefix_after=value is None,
+            after_version=None if value is None else value.order,
+        )
+    assert found == expected
+
+
+def test_listed_versions_carry_no_bytes_and_no_headers() -> None:
+    shard = Shard()
+    shard.open()
+    shard.put(b"key", b"hello")
+    ((_, version),) = shard.ask(q.ListKeys((shard.slot,), REF)).entries
+    expected = draft(b"hello", headers=(), user_metadata=())
+    assert attrs.evolve(version.draft, location=expected.location) == expected
+    assert version.draft.location.data == b""
+
+
+def test_old_versions_are_skipped_by_seeking_not_by_reading() -> None:
+    shard = Shard()
+    shard.open("enabled")
+    for name in (b"a", b"b"):
+        for _ in range(100):
+            shard.put(name)
+    steps = 0
+    scan = shard.view.scan
+
+    def counted(start: bytes, end: bytes) -> Any:
+        nonlocal steps
+        for row in scan(start, end):
+            steps += 1
+            yield row
+
+    shard.view.scan = counted  # type: ignore[method-assign]
+    answer = shard.ask(q.ListKeys((shard.slot,), REF))
+    assert [name for name, _ in answer.entries] == [b"a", b"b"]
+    assert steps < 10
+
+
+# ---- uploads --------------------------------------------------------------------------
+
+
+def uploads_of(shard: Shard, query: q.ListUploads) -> list[tuple[bytes, str | None]]:
+    found: list[tuple[bytes, str | None]] = []
+    while True:
+        answer = shard.ask(query)
+        found += [(n, None if u is None else u.upload) for n, u in answer.entries]
+        if not answer.is_truncated:
+            return found
+        last, value = answer.entries[-1]
+        after_upload = None if value is None else value.upload
+        query = attrs.evolve(query, after=last, after_upload=after_upload)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(keys, max_size=10), prefixes, delimiters, st.integers(1, 4))
+def test_upload_pages_are_by_key_then_by_age(
+    names: list[bytes], prefix: bytes, delimiter: bytes, limit: int
+) -> None:
+    shard = Shard()
+    for slot in SPAN:
+        shard.must(c.OpenBucket(slot, BucketFence(BUCKET, 1, "unversioned", True)))
+    history: dict[bytes, list[str]] = {}
+    for number, name in enumerate(names):
+        slot = slot_of(BUCKET, Key(name), SPAN)
+        # Ids fall while time rises: the order is by time.
+        made = upload(1000 - number, name)
+        shard.must(c.CreateUpload(slot, REF, made))
+        history.setdefault(name, []).append(made.upload)
+    expected: list[tuple[bytes, str | None]] = []
+    for name, is_prefix in model(set(history), prefix, delimiter):
+        ids: list[str | None] = [None] if is_prefix else list(history[name])
+        expected += [(name, upload_id) for upload_id in ids]
+    query = q.ListUploads(SPAN, REF, prefix, delimiter, limit=limit)
+    assert uploads_of(shard, query) == expected
+
+
+def test_a_marker_upload_that_is_gone_skips_no_other() -> None:
+    shard = Shard()
+    shard.open()
+    for number in (1, 2, 3):
+        shard.must(c.CreateUpload(shard.slot, REF, upload(number)))
+    shard.must(c.AbortUpload(shard.slot, REF, Key(b"big"), upload_id(1)))
+    query = q.ListUploads((shard.slot,), REF, after=b"big", after_upload=upload_id(1))
+    assert uploads_of(shard, query) == [(b"big", upload_id(2)), (b"big", upload_id(3))]
