@@ -141,6 +141,7 @@ class Drive:
         self._syncer: Worker | None = None
         self._waiting: list[Commit] = []
         self._work = trio.Event()
+        self._is_stopping = False
 
     # ---- identity and state -----------------------------------------------------------
 
@@ -298,6 +299,8 @@ class Drive:
         self.check()
         limit = self._reserve // 2 if into_reserve else self._reserve
         if self._free < limit:
+            await self.look_at_space()  # Perhaps somebody has made room meanwhile.
+        if self._free < limit:
             raise OutOfSpace(f"drive {self.drive} has reached its reserve")
         if (taken := self._take(size)) is not None:
             return taken
@@ -428,9 +431,10 @@ class Drive:
         Raises OutOfSpace, DriveFenced, MovedAway.  If cancelled, it is done all the same,
         or fails with nobody to hear of it.
         """
-        if self.fenced is not None:
+        if self.fenced is not None or self._is_stopping:
             commit.on_end()
             self.check()
+            raise DriveFenced("this node is stopping")
         self._waiting.append(commit)
         self._work.set()
         await commit.done.wait()
@@ -448,7 +452,7 @@ class Drive:
                 with trio.CancelScope(shield=True):
                     await self._commit_batch(batch)
         finally:
-            self.fenced = self.fenced or "this node is stopping"
+            self._is_stopping = True
             self._fail(self._waiting, DriveFenced("this node is stopping"))
             self._syncer.close()
             self._syncer = None

@@ -7,14 +7,14 @@ that is written again goes to the same drive mostly, and there is always a next 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from objstore.chunks.format import crc32c
 from objstore.ids import DriveId, FragmentId
 
-_HASHES = 1 << 32
+_HASH_SIZE = 6  # Bytes: exact as a float.
 
 
 class _Drive(Protocol):
@@ -32,10 +32,12 @@ D = TypeVar("D", bound=_Drive)
 
 def ranked(fragment: FragmentId, drives: Iterable[D]) -> list[D]:
     """The drives in the order in which to try them."""
-    name = crc32c(fragment.encode())
+    name = fragment.encode()
     return sorted(drives, key=lambda drive: (-_score(name, drive), drive.id))
 
 
-def _score(name: int, drive: _Drive) -> float:
-    h = (crc32c(bytes.fromhex(drive.id), name) + 0.5) / _HASHES
+def _score(name: bytes, drive: _Drive) -> float:
+    # Not a CRC: those of one fragment for two drives would be related.
+    drawn = hashlib.blake2b(name, key=drive.id.encode(), digest_size=_HASH_SIZE).digest()
+    h = (int.from_bytes(drawn, "big") + 0.5) / (1 << 8 * _HASH_SIZE)
     return -max(drive.free, 1) / math.log(h)

@@ -7,7 +7,7 @@
     found         no row           row here       row elsewhere
     complete      add              keep           take this one, the later, if its payload
                                                   verifies (it may be torn: nobody was told
-                                                  of it); the other of the two is marked dead
+                                                  of it); the other one is marked dead
     dead          -                drop           -
     incomplete    -                keep           -
     damaged       add, quarantined keep           -
@@ -19,7 +19,7 @@ checkpoint, so a start that is interrupted goes on where it was.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -77,6 +77,7 @@ class _Scan:
     report: RecoveryReport
     # The batch of rows under way.
     rows: dict[FragmentId, Location | None] = attrs.field(factory=dict)
+    touched: dict[tuple[DriveId, int], Segment] = attrs.field(factory=dict)
 
 
 class Recovery:
@@ -132,7 +133,7 @@ class Recovery:
             file.close()
         segment.low = None
         segment.is_sealed = True
-        self._write(drive, segment, [])
+        self._write({(drive.id, segment.number): segment}, {})
 
     async def _scan_records(
         self, drive: Drive, segment: Segment, file: File, report: RecoveryReport
@@ -141,6 +142,7 @@ class Recovery:
         records = seg.scan(file, nonce=segment.nonce, start=segment.low_water)
         while found := await drive.io(_next_records, records):
             scan.rows = {}
+            scan.touched = {(drive.id, segment.number): segment}
             for item in found:
                 if isinstance(item, Junk):
                     # Perhaps a torn write that nobody was told of; perhaps a fragment
@@ -153,7 +155,7 @@ class Recovery:
                     end = item.place + item.header.extent.size
                 segment.tail = max(segment.tail, end)
             segment.low = segment.tail
-            self._write(drive, segment, list(scan.rows.items()))
+            self._write(scan.touched, scan.rows)
 
     async def _take(self, scan: _Scan, found: Found) -> None:
         """Do what one record means for the index: see the table above."""
@@ -200,7 +202,7 @@ class Recovery:
         async with drive.using(home) as file:
             await drive.io(seg.mark_dead, file, [old.place])
         home.count(old, -1)
-        self._write(drive, home, [])
+        scan.touched[drive.id, home.number] = home
         return True
 
     def _segment_of(self, location: Location) -> Segment | None:
@@ -209,17 +211,18 @@ class Recovery:
 
     def _write(
         self,
-        drive: Drive,
-        segment: Segment,
-        rows: Sequence[tuple[FragmentId, Location | None]],
+        segments: Mapping[tuple[DriveId, int], Segment],
+        rows: Mapping[FragmentId, Location | None],
     ) -> None:
+        """Rows and the counts and checkpoints that go with them, in one batch."""
         change, batch = self._index.change()
-        for fragment, location in rows:
+        for fragment, location in rows.items():
             if location is None:
                 change.drop(fragment)
             else:
                 change.put(fragment, location)
-        change.put_segment(drive.id, segment.number, segment.row())
+        for (drive, number), segment in segments.items():
+            change.put_segment(drive, number, segment.row())
         self._index.write(batch)
 
 

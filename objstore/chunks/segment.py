@@ -223,6 +223,8 @@ def read_blocks(
     """
     start = extent.block_offset(first)
     end = extent.block_offset(last) + extent.size_of_block(last)
+    if entries is None and file.read_at(place, len(DEAD_MAGIC)) == DEAD_MAGIC:
+        raise CorruptRecord(place, "deleted")  # And the index went back to before that.
     if entries is None and extent.table_offset - end <= _TAIL_GAP_MAX:
         buffer = file.read_at(place + start, extent.table_offset + extent.tail_size - start)
         tail = memoryview(buffer)[extent.table_offset - start :]

@@ -76,6 +76,7 @@ TABLE_BLOCKS_KEPT = 4096  # Larger tables are read again each time.
 _WALK_LIMIT_MAX = 10_000
 _READ_ATTEMPTS = 4  # A fragment may move or go while it is read; each is seen once.
 _SPACE_INTERVAL_S = 5.0
+_STOP_TIMEOUT_S = 2.0
 _DEAD_KEPT = 10_000  # Replaced records waiting for their mark; more stay unmarked.
 
 
@@ -129,6 +130,7 @@ class ChunkStore:
         self._held = HeldBlocks()
         self._tables: OrderedDict[FragmentId, _Table] = OrderedDict()
         self._dead: list[tuple[FragmentId, Location]] = []
+        self._dead_came = trio.Event()
 
     # ---- service ----------------------------------------------------------------------
 
@@ -147,6 +149,7 @@ class ChunkStore:
                     drive.publish = self._publish
                     nursery.start_soon(drive.run_commits)
                 nursery.start_soon(self._tick)
+                nursery.start_soon(self._serve_burials)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -231,7 +234,7 @@ class ChunkStore:
                 _log_recovery(drive, report)
 
     async def _tick(self) -> None:
-        """Look at the space of the drives, and mark what was replaced."""
+        """Look at the space of the drives."""
         while True:
             await trio.sleep(_SPACE_INTERVAL_S)
             for drive in self._usable():
@@ -239,10 +242,24 @@ class ChunkStore:
                     await drive.look_at_space()
                 except (DriveFenced, OutOfSpace):
                     continue
-            dead = list(self._dead)
-            for (drive_id, number), group in _by_segment(dead).items():
-                await self._mark_dead(drive_id, number, group)
-            del self._dead[: len(dead)]  # Not before: a delete looks for them here.
+
+    async def _serve_burials(self) -> None:
+        """Mark what was replaced, as it comes; the rest at a stop."""
+        try:
+            while True:
+                await self._dead_came.wait()
+                self._dead_came = trio.Event()
+                await self._mark_replaced()
+        finally:
+            with trio.move_on_after(_STOP_TIMEOUT_S, shield=True):
+                await self._mark_replaced()
+
+    async def _mark_replaced(self) -> None:
+        dead = list(self._dead)
+        for (drive_id, number), group in _by_segment(dead).items():
+            await self._mark_dead(drive_id, number, group)
+        # Not before: until they are marked, a delete looks for them here.
+        del self._dead[: len(dead)]
 
     # ---- writing ----------------------------------------------------------------------
 
@@ -305,6 +322,7 @@ class ChunkStore:
         """Have a record that the index no longer names marked dead, soon."""
         if len(self._dead) < _DEAD_KEPT:
             self._dead.append((fragment, location))
+            self._dead_came.set()
 
     def _lookup(self, fragment: FragmentId) -> Location | None:
         """The index row; one that is damaged counts as none, and is written anew."""

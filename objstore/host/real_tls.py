@@ -163,7 +163,7 @@ class TlsStream:
         self._transport.close()
 
     async def _take_turn(self) -> None:
-        """Acquire `_sending`, without the pass of the loop that it costs where it is free."""
+        """Acquire `_sending`; where it is free, without a pass of the loop."""
         try:
             self._sending.acquire_nowait()
         except trio.WouldBlock:

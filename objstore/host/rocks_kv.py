@@ -28,8 +28,11 @@ snapshot here is one iterator of the database, made at that moment, which keeps 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
+import tempfile
 import weakref
 from collections.abc import Iterator
 
@@ -54,6 +57,7 @@ BACKGROUND_JOBS = 2
 INFO_LOG_SIZE = 1 * MiB
 INFO_LOGS_MAX = 3
 MANIFEST_SIZE = 4 * MiB
+_WRAPPER_FILE = "rocksdict-config.json"  # Rewritten by rocksdict at every opening.
 
 
 class RocksBatch:
@@ -235,6 +239,86 @@ class RocksStore:
             self._database.close()
         except Exception as error:
             raise _translated(error, "close", self._path) from error
+
+
+@attrs.define(eq=False)
+class RocksReader:
+    """The store of a stopped node, opened in a way that changes nothing in its folder.
+
+    A database that is opened, even for reading, has files written beside it (rocksdict's
+    own, RocksDB's info log).  So it is opened in a temporary folder of links.
+    """
+
+    _store: RocksStore
+    _path: str  # What to show a person.
+    _links: tempfile.TemporaryDirectory[str]
+
+    @classmethod
+    def open(cls, path: str) -> RocksReader:
+        """Open the store in folder `path`, which nobody may have open for writing.
+
+        Raises CorruptData, FileNotFoundError where there is none, OSError.
+        """
+        links = tempfile.TemporaryDirectory(prefix="objstore-check-")
+        try:
+            _link_files(path, links.name)
+            with _naming(links.name, path):
+                return cls(RocksStore(_open_to_read(links.name), path), path, links)
+        except BaseException:
+            links.cleanup()
+            raise
+
+    def get(self, key: bytes) -> bytes | None:
+        with _naming(self._links.name, self._path):
+            return self._store.get(key)
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with _naming(self._links.name, self._path):
+            yield from self._store.scan(start, end, reverse=reverse)
+
+    def close(self) -> None:
+        self._store._close_database()
+        self._links.cleanup()
+
+
+def _link_files(path: str, target: str) -> None:
+    for name in sorted(os.listdir(path)):
+        source = os.path.join(path, name)
+        if name == _WRAPPER_FILE:
+            shutil.copyfile(source, os.path.join(target, name))
+        elif name != "LOCK" and os.path.isfile(source):
+            os.symlink(os.path.abspath(source), os.path.join(target, name))
+    if not os.path.lexists(os.path.join(target, "CURRENT")):
+        raise FileNotFoundError(errno.ENOENT, "no metadata store is here", path)
+
+
+@contextlib.contextmanager
+def _naming(links: str, path: str) -> Iterator[None]:
+    """Have errors name the files themselves and not the links to them."""
+    try:
+        yield
+    except (CorruptData, OSError) as error:
+        texts = [str(text).replace(links, path) for text in error.args[1:2] or error.args]
+        if isinstance(error, OSError):
+            raise OSError(error.errno, *texts, path) from error
+        raise CorruptData(*texts) from error
+
+
+def _open_to_read(path: str) -> rocksdict.Rdict:
+    options = _options(rocksdict.DBCompressionType.none())  # Blocks say how they are packed.
+    options.create_if_missing(False)
+    try:
+        database = rocksdict.Rdict(
+            path, options, access_type=rocksdict.AccessType.read_only()
+        )
+    except Exception as error:
+        raise _translated(error, "open", path) from error
+    read = rocksdict.ReadOptions()
+    read.set_verify_checksums(True)
+    database.set_read_options(read)
+    return database
 
 
 def _open_database(path: str) -> rocksdict.Rdict:

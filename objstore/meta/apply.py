@@ -95,9 +95,9 @@ def _forget_released(work: Work, command: c.ForgetReleased) -> None:
 
 def _change_displaced(work: Work, command: c.ChangeDisplaced) -> tuple[Displaced, ...]:
     place, chunk = references.place_of(command.place), command.place.chunk
-    row_key = _row_of(work.slot, command)
-    payload = work.rows.get(row_key)
-    if payload is None:
+    row_key = _row_of(work, command)
+    payload = None if row_key is None else work.rows.get(row_key)
+    if row_key is None or payload is None:
         raise NoSuchKey("nothing refers to the chunk any more")
     if place.upload:
         part = payloads.unpack_part(place.part_number, payload)
@@ -114,13 +114,14 @@ def _change_displaced(work: Work, command: c.ChangeDisplaced) -> tuple[Displaced
     return moved[1].displaced
 
 
-def _row_of(slot: Slot, command: c.ChangeDisplaced) -> bytes:
-    place = command.place
+def _row_of(work: Work, command: c.ChangeDisplaced) -> bytes | None:
+    place, slot = command.place, work.slot
     if place.upload is not None:
         prefix = schema.parts_prefix(slot, place.bucket, place.upload)
         return schema.part_key(prefix, place.part_number)
     prefix = schema.versions_prefix(slot, place.bucket, place.key)
-    return schema.version_key(prefix, place.order)
+    found = versions.find_by_order(work.rows, prefix, place.order)
+    return None if found is None else found[0]
 
 
 def _purge_step(work: Work, command: c.PurgeStep) -> bool:

@@ -33,6 +33,7 @@ class _Found:
     parts: set[tuple[bytes, int]] = attrs.field(factory=set)
     referred: set[bytes] = attrs.field(factory=set)  # Uploads that versions are made of.
     last_key: bytes = b""
+    problems: list[str] = attrs.field(factory=list)
 
     def count(self, bucket: BucketId, what: Count, change: int) -> None:
         self.counted.setdefault(bucket, [0] * len(Count))[what] += change
@@ -72,7 +73,9 @@ def _take(found: _Found, key: bytes, payload: bytes) -> None:
 def _take_version(found: _Found, key: bytes, payload: bytes) -> None:
     bucket = schema.bucket_of_row(key)
     head = payloads.unpack_head(payload)
-    is_current = key[:-8] != found.last_key
+    is_current = schema.is_current_row(key)
+    if not is_current and key[:-8] != found.last_key:
+        found.problems.append(f"row {key.hex()}: older versions and no current one")
     found.last_key = key[:-8]
     if is_current and not head.is_delete_marker:
         found.count(bucket, Count.OBJECTS, 1)
@@ -81,8 +84,7 @@ def _take_version(found: _Found, key: bytes, payload: bytes) -> None:
     location = head.location()
     if isinstance(location, Parts):
         found.referred.add(key[3:11] + bytes.fromhex(location.upload))
-    order = schema.order_of_version(key)
-    place = Place(bucket, schema.key_of_version(key), order, "", 0)
+    place = Place(bucket, schema.key_of_version(key), head.order, "", 0)
     _take_location(found, place, location)
 
 
@@ -112,6 +114,7 @@ def _take_location(found: _Found, place: Place, location: Location | None) -> No
 
 
 def _differences(found: _Found) -> Iterator[str]:
+    yield from found.problems
     for bucket, counted in sorted(found.counted.items()):
         if bucket not in found.kept:
             if any(counted[: Count.BELOW_OBJECTS]):

@@ -43,7 +43,8 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
         encoded_size <= ENTRY_SIZE_MAX - _ENVELOPE_SIZE_MAX,
         f"a command of {encoded_size} bytes does not fit a log entry",
     )
-    _check_common(command)
+    slots = SLOT_COUNT + 1 if isinstance(command, c.PurgeStep) else SLOT_COUNT
+    _check_common(command, slots=slots)
     match command:
         case c.PutVersion():
             _check_draft(command.draft)
@@ -80,11 +81,11 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
             pass
 
 
-def _check_common(asked: Any) -> None:
+def _check_common(asked: Any, *, slots: int = SLOT_COUNT) -> None:
     """Fields that go by the same name everywhere."""
     slot = getattr(asked, "slot", None)
     if slot is not None:
-        _require(0 <= slot < SLOT_COUNT, f"slot {slot}")
+        _require(0 <= slot < slots, f"slot {slot}")
     ref = getattr(asked, "ref", None)
     if ref is not None:
         _check_number(ref.bucket)

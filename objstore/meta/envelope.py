@@ -27,6 +27,7 @@ from objstore.rpc import codec
 
 FEATURE_LEVEL = 1  # The highest that this build knows.
 REQUEST_ID_SIZE = 16
+STAMP_MAX_MS = (1 << 43) - 1  # The year 2248: a version's order keeps room above it.
 _FORMAT = 1
 _HEAD = struct.Struct(">BH16sQ")
 

@@ -180,7 +180,7 @@ class _KeyWalk:
                 yield rolled, None
                 self.seen = key
                 return schema.range_end(self._base + schema.escape(rolled))
-            yield key, payloads.unpack_listed(row_key, head)
+            yield key, payloads.unpack_listed(head)
             self.seen = key
         return None
 
@@ -192,7 +192,7 @@ class _KeyWalk:
             if rolled is not None:
                 yield rolled, None
                 return schema.range_end(self._base + schema.escape(rolled))
-            yield key, payloads.unpack_listed(row_key, payloads.unpack_head(payload))
+            yield key, payloads.unpack_listed(payloads.unpack_head(payload))
         return None
 
 

@@ -1,6 +1,7 @@
 """Payloads: the values of a slot's rows as msgpack, packed by hand because they are hot.
 
-    version      [id, time, index, term, size, etag, owner, class, checksum, body | nil]
+    version      [id, order, time, index, term, size, etag, owner, class, checksum,
+                  body | nil]
       body       bytes of [headers, user metadata, tags, location]; nil: a delete marker
     part         [size, etag, time, checksum, bytes of location]
     location     [1, bytes] inline | [2, scheme, [chunk ...]] | [3, upload, part count]
@@ -25,7 +26,6 @@ from typing import Any, NamedTuple
 import msgpack
 
 from objstore.ids import BucketId, ChunkId, Epoch, NodeId, UploadId, VersionId
-from objstore.meta.schema import order_of_version
 from objstore.meta.values import (
     BucketFence,
     Checksum,
@@ -119,6 +119,7 @@ class VersionHead(NamedTuple):
     """A version without what only a reader of the object needs."""
 
     version_id: VersionId
+    order: int
     time_ms: int
     log_index: int
     term: int
@@ -138,19 +139,22 @@ class VersionHead(NamedTuple):
 
 
 _VERSION_FIELDS = len(VersionHead._fields)
+_BODY = VersionHead._fields.index("body")
 
 
 def pack_version(version: Version) -> bytes:
     v, draft = version, version.draft
     if draft is None:
-        head = (v.version_id, v.time_ms, v.index, v.term, 0, "", "", "", None, None)
-        return pack(head)
+        return pack(
+            (v.version_id, v.order, v.time_ms, v.index, v.term, 0, "", "", "", None, None)
+        )
     body = pack(
         (draft.headers, draft.user_metadata, draft.tags, pack_location(draft.location))
     )
     return pack(
         (
             v.version_id,
+            v.order,
             v.time_ms,
             v.index,
             v.term,
@@ -168,20 +172,20 @@ def unpack_head(payload: bytes) -> VersionHead:
     return VersionHead._make(unpack(payload)[:_VERSION_FIELDS])
 
 
-def unpack_version(row_key: bytes, payload: bytes) -> Version:
+def unpack_version(payload: bytes) -> Version:
     """The whole version of a row of VERSION."""
     head = unpack_head(payload)
     draft = None
     if head.body is not None:
         headers, metadata, tags, location = unpack(head.body)[:4]
         draft = _draft(head, headers, metadata, tags, unpack_location(location))
-    return _version(row_key, head, draft)
+    return _version(head, draft)
 
 
-def unpack_listed(row_key: bytes, head: VersionHead) -> Version:
+def unpack_listed(head: VersionHead) -> Version:
     """A version as lists show it: without headers, user metadata, tags and bytes."""
     draft = None if head.body is None else _draft(head, (), (), (), NO_BYTES)
-    return _version(row_key, head, draft)
+    return _version(head, draft)
 
 
 def _draft(
@@ -200,10 +204,10 @@ def _draft(
     )
 
 
-def _version(row_key: bytes, head: VersionHead, draft: Draft | None) -> Version:
+def _version(head: VersionHead, draft: Draft | None) -> Version:
     return Version(
         version_id=head.version_id,
-        order=order_of_version(row_key),
+        order=head.order,
         time_ms=head.time_ms,
         draft=draft,
         index=head.log_index,
@@ -214,9 +218,9 @@ def _version(row_key: bytes, head: VersionHead, draft: Draft | None) -> Version:
 def relocated(payload: bytes, location: Location) -> bytes:
     """The payload of a version whose bytes are now at `location`."""
     fields = unpack(payload)
-    body = unpack(fields[9])
+    body = unpack(fields[_BODY])
     body = pack((*body[:3], pack_location(location), *body[4:]))
-    return pack((*fields[:9], body, *fields[10:]))
+    return pack((*fields[:_BODY], body, *fields[_BODY + 1 :]))
 
 
 # ---- parts ----------------------------------------------------------------------------

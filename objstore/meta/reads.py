@@ -56,22 +56,21 @@ def _get_version(view: RowView, query: q.GetVersion) -> Version:
         payload = None if named is None else view.get(named[0])
         if named is None or payload is None:
             raise NoSuchVersion(f"no version {query.version_id}")
-        return payloads.unpack_version(named[0], payload)
-    prefix = schema.versions_prefix(slot, bucket, key)
-    row = first_row(view, prefix, schema.versions_end(prefix))
-    if row is None:
+        return payloads.unpack_version(payload)
+    payload = view.get(schema.current_key(schema.versions_prefix(slot, bucket, key)))
+    if payload is None:
         raise NoSuchKey("the key has no version")
-    return payloads.unpack_version(*row)
+    return payloads.unpack_version(payload)
 
 
 def _head_of_order(view: RowView, query: q.ReadSpans | q.ListVersionParts) -> VersionHead:
     """The version that a query pins by its order."""
     fences.require(view, query.slot, query.ref)
     prefix = schema.versions_prefix(query.slot, query.ref.bucket, query.key)
-    payload = view.get(schema.version_key(prefix, query.order))
-    if payload is None:
+    found = versions.find_by_order(view, prefix, query.order)
+    if found is None:
         raise NoSuchKey("the version is gone")
-    return payloads.unpack_head(payload)
+    return found[1]
 
 
 def _read_spans(view: RowView, query: q.ReadSpans) -> tuple[Span, ...]:

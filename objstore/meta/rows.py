@@ -112,9 +112,9 @@ class StagedRows:
 
     def chain(self, before: bytes) -> bytes:
         """Fold this command's changes into a running hash of all changes (R12)."""
-        digest = blake2b(before, digest_size=HASH_SIZE)
+        parts = [before]
         for key in self._undo:
             value = self.changes[key]
-            digest.update(key)
-            digest.update(b"-" if value is None else value[:HEAD_SIZE])
-        return digest.digest()
+            # A value's head has the checksum of its key and payload.
+            parts.append(key if value is None else value[:HEAD_SIZE])
+        return blake2b(b"".join(parts), digest_size=HASH_SIZE).digest()

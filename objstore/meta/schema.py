@@ -18,7 +18,8 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     01 STATE                                                       floor, next numbers
     02 FENCE          bucket                                BucketFence
     03 COUNTERS       bucket                                Usage
-    10 VERSION        bucket, key*, ~order u64              Version
+    10 VERSION        bucket, key*, 0 u64                   Version, the current one
+                      bucket, key*, ~order u64              Version, an older one
     11 NULL           bucket, key*                          order of a buried null version
     12 UPLOAD         bucket, upload 16                     Upload
     13 UPLOAD_BY_KEY  bucket, key*, initiated u64, upload 16-
@@ -31,7 +32,7 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     30 CHUNK          chunk 16                              where it is referred to
     31 RELEASED       sequence u64                          Released
     32 BELOW          rank u8, chunk 16                     place and ChunkRef
-    40 CHANGE         sequence u64                          one line of the change log
+    40 CHANGE         place u64, sequence mod CHANGES_KEPT  one line of the change log
     48 LOCK           (reserved: locks with fencing token, leases, allowances)
     50 SETTING        name                                  bytes
     51 LAYOUT         epoch u64                             Layout
@@ -44,7 +45,7 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     bucket            u64be, the incarnation
     key*              the key with 00 as 00 FF, ended by 00 01: sorts as keys do by bytes,
                       and a key sorts before every key that it begins
-    ~order            all ones minus order: newest first
+    ~order            all ones minus order: newest first; 0, the current, before all
 
     value             format u8 | crc32c u32be | payload
                       the checksum covers logical key, format and payload, so a value under
@@ -62,7 +63,7 @@ import google_crc32c
 
 from objstore.errors import CorruptData
 from objstore.ids import BucketId, ChunkId, IntentId, Key, Slot, UploadId
-from objstore.limits import SLOT_COUNT
+from objstore.limits import CHANGES_KEPT, SLOT_COUNT
 
 CLUSTER_SLOT = Slot(SLOT_COUNT)  # The cluster shard's pseudo-slot.
 LOCAL_PREFIX = b"\xff\xfe"  # Metadata's own rows of this node.
@@ -169,6 +170,7 @@ def unescape(text: bytes) -> bytes:
     return text.replace(b"\0\xff", b"\0") if b"\0" in text else text
 
 
+_CURRENT = bytes(8)
 _END = b"\0\1"
 _PAST_END = b"\0\2"
 
@@ -231,12 +233,19 @@ def versions_end(prefix: bytes) -> bytes:
     return prefix[: -len(_END)] + _PAST_END
 
 
+def current_key(prefix: bytes) -> bytes:
+    """The row of a key's current version: found by a get, overwritten in place."""
+    return prefix + _CURRENT
+
+
 def version_key(prefix: bytes, order: int) -> bytes:
+    """The row of a version that is no longer current."""
+    assert order < ORDER_MAX
     return prefix + _U64.pack(ORDER_MAX - order)
 
 
-def order_of_version(row_key: bytes) -> int:
-    return ORDER_MAX - int(_U64.unpack_from(row_key, len(row_key) - 8)[0])
+def is_current_row(row_key: bytes) -> bool:
+    return row_key.endswith(_CURRENT)
 
 
 def key_of_version(row_key: bytes) -> Key:
@@ -324,11 +333,12 @@ def released_key(slot: Slot, sequence: int) -> bytes:
 
 
 def change_key(slot: Slot, sequence: int) -> bytes:
-    return _NUMBER.pack(slot, Table.CHANGE, sequence)
+    """Each line overwrites the one that is CHANGES_KEPT older."""
+    return _NUMBER.pack(slot, Table.CHANGE, sequence % CHANGES_KEPT)
 
 
 def number_of_row(row_key: bytes) -> int:
-    """The sequence of a row of RELEASED or CHANGE."""
+    """The sequence of a row of RELEASED."""
     return int(_U64.unpack_from(row_key, 3)[0])
 
 

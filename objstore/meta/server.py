@@ -18,7 +18,7 @@ import attrs
 import structlog
 import trio
 
-from objstore.errors import InvalidRequest, NotFound, ObjstoreError, Unavailable
+from objstore.errors import InvalidRequest, NotFound, ObjstoreError, OutOfSpace, Unavailable
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, RequestId, ShardId, Slot
@@ -112,7 +112,8 @@ class MetaServer:
                 f"{type(command).__name__} needs feature level {level},"
                 f" the cluster is at {self.view.feature_level}"
             )
-        data = envelope.encode(request, self.clock.utc_now_ms(), encoded, level=level)
+        stamp_ms = min(max(0, self.clock.utc_now_ms()), envelope.STAMP_MAX_MS)
+        data = envelope.encode(request, stamp_ms, encoded, level=level)
         try:
             result = await self.raft.propose(shard, data)
         except NotLeader as error:
@@ -213,7 +214,7 @@ class MetaServer:
             request = RequestId(self.entropy.token(envelope.REQUEST_ID_SIZE))
             try:
                 has_more = await self.propose(shard, request, PurgeStep(slot))
-            except Unavailable as error:
+            except (Unavailable, OutOfSpace) as error:
                 log.debug("meta.drain_postponed", shard=shard, reason=str(error))
                 return
             if not has_more:

@@ -42,6 +42,8 @@ _CHECK_INTERVAL_S = 1.0
 _NEVER_MS = 1 << 62
 _CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
 _CHAIN_MARKS = 32
+_HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
+_HOT_ROWS_MAX = 16_384  # A few megabytes.
 _WATCHED = (Table.BELOW, Table.RELEASED)
 
 
@@ -58,18 +60,40 @@ def _put(batch: Batch, key: bytes, payload: bytes) -> None:
 class KvRows:
     """A RowView of one shard: adds generations to keys, verifies values."""
 
-    __slots__ = ("_generations", "_kv")
+    __slots__ = ("_generations", "_hot", "_kv")
 
     def __init__(self, kv: View, generations: dict[bytes, bytes]) -> None:
         self._kv = kv
         self._generations = generations  # By the slot's two bytes.
+        # Payloads of rows that every command reads, kept as the store has them.
+        self._hot: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
-        generation = self._generations.get(key[:2])
+        if key[2] not in _HOT:
+            return self._load(key)
+        payload = self._hot.get(key, b"")  # No payload is empty.
+        if payload == b"":
+            if len(self._hot) >= _HOT_ROWS_MAX:
+                self._hot.clear()
+            payload = self._hot[key] = self._load(key)
+        return payload
+
+    def _load(self, key: bytes) -> bytes | None:
+        slot = key[:2]
+        generation = self._generations.get(slot)
         if generation is None:
             return None
-        value = self._kv.get(key[:2] + generation + key[2:])
+        value = self._kv.get(slot + generation + key[2:])
         return None if value is None else schema.unseal(key, value)
+
+    def wrote(self, key: bytes, value: bytes | None) -> None:
+        """Note a row that was just written: its sealed value."""
+        if key[2] in _HOT:
+            self._hot[key] = None if value is None else value[schema.HEAD_SIZE :]
+
+    def forget(self) -> None:
+        """Forget what is kept: the rows are others now."""
+        self._hot.clear()
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         slot = start[:2]
@@ -168,6 +192,8 @@ class ShardMachine:
                 self._with[table].add(slot)
         _put(batch, local.applied_key(self.group), local.pack_progress(progress))
         self._kv.write(batch)
+        for key, value in rows.changes.items():
+            self._rows.wrote(key, value)
         self._progress = progress
 
     def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:
@@ -211,6 +237,7 @@ class ShardMachine:
         self._kv.write(batch)
         self._kv.flush()
         self._generations.clear()
+        self._rows.forget()
         self._due_ms.clear()
         self._progress = local.NOTHING
         self._durable_index = 0
@@ -283,6 +310,7 @@ class ShardMachine:
         """Take an installed snapshot as the state; its rows are durable."""
         self._generations.clear()
         self._generations.update(generations)
+        self._rows.forget()
         self._due_ms = dict.fromkeys(generations, 0)
         self._with = {table: set(generations) for table in _WATCHED}
         self._progress = progress

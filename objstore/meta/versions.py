@@ -1,6 +1,13 @@
 """Versions of a key: put, deleted, judged by conditions.
 
-The newest version is current; rows of a key sort newest first.  What a write does depends
+The newest version is current, and its row is at a place of its own: found by a get, and
+overwritten in place.  When it is buried it moves among the older ones, which sort newest
+first; when it is deleted by its id, the newest of those takes its place.
+
+    current row    <--put, promote--  new version, or the newest older one
+         '-------bury-------------->  older rows, by falling order
+
+What a write does depends
 on the bucket's versioning state, as S3 documents it:
 
     state         put                          delete (no version id)
@@ -44,8 +51,19 @@ Found = tuple[bytes, VersionHead]  # A row of VERSION.
 
 def current(view: RowView, prefix: bytes) -> Found | None:
     """The current version (or delete marker) of the key that `prefix` is of."""
-    row = first_row(view, prefix, schema.versions_end(prefix))
-    return None if row is None else (row[0], payloads.unpack_head(row[1]))
+    row_key = schema.current_key(prefix)
+    payload = view.get(row_key)
+    return None if payload is None else (row_key, payloads.unpack_head(payload))
+
+
+def find_by_order(view: RowView, prefix: bytes, order: int) -> Found | None:
+    """The version of this order of the key that `prefix` is of."""
+    top = current(view, prefix)
+    if top is None or top[1].order == order:
+        return top
+    row_key = schema.version_key(prefix, order)
+    payload = view.get(row_key)
+    return None if payload is None else (row_key, payloads.unpack_head(payload))
 
 
 def version_id_of(order: int, index: int) -> VersionId:
@@ -63,14 +81,10 @@ def find_named(
         order = int(version_id[:_HALF], 16)
     except ValueError:
         return None
-    if not 0 <= order <= schema.ORDER_MAX:
+    if not 0 <= order < schema.ORDER_MAX:
         return None
-    row_key = schema.version_key(prefix, order)
-    payload = view.get(row_key)
-    if payload is None:
-        return None
-    head = payloads.unpack_head(payload)
-    return (row_key, head) if head.version_id == version_id else None
+    found = find_by_order(view, prefix, order)
+    return found if found is not None and found[1].version_id == version_id else None
 
 
 def _find_null(
@@ -150,16 +164,16 @@ def store_version(
             _remove_row(work, bucket, key, replaced, versioning)
             if top is not None and replaced[0] == top[0]:
                 top = None  # The rest, if any, is buried already.
+    if top is not None:
+        _bury(work, bucket, key, prefix, top)
     order = context.time_ms << ORDER_SHIFT
     version_id = (
         version_id_of(order, context.index) if versioning == ENABLED else NULL_VERSION
     )
-    if top is not None and top[1].version_id == NULL_VERSION:
-        _bury_null(work, bucket, key, top[0])
     version = Version(
         version_id, order, context.time_ms, draft, context.index, context.term
     )
-    work.rows.put(schema.version_key(prefix, order), payloads.pack_version(version))
+    work.rows.put(schema.current_key(prefix), payloads.pack_version(version))
     work.count(bucket, Count.VERSIONS, 1)
     if draft is None:
         work.log_change(Change.MARKER, bucket, key, order, version_id)
@@ -186,9 +200,29 @@ def _count_objects(
         work.count(bucket, Count.OBJECTS, 1 if is_object else -1)
 
 
-def _bury_null(work: Work, bucket: BucketId, key: Key, row_key: bytes) -> None:
-    pointer = payloads.pack(schema.order_of_version(row_key))
-    work.rows.put(schema.null_key(work.slot, bucket, key), pointer)
+def _bury(work: Work, bucket: BucketId, key: Key, prefix: bytes, top: Found) -> None:
+    """Move the current version among the older ones."""
+    row_key, head = top
+    payload = work.rows.get(row_key)
+    assert payload is not None
+    work.rows.put(schema.version_key(prefix, head.order), payload)
+    work.rows.delete(row_key)
+    if head.version_id == NULL_VERSION:
+        pointer = payloads.pack(head.order)
+        work.rows.put(schema.null_key(work.slot, bucket, key), pointer)
+
+
+def _promote(work: Work, bucket: BucketId, key: Key, prefix: bytes) -> VersionHead | None:
+    """Make the newest of the older versions current, if there is any."""
+    row = first_row(work.rows, prefix, schema.versions_end(prefix))
+    if row is None:
+        return None
+    work.rows.delete(row[0])
+    work.rows.put(schema.current_key(prefix), row[1])
+    head = payloads.unpack_head(row[1])
+    if head.version_id == NULL_VERSION:
+        work.rows.delete(schema.null_key(work.slot, bucket, key))
+    return head
 
 
 def _remove_row(
@@ -219,8 +253,7 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
         if top is not None:
             _count_objects(work, ref.bucket, before=top, is_object=False)
             _remove_row(work, ref.bucket, key, top, versioning)
-            order = schema.order_of_version(top[0])
-            work.log_change(Change.DELETE, ref.bucket, key, order, NULL_VERSION)
+            work.log_change(Change.DELETE, ref.bucket, key, top[1].order, NULL_VERSION)
         return DeleteResult(None, is_delete_marker=False)
     marker = store_version(work, ref.bucket, key, None, versioning=versioning, top=top)
     return DeleteResult(marker.version_id, is_delete_marker=True)
@@ -238,9 +271,8 @@ def _delete_named(
     top = current(work.rows, prefix)
     _remove_row(work, bucket, key, found, versioning)
     if top is not None and top[0] == found[0]:
-        now = current(work.rows, prefix)
-        is_object = now is not None and not now[1].is_delete_marker
+        now = _promote(work, bucket, key, prefix)
+        is_object = now is not None and not now.is_delete_marker
         _count_objects(work, bucket, before=top, is_object=is_object)
-    order = schema.order_of_version(found[0])
-    work.log_change(Change.DELETE, bucket, key, order, version_id)
+    work.log_change(Change.DELETE, bucket, key, found[1].order, version_id)
     return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)

@@ -27,7 +27,7 @@ from objstore.errors import ObjstoreError, Unavailable
 from objstore.ids import CLUSTER_SHARD, BucketId, Epoch, NodeId, ShardId, Slot
 from objstore.meta import cluster
 from objstore.meta.queries import ClusterChanges, ClusterDelta
-from objstore.meta.schema import Table
+from objstore.meta.schema import CLUSTER_SLOT, Table
 from objstore.meta.store import MetaStore, ShardMachine
 from objstore.meta.values import AccessKey, BucketRecord
 from objstore.ring.layout import Layout
@@ -74,7 +74,8 @@ class ClusterView:
     _pull: Pull | None = attrs.field(default=None, init=False)
     _pull_any: Pull | None = attrs.field(default=None, init=False)
     _refreshing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
-    _refresh_began_s: float = attrs.field(default=-1.0, init=False)
+    _rounds_begun: int = attrs.field(default=0, init=False)
+    _round_done: int = attrs.field(default=0, init=False)  # The last that succeeded.
     _wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     _replica: ShardMachine | None = attrs.field(default=None, init=False)
 
@@ -134,6 +135,8 @@ class ClusterView:
 
     def shard_of(self, slot: Slot) -> ShardId:
         """The shard that keeps a slot.  Raises NotFounded."""
+        if slot == CLUSTER_SLOT:
+            return CLUSTER_SHARD
         return self.layout.shard_of(slot)
 
     def voters(self, shard: ShardId) -> tuple[NodeId, ...]:
@@ -191,14 +194,15 @@ class ClusterView:
         Callers that come while one asks share the next round.
         Raises Unavailable where the cluster shard has no quorum.
         """
-        called_s = trio.current_time()
+        rounds_begun = self._rounds_begun
         async with self._refreshing:
-            if self._refresh_began_s >= called_s:
-                return
+            if self._round_done > rounds_begun:
+                return  # It began after this call.
             assert self._pull is not None, "refresh before attach"
             began_s = trio.current_time()
+            self._rounds_begun += 1
             await self._pull_pages(self._pull, timeout_ms)
-            self._refresh_began_s = began_s
+            self._round_done = self._rounds_begun
             self.confirmed_ms = int(began_s * 1000)
 
     async def _pull_pages(self, pull: Pull, timeout_ms: int) -> None:

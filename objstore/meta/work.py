@@ -11,7 +11,6 @@ from enum import IntEnum
 import attrs
 
 from objstore.ids import BucketId, Key, Slot, VersionId
-from objstore.limits import CHANGES_KEPT
 from objstore.meta import payloads, schema
 from objstore.meta.rows import StagedRows
 
@@ -84,14 +83,12 @@ class Work:
     def log_change(
         self, change: Change, bucket: BucketId, key: Key, order: int, version_id: VersionId
     ) -> None:
-        """Write a line of the change log, and drop the one that is now too old."""
+        """Write a line of the change log, over the oldest one."""
         state = self._loaded()
         sequence = state[2]
         state[2] += 1
-        line = (self.context.time_ms, change, bucket, key, order, version_id)
+        line = (sequence, self.context.time_ms, change, bucket, key, order, version_id)
         self.rows.put(schema.change_key(self.slot, sequence), payloads.pack(line))
-        if sequence > CHANGES_KEPT:
-            self.rows.delete(schema.change_key(self.slot, sequence - CHANGES_KEPT))
 
     # ---- counters ---------------------------------------------------------------------
 

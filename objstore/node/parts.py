@@ -22,7 +22,7 @@ from objstore.chunks.server import ChunkServer
 from objstore.chunks.store import ChunkStore
 from objstore.config import Config
 from objstore.errors import ConfigError, Conflict, ObjstoreError, Unavailable
-from objstore.gossip.driver import Gossip, Member
+from objstore.gossip.driver import Gossip, Member, State
 from objstore.host.host import Host
 from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.pki import Authority
@@ -474,6 +474,10 @@ class Parts:
         return Reply(payload=self.gossip.on_push_pull(call.peer, call.payload))
 
     def _on_member(self, member: Member) -> None:
+        if member.is_up:
+            self.peers.forget_pause(member.node)
+        elif member.state is State.LEFT:
+            self.peers.disconnect(member.node, "it has left")
         version = member.meta.get("version")
         if isinstance(version, int):
             self.view.on_version_heard(version)

@@ -14,14 +14,13 @@ ask for spans then fails with VersionReplaced, and its caller may find the versi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 
 from objstore.errors import InvalidRequest, NotFound, Unavailable
 from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import GetVersion, ReadSpans
 from objstore.meta.values import (
-    ChunkRef,
     Chunks,
     Draft,
     External,
@@ -30,6 +29,7 @@ from objstore.meta.values import (
     Span,
     Version,
 )
+from objstore.objects import gather
 from objstore.objects.capability import Capability
 from objstore.objects.store import Store
 
@@ -148,10 +148,17 @@ async def _read_spans(
 
 
 async def read(
-    store: Store, capability: Capability, version: Version, *, offset: int, size: int
+    store: Store,
+    capability: Capability,
+    version: Version,
+    *,
+    offset: int,
+    size: int,
+    is_budgeted: bool = False,
 ) -> AsyncGenerator[memoryview, None]:
     """Yield bytes [offset, offset + size) of the version, in pieces as they come.
 
+    is_budgeted: the caller holds `memory_of` for it already.
     To be closed (`aclosing`) by who does not exhaust it.  Raises before the last byte
     where the bytes cannot be had: CorruptData, Unavailable, VersionReplaced.
     """
@@ -160,15 +167,26 @@ async def read(
     assert min(offset, size) >= 0
     assert offset + size <= draft.size
     location = draft.location
+    if isinstance(location, Inline):
+        yield memoryview(location.data)[offset : offset + size]
+        return
     if isinstance(location, Parts):
         pieces = _read_parts(store, capability, version, offset, size)
-    elif isinstance(location, External):
-        raise Unavailable(f"{location.target} is a tier that this build cannot read")
-    else:
+    elif isinstance(location, Chunks):
         pieces = _read_location(store, location, offset, size)
-    async with aclosing(pieces):
+    else:
+        raise Unavailable(f"{location.target} is a tier that this build cannot read")
+    async with AsyncExitStack() as stack:
+        if not is_budgeted:
+            await stack.enter_async_context(store.budget.hold(gather.memory_of(size)))
+        await stack.enter_async_context(aclosing(pieces))
         async for piece in pieces:
             yield piece
+
+
+def memory_of(version: Version, size: int) -> int:
+    """Bytes that reading `size` of the version holds at most, for the memory budget."""
+    return 0 if isinstance(draft_of(version).location, Inline) else gather.memory_of(size)
 
 
 async def _read_parts(
@@ -201,20 +219,15 @@ async def _read_location(
     for ref in location.chunks:
         wanted = min(ref.size - offset, size)
         if wanted > 0:
-            async with aclosing(
-                _read_chunk(store, location.scheme, ref, offset, wanted)
-            ) as pieces:
-                async for piece in pieces:
+            stream = store.gather.read_chunk(
+                ref,
+                location.scheme,
+                ring=store.view.ring_at(ref.epoch),
+                offset=offset,
+                size=wanted,
+            )
+            async with aclosing(stream):
+                async for piece in stream:
                     yield piece
             size -= wanted
         offset = max(0, offset - ref.size)
-
-
-async def _read_chunk(
-    store: Store, scheme: str, ref: ChunkRef, offset: int, size: int
-) -> AsyncGenerator[memoryview, None]:
-    pieces: AsyncIterator[memoryview] = store.gather.read_chunk(
-        ref, scheme, ring=store.view.ring_at(ref.epoch), offset=offset, size=size
-    )
-    async for piece in pieces:
-        yield piece

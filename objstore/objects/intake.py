@@ -66,11 +66,13 @@ async def take_in(
     checksum_algorithm: str,
     scheme: str | None = None,
     upload: UploadId | None = None,
+    source_memory: int = 0,
     commit: Commit[T],
 ) -> T:
     """Store `body`, then run `commit`, which must propose the command that shows it.
 
     scheme: of an upload; None: the bucket's.
+    source_memory: what `body` itself holds while it is read, of a copy.
     commit: may run again with a newer capability of the same bucket.
     Raises DigestMismatch, what iterating the body raises, Unavailable, OutOfSpace,
     NoSuchBucket, and what `commit` raises.
@@ -78,10 +80,10 @@ async def take_in(
     visible is unknown if it came to that.
     """
     if body.size <= store.options.inline_size_max:
-        async with store.budget.hold(body.size):
+        async with store.budget.hold(body.size + source_memory):
             received = await _receive_inline(body, checksum_algorithm)
             return await store.fenced(capability, lambda newer: commit(newer, received))
-    async with store.budget.hold(_memory_of(store, body)):
+    async with store.budget.hold(_memory_of(store, body) + source_memory):
         writer = await _begin(store, capability, scheme, upload)
         is_committed = False
         try:
@@ -178,15 +180,15 @@ class _ChunkWriter:
         """Write all of `body`; every chunk is durable on its owners on return."""
         algorithms = _algorithms(body, checksum_algorithm)
         refs: list[ChunkRef] = []
-        hasher = StreamHasher(algorithms, self.store.host.threads)
-        blocks = _Blocks(body, hasher, self.renew_if_due)
-        left = body.size
-        while left:
-            size = min(left, self.store.options.chunk_size)
-            refs.append(await self._write_chunk(len(refs), size, blocks))
-            left -= size
-        await blocks.finish()
-        digests = await hasher.finish()
+        async with StreamHasher(algorithms, self.store.host.threads) as hasher:
+            async with aclosing(_Blocks(body, hasher, self.renew_if_due)) as blocks:
+                left = body.size
+                while left:
+                    size = min(left, self.store.options.chunk_size)
+                    refs.append(await self._write_chunk(len(refs), size, blocks))
+                    left -= size
+                await blocks.finish()
+            digests = await hasher.finish()
         location = Chunks(self.scheme, tuple(refs))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 
@@ -293,6 +295,11 @@ class _Blocks:
             parts.append(part)
             missing -= len(part)
         return parts[0].tobytes() if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """End the body's iteration, wherever it stands."""
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
 
     async def _next_piece(self) -> bytes:
         piece = await anext(self._pieces, None)

@@ -112,10 +112,12 @@ async def put_part(
     body: Body,
     *,
     checksum_algorithm: str,
+    source_memory: int = 0,
 ) -> Part:
     """Store `body` as part `number`, in the place of an earlier one.
 
     upload: as `get_upload` found it.
+    source_memory: what `body` itself holds while it is read, of a copy.
     Raises NoSuchUpload, and as `put_object` does: then the earlier part stays.
     If cancelled, either part may be there.
     """
@@ -141,6 +143,7 @@ async def put_part(
         checksum_algorithm=checksum_algorithm,
         scheme=upload.scheme,
         upload=upload.upload,
+        source_memory=source_memory,
         commit=commit,
     )
 

@@ -31,10 +31,16 @@ class Stored:
 
 
 async def put_object(
-    store: Store, capability: Capability, body: Body, attributes: ObjectAttributes
+    store: Store,
+    capability: Capability,
+    body: Body,
+    attributes: ObjectAttributes,
+    *,
+    source_memory: int = 0,
 ) -> Stored:
     """Store `body` under the capability's key.
 
+    source_memory: what `body` itself holds while it is read, of a copy.
     Raises DigestMismatch, PreconditionFailed, NoSuchKey (If-Match on nothing),
     NoSuchBucket, Unavailable (`unknown` where it may have happened), OutOfSpace, and what
     iterating the body raises: then nothing is visible.
@@ -62,6 +68,7 @@ async def put_object(
         capability,
         body,
         checksum_algorithm=attributes.checksum_algorithm,
+        source_memory=source_memory,
         commit=commit,
     )
 

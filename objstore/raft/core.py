@@ -722,23 +722,32 @@ class Core:
         elif isinstance(message, Heartbeat):
             self._reply(sender, self._heartbeat_reply(0))
         elif isinstance(message, Vote):
-            self._reply(sender, VoteReply(self.term, message.pre, False))
+            self._refuse_vote(sender, message)
+
+    def _refuse_vote(self, sender: NodeId, message: Vote) -> None:
+        index = min(self.log.committed, message.last_index)
+        term = self.log.term(index) or 0
+        self._reply(
+            sender, VoteReply(self.term, message.pre, False, index if term else 0, term)
+        )
 
     def _on_vote(self, sender: NodeId, message: Vote, now_ms: int) -> None:
         free = self.vote == sender or (self.vote is None and self.leader is None)
         may_vote = free or (message.pre and message.term > self.term)
         newer = self.log.is_newer_than(message.last_index, message.last_term)
         if self.damage is not Damage.NONE or not may_vote or newer:
-            self._reply(sender, VoteReply(self.term, message.pre, False))
+            self._refuse_vote(sender, message)
             return
         if not message.pre:
             if self.vote != sender:
                 self.vote = sender
                 self._hard_changed = True
             self._restart_election_timer(now_ms)
-        self._reply(sender, VoteReply(message.term, message.pre, True))
+        self._reply(sender, VoteReply(message.term, message.pre, True, 0, 0))
 
     def _on_vote_reply(self, sender: NodeId, message: VoteReply, now_ms: int) -> None:
+        if message.commit_term and self.log.term(message.commit) == message.commit_term:
+            self._commit_to(message.commit)
         expected = Role.PRE_CANDIDATE if message.pre else Role.CANDIDATE
         if self.role is not expected:
             return

@@ -58,6 +58,10 @@ class VoteReply:
     term: int  # Of the request where granted, of the answerer where not.
     pre: bool
     granted: bool
+    # A committed entry that the asker may have: without it, who left a group for good could
+    # be the only one to know that, and be waited for in vain.  0, 0: nothing to tell.
+    commit: int
+    commit_term: int
 
 
 @attrs.frozen

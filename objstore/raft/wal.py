@@ -258,7 +258,7 @@ class Wal:
         self._directory.rename(spare, name)
         self._directory.sync()
         self._next_generation += 1
-        if self._segments:
+        if self._segments and self._segments[-1].file is not None:
             _close(self._segments[-1])
         self._segments = [*self._segments, Segment(header, name, self._segment_size, file)]
 

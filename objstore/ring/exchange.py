@@ -7,10 +7,11 @@ rows it shall be in.  Three steps, each on what the one before left over:
 2. places are given directly: an empty one, or one of a leaf above its target, to a leaf
    below its target that fits there;
 3. what fits nowhere directly goes where it fits, and comes from where it can, while a leaf
-   is off its target by no more than _SLACK: that costs no further movement.  The rest is moved by chains: y takes x's place in
-   one row, and z takes y's in another.  With cheapest chains this finds an assignment
-   whenever there is one (augmenting paths in a flow network); a chain that only puts leaves
-   back, or gives what was just given to another, costs nothing.
+   is off its target by no more than _SLACK: that costs no further movement.  The rest is
+   moved by chains: y takes x's place in one row, and z takes y's in another.  With cheapest
+   chains this finds an assignment whenever there is one (augmenting paths in a flow
+   network); a chain that only puts leaves back, or gives what was just given to another,
+   costs nothing.
 
 Every step keeps rows valid: no leaf twice, no domain over its cap.
 """

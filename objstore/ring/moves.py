@@ -10,14 +10,20 @@ place.  `least` is what no scheme can go below for the same change, however it p
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 
 import attrs
 
 from objstore.ids import NodeId
 from objstore.ring.balance import shares
-from objstore.ring.domains import Leaf, grow_tree
+from objstore.ring.domains import Leaf, fair_shares, grow_tree
 from objstore.ring.layout import Layout
 from objstore.ring.ring import Owners, Ring
+from objstore.ring.transport import cheapest
+
+_SATURATED = 1e-3  # A share so near to 1 is 1.
+_FEW = 10  # Leaves: at most 252 different rows.
+_START, _END = "start", "end"
 
 
 @attrs.frozen
@@ -65,28 +71,77 @@ def moved(before: Layout, after: Layout, width: int) -> int:
 
 
 def least_moved(before: Layout, after: Layout, width: int) -> float:
-    """The least that any scheme must move: the greater of two lower bounds.
+    """The least that any scheme must move: the greatest of three lower bounds.
 
     How much the fair shares grow, of nodes whose share grows at all: it comes from others.
-    And the places in single rows that cannot stay, as their node is gone or its domain
-    holds too many.
+    The places in single rows that cannot stay, as their node is gone or its domain holds
+    too many.  And what it takes to bring the widest domains to their fair shares, row by
+    row within their caps, whichever of their nodes take part; a node that is to be in
+    every row counts as a domain by itself.
     """
     had = shares(before, width)
     grown = (share - had.get(node, 0) for node, share in shares(after, width).items())
     fair = sum(growth for growth in grown if growth > 0) * after.partition_count
-    return max(fair, _forced(before, after, width))
+    change = _Change(before, after, width)
+    return max(fair, change.forced(), change.between_domains())
 
 
-def _forced(before: Layout, after: Layout, width: int) -> int:
-    holders = [member for member in after.members if member.holds_data]
-    leaf_of = {member.node: leaf for leaf, member in enumerate(holders)}
-    tree = grow_tree([Leaf(member.weight, member.domains) for member in holders], width)
-    ring = Ring(before)
-    forced = 0
-    for partition in range(before.partition_count):
-        owners = ring.owners_of_partition(partition, width)
-        stay = [leaf_of[node] for node in owners if node is not None and node in leaf_of]
-        held = Counter(domain for leaf in stay for domain in tree.paths[leaf])
-        over = [count - tree.caps[domain] for domain, count in held.items()]
-        forced += tree.width - len(stay) + max([0, *over])
-    return forced
+class _Change:
+    """The rows of `before`, seen with the domains of `after`."""
+
+    def __init__(self, before: Layout, after: Layout, width: int) -> None:
+        holders = [member for member in after.members if member.holds_data]
+        leaves = [Leaf(member.weight, member.domains) for member in holders]
+        self._tree = tree = grow_tree(leaves, width)
+        fair = fair_shares(tree, leaves)
+        leaf_of = {member.node: leaf for leaf, member in enumerate(holders)}
+        ring = Ring(before)
+        # What stays of each row, and how many rows are alike.
+        self._rows: Counter[tuple[int, ...]] = Counter()
+        for partition in range(before.partition_count):
+            owners = ring.owners_of_partition(partition, width)
+            self._rows[
+                tuple(leaf_of[n] for n in owners if n is not None and n in leaf_of)
+            ] += 1
+        # Who moves as one: the leaves of a widest domain that binds.  By itself moves a
+        # leaf that is to be in every row, and where leaves are few one of no such domain.
+        domains = [path[-1] if path else 0 for path in tree.paths]
+        alone = len(leaves) <= _FEW
+        self._group = [
+            (domain, leaf if share > 1 - _SATURATED or (alone and not domain) else None)
+            for leaf, (domain, share) in enumerate(zip(domains, fair, strict=True))
+        ]
+        self._shares = dict.fromkeys(self._group, 0.0)
+        for leaf, share in enumerate(fair):
+            self._shares[self._group[leaf]] += share
+        self._partition_count = after.partition_count
+
+    def forced(self) -> int:
+        tree = self._tree
+        forced = 0
+        for row, count in self._rows.items():
+            held = Counter(domain for leaf in row for domain in tree.paths[leaf])
+            over = [held_here - tree.caps[domain] for domain, held_here in held.items()]
+            forced += count * (tree.width - len(row) + max([0, *over]))
+        return forced
+
+    def between_domains(self) -> float:
+        groups = list(self._shares)
+        kinds: Counter[tuple[int, ...]] = Counter()
+        for row, count in self._rows.items():
+            held = Counter(self._group[leaf] for leaf in row)
+            kinds[tuple(held[group] for group in groups)] += count
+        arcs: list[tuple[Hashable, Hashable, float, int]] = []
+        for kind, count in kinds.items():
+            arcs.append((_START, kind, self._tree.width * count, 0))
+            arcs += [
+                (kind, (kind, domain), self._tree.caps[domain] * count, 0)
+                for domain in dict.fromkeys(domain for domain, _ in groups)
+            ]
+            for group, stay in zip(groups, kind, strict=True):
+                cap = self._tree.caps[group[0]] if group[1] is None else 1
+                arcs.append(((kind, group[0]), group, min(stay, cap) * count, 0))
+                arcs.append(((kind, group[0]), group, (cap - min(stay, cap)) * count, 1))
+        for group, share in self._shares.items():
+            arcs.append((group, _END, share * self._partition_count, 0))
+        return cheapest(arcs, _START, _END)[1]

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import structlog
 import trio
+from prometheus_client import Counter, Histogram
 
 from objstore import metrics
 from objstore.errors import Unavailable
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 
 _SERVER = ("Server", "objstore")
 _XML = ("Content-Type", "application/xml")
+_METHODS = {"GET", "PUT", "HEAD", "DELETE", "POST"}
 _UNROUTED = "Unknown"  # The operation of a request that did not come so far.
 # Operations that store their body, so that its length must be said (AWS: 411).
 _NEEDS_LENGTH = {"PutObject", "UploadPart"}
@@ -103,6 +105,8 @@ class S3App:
     async def _answer(self, request: Request, exchange: _Exchange) -> Response:
         if request.method == "OPTIONS":
             raise _preflight(request)
+        if request.method not in _METHODS:
+            raise S3Error("MethodNotAllowed", details={"Method": request.method})
         query = parse_query(request.query)
         found = await self._authenticator.authenticate(
             request, query, now_ms=self._clock.utc_now_ms()
@@ -253,10 +257,13 @@ class _Exchange:
         operation = self.operation
         received = 0 if self.call is None else self.call.body.received
         metrics.S3_IN_FLIGHT.dec()
-        metrics.S3_REQUESTS.labels(operation, str(status)).inc()
-        metrics.S3_REQUEST_SECONDS.labels(operation).observe(duration_s)
-        metrics.S3_BYTES.labels("received").inc(received)
-        metrics.S3_BYTES.labels("sent").inc(self._sent)
+        requests, seconds = _metrics_of(operation, status)
+        requests.inc()
+        seconds.observe(duration_s)
+        if received:
+            _BYTES_RECEIVED.inc(received)
+        if self._sent:
+            _BYTES_SENT.inc(self._sent)
         fields: dict[str, object] = {} if self.call is None else self.call.log_fields
         route = self.route
         log.info(
@@ -276,6 +283,19 @@ class _Exchange:
             is_whole=is_whole,
             **fields,
         )
+
+
+_BYTES_RECEIVED = metrics.S3_BYTES.labels("received")
+_BYTES_SENT = metrics.S3_BYTES.labels("sent")
+
+
+# Bounded by S3's operations and statuses.  Looking labels up costs more than counting.
+@cache
+def _metrics_of(operation: str, status: int) -> tuple[Counter, Histogram]:
+    return (
+        metrics.S3_REQUESTS.labels(operation, str(status)),
+        metrics.S3_REQUEST_SECONDS.labels(operation),
+    )
 
 
 def _shown_key(route: Route | None) -> str | None:

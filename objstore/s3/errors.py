@@ -194,6 +194,10 @@ CODES: dict[str, tuple[int, str]] = {
         ),
     ),
     "SlowDown": (503, "Please reduce your request rate."),
+    "TooManyBuckets": (
+        400,
+        "You have attempted to create more buckets than allowed",
+    ),
     "UserKeyMustBeSpecified": (400, "The key must not be empty"),
     "XAmzContentChecksumMismatch": (
         400,
@@ -335,6 +339,7 @@ register(meta.NoSuchVersion, _plain("NoSuchVersion"))
 register(meta.NoSuchUpload, _plain("NoSuchUpload"))
 register(meta.NoSuchAccessKey, _plain("InvalidAccessKeyId"))
 register(meta.BucketExists, _plain("BucketAlreadyExists"))
+register(meta.TooManyBuckets, _plain("TooManyBuckets"))
 register(meta.BucketNotEmpty, _plain("BucketNotEmpty"))
 register(meta.PreconditionFailed, _precondition)
 # The writer lost against a change it could not foresee: the same request may succeed.

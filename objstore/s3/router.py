@@ -31,7 +31,7 @@ from objstore.s3.names import is_bucket_name
 
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Headers that make another operation of the same method and parameters.
-_TELLING_HEADERS = frozenset({"x-amz-copy-source"})
+TELLING_HEADERS = frozenset({"x-amz-copy-source"})
 _OBJECT_LAMBDA_PATH = "/WriteGetObjectResponse"
 
 
@@ -131,7 +131,7 @@ def operation_of(
     if candidates is None:
         raise _no_operation(table, method, place.target, present)
     for operation in candidates:  # One that needs a header comes before one that does not.
-        if all(header in headers for header in operation.headers & _TELLING_HEADERS):
+        if all(header in headers for header in operation.headers & TELLING_HEADERS):
             _check_literals(operation, query)
             return operation.name
     raise AssertionError(f"every shape has an operation without headers: {candidates}")
@@ -228,7 +228,7 @@ def _table() -> _Table:
         by_shape.setdefault((*at, shape), []).append(it)
         methods.setdefault((it.target, shape), []).append(it.method)
     for candidates in by_shape.values():
-        candidates.sort(key=lambda it: len(it.headers & _TELLING_HEADERS), reverse=True)
+        candidates.sort(key=lambda it: len(it.headers & TELLING_HEADERS), reverse=True)
     return _Table(frozenset(), literals, known, telling, by_shape, methods)
 
 

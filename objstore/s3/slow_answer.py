@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
+from objstore.errors import Unavailable
 from objstore.http.message import Response
 from objstore.s3.xml import DECLARATION
 
@@ -46,11 +47,17 @@ class _Task:
         finally:
             self.ended.set()
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether it was cancelled: then nobody knows what came of it."""
+        return self.ended.is_set() and self._response is None and self._error is None
+
     def result(self) -> Response:
-        """The answer.  Raises what the work raised."""
+        """The answer.  Raises what the work raised, Unavailable where it was cut."""
         if self._error is not None:
             raise self._error
-        assert self._response is not None
+        if self._response is None:
+            raise Unavailable("the node stops: the outcome is unknown", unknown=True)
         return self._response
 
 
@@ -106,8 +113,8 @@ async def _trickle(
             yield b" "
             with trio.move_on_after(_BLANK_EVERY_S):
                 await task.ended.wait()
-        if task.scope.cancelled_caught:
-            raise RuntimeError("the work was cancelled: its outcome is unknown")
+        if task.was_cut:
+            task.result()  # Raises, which breaks the connection.
         yield _document(task, error_document).removeprefix(declaration)
     finally:
         task.scope.cancel()

@@ -332,7 +332,7 @@ class PlainStream:
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
-            rest = bytes(data)
+            rest = memoryview(bytes(data))  # The caller may reuse its buffer.
             while True:
                 self._check()
                 if self._eof_sent:
@@ -344,12 +344,12 @@ class PlainStream:
         finally:
             self._sending = False
 
-    def send_part(self, data: bytes) -> int:
+    def send_part(self, data: bytes | memoryview) -> int:
         """Send what the window has room for; returns how many bytes that was."""
         sent = 0
         room = WINDOW_SIZE - self._outgoing.unread
         while sent < min(len(data), room):
-            piece = data[sent : sent + min(SEGMENT_SIZE, room - sent)]
+            piece = bytes(data[sent : sent + min(SEGMENT_SIZE, room - sent)])
             self._outgoing.put(piece)
             sent += len(piece)
         assert self.peer is not None

@@ -24,7 +24,9 @@ def rclone_of(cluster: Cluster, home: Path, node: int) -> Program:
     }
     extra = {prefix + key: value for key, value in settings.items()}
     extra["RCLONE_CA_CERT"] = cluster.ca_file
-    return program("rclone", cluster, home, **extra)
+    rclone = program("rclone", cluster, home, **extra)
+    del rclone.environment["AWS_CA_BUNDLE"]  # Its SDK refuses that; it has its own flag.
+    return rclone
 
 
 def test_sync_check_and_purge_while_a_node_dies(

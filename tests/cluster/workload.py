@@ -124,18 +124,18 @@ def verify(cluster: Cluster, bucket: str, workload: Workload) -> None:
         wanted = body_of(key, size_of(key))
         assert data == wanted, f"{key}: {hashlib.md5(data).hexdigest()}"
     for client in clients:
-        listed = list_keys(client, bucket)
+        listed = list_keys(client, bucket, prefix=f"w{workload.seed}-")
         assert listed == sorted(listed)
         assert len(listed) == len(set(listed))
         assert workload.acked <= set(listed)
         assert set(listed) <= workload.tried
 
 
-def list_keys(client: Client, bucket: str) -> list[str]:
+def list_keys(client: Client, bucket: str, *, prefix: str = "") -> list[str]:
     keys: list[str] = []
     token = ""
     while True:
-        query = [("list-type", "2")]
+        query = [("list-type", "2"), ("prefix", prefix)]
         if token:
             query.append(("continuation-token", token))
         status, data = client.request("GET", f"/{bucket}", query=query)

@@ -57,8 +57,8 @@ def head_response(status: int, headers: list[tuple[str, str]], size: int) -> Res
 
 def iso_time(time_ms: int) -> str:
     """As in 2009-10-12T17:50:30.000Z."""
-    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03}Z"
+    moment = datetime.fromtimestamp(time_ms // 1000, UTC).isoformat()
+    return f"{moment[:19]}.{time_ms % 1000:03}Z"
 
 
 def quoted(etag: str) -> str:

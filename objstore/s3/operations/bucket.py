@@ -11,7 +11,6 @@ from objstore.limits import BUCKETS_MAX
 from objstore.meta.errors import BucketExists
 from objstore.meta.values import BucketRecord
 from objstore.objects import buckets
-from objstore.objects.buckets import BucketBusy
 from objstore.s3.authorize import authorize, authorize_service
 from objstore.s3.call import S3Call
 from objstore.s3.errors import S3Error
@@ -114,8 +113,6 @@ async def create_bucket(call: S3Call) -> Response:
         await buckets.create_bucket(call.store, capability, name)
     except BucketExists as error:
         _check_own(call, error.owner == capability.principal.canonical_id)
-    except BucketBusy as error:
-        raise operation_aborted() from error
     return empty_response(200, [("location", f"/{name}"), _arn(name)])
 
 
@@ -179,14 +176,6 @@ def _check_own(call: S3Call, is_own: bool) -> None:
         )
 
 
-def operation_aborted() -> S3Error:
-    return S3Error(
-        "OperationAborted",
-        "A conflicting conditional operation is currently in progress against this "
-        "resource. Please try again.",
-    )
-
-
 async def head_bucket(call: S3Call) -> Response:
     record = await _found(call, "s3:ListBucket")
     return empty_response(
@@ -225,8 +214,5 @@ async def _found(call: S3Call, action: str) -> BucketRecord:
 async def delete_bucket(call: S3Call) -> Response:
     capability = await authorize(call, "s3:DeleteBucket", arguments.bucket_name(call))
     arguments.check_expected_owner(call, capability.record)
-    try:
-        await buckets.delete_bucket(call.store, capability)
-    except BucketBusy as error:
-        raise operation_aborted() from error
+    await buckets.delete_bucket(call.store, capability)
     return empty_response(204)

@@ -179,8 +179,8 @@ async def upload_part_copy(call: S3Call) -> Response:
     algorithm = upload.checksum_algorithm or DEFAULT_CHECKSUM_ALGORITHM
 
     async def answer() -> Response:
-        part = await multipart.put_part(
-            call.store, target, upload, number, body, checksum_algorithm=algorithm
+        part = await copy.copy_part(
+            call.store, body, target, upload, number, checksum_algorithm=algorithm
         )
         return xml_response(
             document(

@@ -17,6 +17,7 @@ from objstore.meta.values import Part, Upload, Version
 from objstore.objects import listing
 from objstore.objects.get import draft_of
 from objstore.objects.listing import KeysPage
+from objstore.objects.requests import CHECKSUM_ALGORITHMS
 from objstore.s3.authorize import authorize
 from objstore.s3.call import S3Call
 from objstore.s3.errors import S3Error
@@ -37,7 +38,14 @@ from objstore.s3.operations.tokens import (
     decode_token,
     encode_token,
 )
-from objstore.s3.xml import document, tag
+from objstore.s3.xml import document, escape, tag
+
+# What an entry says of its checksum: the algorithm and its kind, not the value.
+_CHECKSUMS = {
+    (algorithm, kind): tag("ChecksumAlgorithm", algorithm) + tag("ChecksumType", kind)
+    for algorithm in CHECKSUM_ALGORITHMS
+    for kind in ("FULL_OBJECT", "COMPOSITE")
+}
 
 
 @attrs.frozen
@@ -164,22 +172,16 @@ def _contents(listed: _Arguments, answer: ListAnswer, *, shows_owner: bool) -> s
 
 
 def _object(listed: _Arguments, key: bytes, version: Version, shows_owner: bool) -> str:
+    """One entry.  Hot: only what a client chose is escaped, the rest is ours."""
     draft = draft_of(version)
-    checksum = ""
-    if draft.checksum is not None:
-        checksum = tag("ChecksumAlgorithm", draft.checksum.algorithm) + tag(
-            "ChecksumType", draft.checksum.kind
-        )
-    return "".join(
-        (
-            listed.key("Key", key),
-            tag("LastModified", iso_time(version.time_ms)),
-            tag("ETag", quoted(draft.etag)),
-            checksum,
-            tag("Size", draft.size),
-            owner_tag("Owner", draft.owner) if shows_owner else "",
-            tag("StorageClass", draft.storage_class),
-        )
+    checksum = draft.checksum
+    kept = "" if checksum is None else _CHECKSUMS[checksum.algorithm, checksum.kind]
+    owner = owner_tag("Owner", draft.owner) if shows_owner else ""
+    return (
+        f"<Key>{escape(key_text(key, listed.encoding))}</Key>"
+        f"<LastModified>{iso_time(version.time_ms)}</LastModified>"
+        f"<ETag>&quot;{draft.etag}&quot;</ETag>{kept}<Size>{draft.size}</Size>{owner}"
+        f"<StorageClass>{draft.storage_class}</StorageClass>"
     )
 
 

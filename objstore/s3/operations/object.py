@@ -32,7 +32,7 @@ from objstore.s3.operations.answers import (
     quoted,
     stream_response,
 )
-from objstore.s3.operations.features import refuse_unknown_features
+from objstore.s3.operations.features import not_implemented, refuse_unknown_features
 
 # How often a GET begins anew because its object is overwritten under it.
 _REPLACED_MAX = 3
@@ -325,6 +325,8 @@ async def delete_object(call: S3Call) -> Response:
     capability = await authorize(call, action, arguments.bucket_name(call), key, version_id)
     arguments.check_expected_owner(call, capability.record)
     condition = arguments.write_condition(call)
+    if condition.if_none_match:
+        raise not_implemented("If-None-Match")
     result = await delete.delete_object(call.store, capability, condition)
     headers: list[tuple[str, str]] = []
     if result.version_id is not None:

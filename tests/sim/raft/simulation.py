@@ -74,6 +74,7 @@ class Faults:
     cut_ms_max: int = 3000
     change_probability: float = 0.1  # Somebody wants other voters.
     transfer_probability: float = 0.1
+    power_loss_probability: float = 0.0  # All nodes at once.
     rot_probability: float = 0.0  # A crash also loses a record that was synced.
 
 
@@ -82,6 +83,7 @@ QUIET = Faults(
     duplicate_probability=0.0,
     stall_probability=0.0,
     crash_probability=0.0,
+    power_loss_probability=0.0,
     cut_probability=0.0,
     change_probability=0.0,
     transfer_probability=0.0,
@@ -556,6 +558,10 @@ class RaftSim:
             node = self.nodes[random.choice(names)]
             if node.up:
                 self.crash(node, random.randrange(50, faults.down_ms_max))
+        if random.random() < faults.power_loss_probability:
+            for node in self.nodes.values():
+                if node.up:
+                    self.crash(node, random.randrange(10, 500))
         if random.random() < faults.cut_probability:
             self.cut_some(random.randrange(100, faults.cut_ms_max))
         if random.random() < faults.change_probability and self.target is None:

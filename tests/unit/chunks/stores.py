@@ -52,7 +52,9 @@ def header_of(
 ) -> FragmentHeader:
     if isinstance(fragment, int):
         fragment = fragment_id(fragment)
-    return FragmentHeader(fragment, OWNER, "replicate:3", size, block_size, 1_700_000_000_000)
+    return FragmentHeader(
+        fragment, OWNER, "replicate:3", size, block_size, 1_700_000_000_000
+    )
 
 
 def content(seed: object, size: int) -> bytes:

@@ -102,7 +102,9 @@ async def test_rot_in_the_segment_header_costs_nothing() -> None:
             assert await get(store, n) == content(n, SIZE)
 
 
-async def test_segment_whose_header_and_first_record_are_gone_is_kept_and_not_served() -> None:
+async def test_segment_whose_header_and_first_record_are_gone_is_kept_and_not_served() -> (
+    None
+):
     node = make()
     await three(node)
     for offset in (20, FIRST + 30):

@@ -1,8 +1,12 @@
 """One client's connection, from every side (FAULTS F34 to F37)."""
 
+from contextlib import suppress
+
 import h11
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from objstore.http.message import Request, Response, TruncatedBody
@@ -566,3 +570,61 @@ async def test_who_was_refused_may_linger_only_shortly(autojump_clock):
         await client.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc")
         assert (await client.answer("PUT")).status == 403
         assert 5 <= await ends_after(client) <= 6
+
+
+# ---- hostile input --------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.sampled_from(
+                [GET, b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+                 b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", b"5\r\nhello\r\n",
+                 b"0\r\n\r\n", b"hello", b"\r\n\r\n", b"HEAD / HTTP/1.0\r\n\r\n"]
+            ),
+        ),
+        max_size=6,
+    )
+)  # fmt: skip
+def test_whatever_is_sent_the_server_answers_and_closes(pieces):
+    async def main() -> None:
+        with capture_logs() as logs:
+            async with serving(echo) as served:
+                client = served.connect()
+                for piece in pieces:
+                    with suppress(trio.BrokenResourceError):
+                        await client.send(piece)
+                with suppress(trio.BrokenResourceError):
+                    await client.half_close()
+                data = await client.rest()
+        assert data == b"" or data.startswith(b"HTTP/1.1 ")
+        assert [line for line in logs if line["log_level"] == "error"] == []
+
+    trio.run(main)
+
+
+async def test_a_tls_stream_cut_inside_a_body_is_a_truncated_body():  # F49
+    caught = []
+
+    async def handler(request: Request) -> Response:
+        try:
+            return await echo(request)
+        except TruncatedBody as error:
+            caught.append(error)
+            raise
+
+    async with serving(handler) as served:
+        client = served.connect()
+        await client.send(put(b"hello")[:-2])
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def broken(size_max: int) -> bytes:
+            raise trio.BrokenResourceError("no close_notify")
+
+        client.server_stream.receive_some = broken
+        await client.send(b"l")  # Wakes the read in progress; the next one breaks.
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.server_stream.is_closed
+    assert len(caught) == 1

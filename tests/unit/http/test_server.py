@@ -1,14 +1,19 @@
 """The server: a bound on connections, a graceful stop, real sockets."""
 
+import time
+from contextlib import suppress
+
 import pytest
 import trio
 
 from objstore.config import HttpConfig
-from objstore.host.network import Address
+from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.real_network import RealNetwork
+from objstore.host.real_pki import RealPki
 from objstore.http.message import Request, Response
 from objstore.http.server import HttpServer
-from tests.unit.http.wire import FixedClock, serving
+from objstore.ids import ClusterId
+from tests.unit.http.wire import Client, FixedClock, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -110,4 +115,37 @@ async def test_the_real_network_serves_raw_sockets(nursery):
         received = b"".join([bytes(piece) async for piece in stream])
     assert received.startswith(b"HTTP/1.1 200 OK\r\nX-Remote: 127.0.0.1\r\n")
     assert received.endswith(body)
+    await server.drain()
+
+
+async def test_the_same_is_served_under_tls(nursery):
+    names = ("localhost", "127.0.0.1")
+    pki, now_ms = RealPki(), time.time_ns() // 1_000_000
+    authority = pki.create_authority(ClusterId("1" * 32), now_ms=now_ms, days=10)
+    identity = pki.issue_server(authority, names, now_ms=now_ms, days=10)
+    network = RealNetwork()
+
+    async def secure(request: Request) -> Response:
+        body = b"".join([piece async for piece in request.body])
+        return Response(200, [("X-Secure", str(request.secure))], body)
+
+    server = HttpServer(
+        network, Address("127.0.0.1", 0), secure, clock=FixedClock(),
+        tls=ServerTls(lambda: identity),
+    )  # fmt: skip
+    address = await nursery.start(server.run)
+    tls = ClientTls(None, trust_pem=authority.certificate_pem)
+    body = bytes(range(256)) * 4096
+    client = Client(await network.connect(address, tls=tls), None)
+    await client.send(
+        f"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+    answer = await client.answer("PUT")
+    assert (answer.headers["x-secure"], answer.body) == ("True", body)
+    await client.stream.aclose()
+    # A stranger who speaks no TLS is shown the door, and nobody else is disturbed.
+    async with await trio.open_tcp_stream(address.host, address.port) as stream:
+        await stream.send_all(GET)
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(100)
     await server.drain()

@@ -318,9 +318,7 @@ def test_a_used_intent_that_is_dropped_releases_nothing(shard: Shard) -> None:
     begin(shard, 1)
     put_large(shard, 1)
     (ref,) = chunks(intent(1)).chunks
-    shard.must(
-        c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", ((ref.chunk, 1),))
-    )
+    shard.must(c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", ((ref.chunk, 1),)))
     assert shard.ask(q.ListReleased(SLOT, before_ms=shard.time_ms + 1)) == ()
     assert wanted(shard, 1)
 

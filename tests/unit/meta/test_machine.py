@@ -189,7 +189,7 @@ class MetaMachine(RuleBasedStateMachine):
         refs = tuple(c.PartRef(n, etag_of(n)) for n in numbers)
         command = c.CompleteUpload(SLOT, self.ref, Key(key), upload_id(of), refs)
         result = self._do(command)
-        if sizes is None or not numbers:
+        if not sizes or not numbers:
             assert isinstance(result, ObjstoreError | c.CompleteResult)
             return
         del self.parts[of]
@@ -209,9 +209,7 @@ class MetaMachine(RuleBasedStateMachine):
         below = self.shard.ask(q.ListBelow((SLOT,)))
         if below:
             entry = below[choice % len(below)]
-            state: dict[int, str | None] = {
-                d.index: d.node for d in entry.ref.displaced
-            }
+            state: dict[int, str | None] = {d.index: d.node for d in entry.ref.displaced}
             found = state.get(index, "")
             now = "" if mend else None
             change = c.ChangeDisplaced(SLOT, entry.place, ((index, found, now),))
@@ -237,9 +235,7 @@ class MetaMachine(RuleBasedStateMachine):
     def every_version_is_as_in_the_model(self) -> None:
         if not hasattr(self, "shard"):
             return
-        listed = reads.answer(
-            self.shard.view, q.ListKeys((SLOT,), self.ref, versions=True)
-        )
+        listed = reads.answer(self.shard.view, q.ListKeys((SLOT,), self.ref, versions=True))
         found: dict[bytes, Versions] = {key: [] for key in KEYS}
         for key, version in listed.entries:
             etag = None if version.draft is None else version.draft.etag

@@ -81,6 +81,7 @@ class DirectMeta:
         # Called before a command is applied; may raise, or wait.
         self.before: Callable[[Command], Any] | None = None
         self.after: Callable[[Command], Any] | None = None
+        self.before_query: Callable[[Query], Any] | None = None
 
     async def propose(self, command: Command, *, timeout_ms: int) -> Any:
         assert timeout_ms > 0
@@ -103,6 +104,7 @@ class DirectMeta:
     async def query(self, query: Query, *, timeout_ms: int) -> Any:
         assert timeout_ms > 0
         await trio.lowlevel.checkpoint()
+        await _call(self.before_query, query)
         return answer(self.rows, query)
 
     def names(self) -> list[str]:
@@ -110,8 +112,8 @@ class DirectMeta:
         return [type(command).__name__ for command in self.proposed]
 
 
-async def _call(hook: Callable[[Command], Any] | None, command: Command) -> None:
-    outcome = None if hook is None else hook(command)
+async def _call(hook: Callable[[Any], Any] | None, asked: Command | Query) -> None:
+    outcome = None if hook is None else hook(asked)
     if outcome is not None:
         await outcome
 

@@ -144,7 +144,7 @@ async def test_creation_cut_anywhere_is_finished_by_whoever_comes_next_f02(step)
                 raise Died
 
         c.meta.after = die
-        with pytest.raises(Exception):  # noqa: B017 - Died, alone or in a group.
+        with pytest.raises(Exception):  # Died, alone or in a group.
             await make_bucket(c.store)
         c.meta.after = None
         await c.view.refresh()
@@ -172,7 +172,7 @@ async def test_deletion_cut_anywhere_is_finished_by_the_worker_f02(step):
                 raise Died
 
         c.meta.after = die
-        with pytest.raises(Exception):  # noqa: B017 - Died, alone or in a group.
+        with pytest.raises(Exception):  # Died, alone or in a group.
             await drop_bucket(c.store, record)
         c.meta.after = None
         await c.view.refresh()

@@ -20,6 +20,7 @@ from objstore.meta.commands import (
 from objstore.meta.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
 from objstore.meta.values import BucketState, Chunks, Inline
 from objstore.objects import copy, delete, get, put
+from objstore.objects.budget import Budget, Overloaded
 from objstore.objects.get import NoSuchPart
 from objstore.objects.requests import (
     DigestMismatch,
@@ -372,3 +373,27 @@ async def test_capability_is_for_one_action_only():
             )
         with pytest.raises(AssertionError):
             await delete.delete_object(c.store, put_leave(record, key=Key(b"k")))
+
+
+async def test_memory_of_reads_and_copies_is_held_once_and_given_back_f43():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        await put.put_object(
+            c.store, put_leave(record, key=b"k"), BytesBody(content(3 * MiB)), PLAIN
+        )
+        c.store.budget = Budget(12 * MiB, wait_ms=50)
+        source = get_leave(record, key=b"k")
+        version = await get.find_version(c.store, source)
+        pieces = get.read(c.store, source, version, offset=0, size=3 * MiB)
+        await anext(pieces)
+        assert c.store.budget.held == 3 * MiB
+        # A copy asks for all that it needs at once, or not at all.
+        with pytest.raises(Overloaded):
+            async with c.store.budget.hold(8 * MiB):
+                await copy.copy_object(
+                    c.store, source, version, put_leave(record, key=b"c"), PLAIN
+                )
+        await pieces.aclose()
+        await copy.copy_object(c.store, source, version, put_leave(record, key=b"c"), PLAIN)
+        assert c.store.budget.held == 0
+        assert await fetch(c.store, record, b"c") == content(3 * MiB)

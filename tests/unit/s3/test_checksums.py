@@ -41,7 +41,9 @@ def test_md5_and_a_checksum_may_come_together():
     assert [digest.algorithm for digest in expected_digests(headers)] == [MD5, "CRC32"]
 
 
-@pytest.mark.parametrize("value", ["", "abc", "XUFAKrxLKna5cZ2REBfFkg", "!!!!", "NhCmhg==", "ü"])
+@pytest.mark.parametrize(
+    "value", ["", "abc", "XUFAKrxLKna5cZ2REBfFkg", "!!!!", "NhCmhg==", "ü"]
+)
 def test_a_content_md5_that_is_none_is_an_invalid_digest(value):
     assert refusal(expected_digests, content_md5=value) == "InvalidDigest"
 
@@ -89,12 +91,21 @@ def test_headers_about_checksums_are_not_checksums():
 
 
 def test_a_trailer_announces_its_checksum():
-    assert trailing_algorithm(Headers([("x-amz-trailer", "x-amz-checksum-crc32c")])) == "CRC32C"
+    assert (
+        trailing_algorithm(Headers([("x-amz-trailer", "x-amz-checksum-crc32c")]))
+        == "CRC32C"
+    )
     assert trailing_algorithm(Headers()) is None
 
 
 @pytest.mark.parametrize(
-    "value", ["", "x-amz-meta-a", "x-amz-checksum-crc16", "x-amz-checksum-crc32,x-amz-checksum-sha1"]
+    "value",
+    [
+        "",
+        "x-amz-meta-a",
+        "x-amz-checksum-crc16",
+        "x-amz-checksum-crc32,x-amz-checksum-sha1",
+    ],
 )
 def test_a_trailer_that_is_no_checksum_is_invalid(value):
     assert refusal(trailing_algorithm, x_amz_trailer=value) == "InvalidRequest"

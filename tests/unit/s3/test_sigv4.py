@@ -1,6 +1,5 @@
 """Signature Version 4: AWS's published examples, botocore's signer, and every refusal."""
 
-import datetime
 import hashlib
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +25,7 @@ from objstore.s3.sigv4 import (
     parse_claim,
     verify,
 )
+from tests.unit.s3.signer import now_ms
 
 # The examples' key pair, "Signature Calculations for the Authorization Header".
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -154,7 +154,13 @@ LETTERS = st.text(
 METADATA = st.text("abcXYZ 0129,;=/+%\"'()", max_size=20)
 
 
-def boto_request(method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes = b"body"):
+def boto_request(
+    method: str,
+    key: str,
+    query: dict[str, str],
+    headers: dict[str, str],
+    body: bytes = b"body",
+):
     path = quote(f"/bucket/{key}", safe="/~")
     pairs = "&".join(f"{quote(n, safe='')}={quote(v, safe='')}" for n, v in query.items())
     url = f"http://s3.example.com:9000{path}" + (f"?{pairs}" if pairs else "")
@@ -169,16 +175,14 @@ def received(request: AWSRequest) -> tuple[str, dict[str, str]]:
     return url, {"Host": parts.netloc, **headers}
 
 
-def now_ms() -> int:
-    return int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
-
-
 @settings(max_examples=60)
 @given(
     st.sampled_from(["GET", "PUT", "POST", "DELETE", "HEAD"]),
     LETTERS,
     st.dictionaries(st.sampled_from(["prefix", "marker", "a b", "ü", "acl"]), LETTERS),
-    st.dictionaries(st.sampled_from(["x-amz-meta-a", "x-amz-meta-b", "x-amz-acl"]), METADATA),
+    st.dictionaries(
+        st.sampled_from(["x-amz-meta-a", "x-amz-meta-b", "x-amz-acl"]), METADATA
+    ),
     st.text("abcABC019/+=", min_size=8, max_size=40),
 )
 def test_what_botocore_signs_in_headers_is_accepted(method, key, query, headers, secret):
@@ -211,7 +215,9 @@ def test_what_botocore_presigns_is_accepted(method, key, query, expires_s):
 
 
 def test_botocores_canonical_request_is_ours():
-    request = boto_request("PUT", "a b/ü~(1)", {"x": "1", "a": "/ ?"}, {"x-amz-acl": "a  b"})
+    request = boto_request(
+        "PUT", "a b/ü~(1)", {"x": "1", "a": "/ ?"}, {"x-amz-acl": "a  b"}
+    )
     request.context["payload_signing_enabled"] = True
     signer = S3SigV4Auth(Credentials("ACCESS", "secret"), "s3", "us-east-1")
     signer.add_auth(request)
@@ -239,7 +245,10 @@ def test_botocores_canonical_request_is_ours():
         ({"Authorization": ""}, "InvalidArgument"),
         ({"Authorization": "AWS4-ECDSA-P256-SHA256 Credential=a"}, "NotImplemented"),
         ({"Authorization": "AWS4-HMAC-SHA256"}, "AuthorizationHeaderMalformed"),
-        ({"Authorization": "AWS4-HMAC-SHA256 Credential=a"}, "AuthorizationHeaderMalformed"),
+        (
+            {"Authorization": "AWS4-HMAC-SHA256 Credential=a"},
+            "AuthorizationHeaderMalformed",
+        ),
         (
             {"Authorization": authorization(GET_SIGNED, GET_SIGNATURE) + ", Signature=a"},
             "AuthorizationHeaderMalformed",
@@ -346,7 +355,11 @@ def test_two_claims_are_one_too_many():  # CVE-2026-40344
         ("us-east-1", "eu-west-1", "AuthorizationQueryParametersError"),
         ("SignedHeaders=host", "SignedHeaders=range", "AccessDenied"),
         ("SignedHeaders=host", "SignedHeaders=", "AuthorizationQueryParametersError"),
-        ("SignedHeaders=host", "SignedHeaders=host;host", "AuthorizationQueryParametersError"),
+        (
+            "SignedHeaders=host",
+            "SignedHeaders=host;host",
+            "AuthorizationQueryParametersError",
+        ),
         ("/test.txt", "/other.txt", "SignatureDoesNotMatch"),
         ("&X-Amz-Date", "&versionId=1&X-Amz-Date", "SignatureDoesNotMatch"),
         ("Signature=a", "Signature=%C3%BC", "SignatureDoesNotMatch"),

@@ -6,6 +6,7 @@ import zlib
 
 import pytest
 
+from objstore.meta.queries import ReadSpans
 from objstore.units import MiB
 from tests.unit.objects.composition import BOB
 from tests.unit.s3_operations.front import front_door
@@ -378,3 +379,22 @@ async def test_attributes_must_be_named_and_known():
             "/photos/k?attributes", x_amz_object_attributes="ObjectParts"
         )
         assert plain.texts("ObjectParts") == []
+
+
+async def test_object_in_parts_that_is_overwritten_under_a_get_is_read_anew_f41():
+    async with front_door() as front:
+        upload_id = await create(front)
+        body = listed([(1, await upload(front, upload_id, 1, LAST))])
+        await complete(front, upload_id, body)
+        meta = front.composition.meta
+
+        async def overwrite(query):
+            if isinstance(query, ReadSpans):
+                meta.before_query = None
+                assert (await front.put("/photos/k", b"new")).status == 200
+
+        for target in ("/photos/k", "/photos/k?partNumber=1"):
+            meta.before_query = overwrite
+            answer = await front.get(target)
+            assert answer.body == b"new"
+            assert answer.headers["etag"] == f'"{hashlib.md5(b"new").hexdigest()}"'

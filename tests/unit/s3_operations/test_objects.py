@@ -4,6 +4,7 @@ import base64
 import hashlib
 
 import pytest
+from structlog.testing import capture_logs
 
 from objstore.ids import FragmentId
 from objstore.units import KiB, MiB
@@ -354,5 +355,7 @@ async def test_damaged_object_is_an_error_before_its_first_byte(autojump_clock):
         await front.put("/photos/k", LARGE[: 64 * KiB])
         (ref,) = front.composition.meta.proposed[-1].draft.location.chunks
         await front.composition.chunks.delete([FragmentId(ref.chunk, 0)])
-        answer = await front.get("/photos/k")
+        with capture_logs() as logs:
+            answer = await front.get("/photos/k")
         assert answer.status >= 500
+        assert any(line["event"] == "s3.request_done" for line in logs)
