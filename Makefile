@@ -34,12 +34,15 @@ unit: $(STAMP)  ## Unit, contract and short simulator tests.
 
 check: lint types unit  ## What to run before a commit, in about a minute or two.
 
-test-integration: $(STAMP)  ## Real processes and real clients alone.
+clients: $(STAMP)  ## Put the client programs of the tests under .test-tools/.
+	PYTHON=$(BIN)/python tests/clients/install.sh
+
+test-integration: clients  ## Real processes and real clients alone.
 	$(BIN)/pytest -q tests/cluster tests/clients -m 'not full'
 
 test: check test-integration  ## What every change must pass (CI runs this).
 
-test-full: lint types  ## Every suite at full length.
+test-full: lint types clients  ## Every suite at full length.
 	$(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
 	$(BIN)/pytest -q tests/cluster tests/clients
 

@@ -41,6 +41,13 @@ class _Session:
     peer: NodeId | None
     last_used: float
     calls: int = 0  # In progress.
+    is_aborted: bool = False
+
+    async def abort_if_over(self) -> None:
+        """Abort once the last call has ended: a block may still be on its way to a drive."""
+        if self.is_aborted and self.calls == 0:
+            with trio.CancelScope(shield=True):
+                await self.writer.abort()
 
 
 class ChunkServer:
@@ -119,6 +126,7 @@ class ChunkServer:
         finally:
             session.calls -= 1
             session.last_used = trio.current_time()
+            await session.abort_if_over()
         return Reply()
 
     async def _commit(self, call: Call) -> Reply:
@@ -138,12 +146,9 @@ class ChunkServer:
     async def _abort(self, call: Call) -> Reply:
         number = _value(call, msg.SessionRef).session
         session = self._session(call, number)
-        if session.calls:  # They were cancelled, and end soon: then it is idle.
-            session.last_used = trio.current_time() - SESSION_IDLE_S
-            return Reply()
         del self._sessions[number]
-        with trio.CancelScope(shield=True):
-            await session.writer.abort()
+        session.is_aborted = True
+        await session.abort_if_over()
         return Reply()
 
     def _session(self, call: Call, number: int) -> _Session:

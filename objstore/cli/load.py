@@ -272,7 +272,8 @@ def _operation(
         if roll < 0.15:
             return put(at)
         if roll < 0.25:
-            return delete(keys + number)
+            status, _ = client.request("DELETE", f"/{target.bucket}/{job.prefix}-gone/{at}")
+            return status, status == http.client.NO_CONTENT
         return head(at) if roll < 0.55 else get(at)
 
     def create_if_absent(number: int) -> tuple[int, bool]:

@@ -307,7 +307,9 @@ def _naming(links: str, path: str) -> Iterator[None]:
 
 
 def _open_to_read(path: str) -> rocksdict.Rdict:
-    options = _options(rocksdict.DBCompressionType.none())  # Blocks say how they are packed.
+    options = _options(
+        rocksdict.DBCompressionType.none()
+    )  # Blocks say how they are packed.
     options.create_if_missing(False)
     try:
         database = rocksdict.Rdict(

@@ -38,6 +38,7 @@ from objstore.meta.values import (
 )
 
 _PAGE_MAX = LIST_PAGE_MAX
+_RELEASED_CHUNKS_MAX = 10_000  # One answer stays well below a frame.
 
 
 def answer(view: RowView, query: q.Query) -> Any:
@@ -230,9 +231,13 @@ def _below_begin(slot: Slot, after: bytes) -> bytes:
 def _list_released(view: RowView, query: q.ListReleased) -> tuple[Released, ...]:
     prefix = schema.table_prefix(query.slot, Table.RELEASED)
     found: list[Released] = []
+    chunk_count = 0
     for row_key, payload in view.scan(prefix, schema.range_end(prefix)):
         time_ms, scheme, chunks = payloads.unpack(payload)[:3]
         if len(found) == query.limit or time_ms >= query.before_ms:
+            break
+        chunk_count += len(chunks)
+        if found and chunk_count > _RELEASED_CHUNKS_MAX:
             break
         refs = tuple(payloads.unpack_chunk(ref) for ref in chunks)
         found.append(Released(schema.number_of_row(row_key), time_ms, scheme, refs))

@@ -3,7 +3,7 @@
     head    magic "OSMS" | format u16be | size u32be | msgpack [group, time, chain]
     row     key size u16be (not 0) | value size u32be | logical key | value, sealed
     ...
-    end     0 u16be | row count u64be | CRC32C u32be of all rows' bytes
+    end     0 u16be | row count u64be | CRC32C u32be of all bytes of head and rows
 
 Values travel in their envelope, so each is verified at its own key where it arrives, and
 the end proves that none is missing.  Keys are logical: a generation is each node's own.
@@ -50,7 +50,8 @@ def encode(head: SnapshotHead, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[
     """Cut a shard's (logical key, sealed value) rows into pieces."""
     packed = payloads.pack((head.group, head.time_ms, head.chain))
     buffer = bytearray(_HEAD.pack(_MAGIC, _FORMAT, len(packed)) + packed)
-    count = crc = 0
+    crc = google_crc32c.value(bytes(buffer))
+    count = 0
     for key, value in rows:
         row = _ROW.pack(len(key), len(value)) + key + value
         crc = google_crc32c.extend(crc, row)
@@ -119,6 +120,7 @@ class Decoder:
             self.head = SnapshotHead(*payloads.unpack(packed)[:3])
         except (ValueError, TypeError) as error:
             raise CorruptSnapshot(f"head: {error}") from error
+        self._crc = google_crc32c.value(bytes(self._buffer[: _HEAD.size + size]))
         del self._buffer[: _HEAD.size + size]
         return True
 

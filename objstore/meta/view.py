@@ -75,7 +75,7 @@ class ClusterView:
     _pull_any: Pull | None = attrs.field(default=None, init=False)
     _refreshing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _rounds_begun: int = attrs.field(default=0, init=False)
-    _round_done: int = attrs.field(default=0, init=False)  # The last that succeeded.
+    _round_problem: str | None = attrs.field(default=None, init=False)  # Of the last.
     _wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     _replica: ShardMachine | None = attrs.field(default=None, init=False)
 
@@ -196,13 +196,20 @@ class ClusterView:
         """
         rounds_begun = self._rounds_begun
         async with self._refreshing:
-            if self._round_done > rounds_begun:
-                return  # It began after this call.
+            if self._rounds_begun > rounds_begun:  # One began after this call, and ended.
+                if self._round_problem is not None:
+                    raise Unavailable(self._round_problem)
+                return
             assert self._pull is not None, "refresh before attach"
             began_s = trio.current_time()
             self._rounds_begun += 1
-            await self._pull_pages(self._pull, timeout_ms)
-            self._round_done = self._rounds_begun
+            self._round_problem = "the last one to ask gave up"
+            try:
+                await self._pull_pages(self._pull, timeout_ms)
+            except Unavailable as error:
+                self._round_problem = str(error)
+                raise
+            self._round_problem = None
             self.confirmed_ms = int(began_s * 1000)
 
     async def _pull_pages(self, pull: Pull, timeout_ms: int) -> None:
@@ -277,9 +284,7 @@ class ClusterView:
         """Take a whole delta, unless a newer one came in between."""
         version = pages[-1].version
         is_full = pages[0].is_full
-        if version <= self.version and not (is_full and version != self.version):
-            return
-        if version < self.version:
+        if version <= self.version:
             return
         rows = {name: payload for page in pages for name, payload in page.rows}
         self.store.save_view(version, rows, is_full=is_full)

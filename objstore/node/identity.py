@@ -219,6 +219,14 @@ def _read_identity(directory: Directory) -> Identity | None:
     return identity
 
 
+def read_identity(directory: Directory) -> Identity | None:
+    """Who a folder says that it is, in whatever state; None where it says nothing.
+
+    For looking at a folder; a daemon opens it by `open_data_folder`.  Raises ConfigError.
+    """
+    return _parse_identity(directory) if directory.exists(_IDENTITY) else None
+
+
 def _parse_identity(directory: Directory) -> Identity:
     where = f"{directory.path}/{_IDENTITY}"
     try:

@@ -184,6 +184,8 @@ class ChunkStream:
         self._range = (0, 0)  # In a fragment: what a new stream is asked for.
         self._damaged: list[tuple[_Source, str]] = []  # Not told yet.
         self._failures: list[ObjstoreError] = []
+        self.timed_out = False  # Somebody did not answer in time.
+        self._tried_again: set[_Source] = set()
 
     def __aiter__(self) -> AsyncIterator[memoryview]:
         return self
@@ -288,6 +290,10 @@ class ChunkStream:
             self._damaged.append((source, "missing"))
         elif isinstance(error, CorruptData) and not isinstance(error, DamagedOnTheWay):
             self._damaged.append((source, "corrupt"))
+        elif source not in self._tried_again:
+            # A link lost, a frame garbled: once more, after all others.
+            self._tried_again.add(source)
+            self._left.append(source)
 
     def _exhausted(self) -> ObjstoreError:
         """What to raise when too few sources are left."""
@@ -297,8 +303,10 @@ class ChunkStream:
         )
         text = f"chunk {self.ref.chunk.hex()}: {reasons}"
         damaged = (NotFound, CorruptData)
-        is_silent = bool(self.streams)  # Some did not answer in time.
-        if not is_silent and all(isinstance(e, damaged) for e in self._failures):
+        is_damage = not self.timed_out and all(
+            isinstance(e, damaged) for e in self._failures
+        )
+        if self._failures and is_damage:
             return NoGoodCopy(text)
         return NoCopyReachable(text)
 
@@ -346,7 +354,7 @@ class _Race:
         is_waiting = bool(reading.streams)
         while len(reading.streams) < self._wanted and reading.open_next() is not None:
             pass
-        with trio.move_on_after(STEP_TIMEOUT_S):
+        with trio.move_on_after(STEP_TIMEOUT_S) as scope:
             async with trio.open_nursery() as self._nursery:
                 for source in list(reading.streams):
                     self._begin(source)
@@ -354,6 +362,7 @@ class _Race:
                     self._begin_another()
                 self._nursery.start_soon(self._hedge)
                 self._end_if_over()
+        reading.timed_out |= scope.cancelled_caught
         return self._blocks
 
     def _begin(self, source: _Source) -> None:

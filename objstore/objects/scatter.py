@@ -149,6 +149,13 @@ class _Lane:
         self._sender, self._receiver = trio.open_memory_channel[Buffer](QUEUE_BLOCKS)
         self._kept: list[Buffer] | None = []  # None: a block is gone for good.
         self._attempt = trio.CancelScope()
+        self._next: NodeId | None = None  # The stand-in to go on with.
+        self._is_over = False  # Given up, and nobody stands in.
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the fragment is durable, or may still become so."""
+        return self.is_durable or not (self.is_done or self._is_over)
 
     @property
     def may_be_replaced(self) -> bool:
@@ -158,10 +165,12 @@ class _Lane:
     async def run(self) -> None:
         """Bring the fragment to its node, or to a stand-in, or note why not."""
         try:
-            while not await self._try_node() and self.may_be_replaced:
-                node = self._write.stand_ins.take()
-                assert node is not None
-                self.node = node
+            while not await self._try_node():
+                if self._next is None and self.may_be_replaced and not self._is_over:
+                    self._next = self._write.stand_ins.take()
+                if self._next is None:
+                    return
+                self.node, self._next = self._next, None
         finally:
             self._receiver.close()
             self._kept = None
@@ -238,6 +247,9 @@ class _Lane:
 
     def give_up_node(self) -> None:
         """End what the node is asked for; the lane goes on with a stand-in, if it can."""
+        self.asked_at = None
+        self._next = self._write.stand_ins.take() if self.may_be_replaced else None
+        self._is_over = self._next is None
         self._attempt.cancel()
 
 
@@ -373,16 +385,15 @@ class Scatter:
         while True:
             await trio.sleep(self._patience_s / 4)
             now = trio.current_time()
-            asked = [lane for lane in lanes if lane.asked_at is not None]
-            for lane in sorted(asked, key=lambda lane: lane.asked_at or now):
-                silent_s = now - (lane.asked_at or now)
+            silent = [
+                (now - lane.asked_at, lane) for lane in lanes if lane.asked_at is not None
+            ]
+            for silent_s, lane in sorted(silent, key=lambda entry: -entry[0]):
                 if silent_s < self._patience_s:
                     continue
                 can_spare = lane.may_be_replaced or _possible(lanes) > write.floor
                 if can_spare or silent_s > GIVE_UP_S:
-                    lane.asked_at = None
                     lane.give_up_node()
-                    await trio.lowlevel.checkpoint()  # So that it counts as given up.
 
     # ---- afterwards -------------------------------------------------------------------
 
@@ -439,7 +450,7 @@ class Scatter:
 
 def _possible(lanes: list[_Lane]) -> int:
     """How many fragments are durable or may still become so."""
-    return sum(lane.is_durable or not lane.is_done for lane in lanes)
+    return sum(lane.is_possible for lane in lanes)
 
 
 def _too_few(lanes: list[_Lane], write: _Write) -> ObjstoreError:

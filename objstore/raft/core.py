@@ -167,8 +167,12 @@ class Core:
         ):
             self._commit_founding()
         self._restart_election_timer(self.now_ms)
+        self._hasten_if_alone(self.now_ms)
+
+    def _hasten_if_alone(self, now_ms: int) -> None:
+        """A sole voter has nobody to wait for."""
         if self.membership.voters == (self.node,) and not self.membership.outgoing:
-            self._election_due_ms = self.now_ms  # Nobody else could lead.
+            self._election_due_ms = now_ms
 
     def _commit_founding(self) -> None:
         """Entry 1 is the founder's membership, and its decision alone: it is committed."""
@@ -1147,6 +1151,7 @@ class Core:
         self.membership_index = index
         self._effects.append(MembershipChanged(membership))
         if not self.is_leader:
+            self._hasten_if_alone(now_ms)
             return
         self._meet_members(now_ms)
         self._commit_now = True

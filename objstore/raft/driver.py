@@ -463,11 +463,10 @@ class RaftHost:
             self._add(group, self._machines(group), tail, hard_state, changed=False)
         for group in wanted:
             replica = self._replicas[group]
-            while replica.core.membership.voters == (self.node,) and not (
-                replica.core.has_own_commit
-            ):
-                await replica.moved()
-            while replica.core.log.applied == 0:
+            alone = ((), (self.node,))  # Empty until the first entry is applied.
+            while replica.core.membership.voters in alone:
+                if replica.core.has_own_commit:
+                    break
                 await replica.moved()
 
     # Questions.

@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/../.."
 tools=$PWD/.test-tools
 mkdir -p "$tools/bin" "$tools/debian"
-python=${PYTHON:-python3}
+python=$(command -v "${PYTHON:-python3}")
 
 pypi() { # name, requirement ..., then "--", program (or "-")
     local name=$1; shift

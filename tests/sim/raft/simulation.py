@@ -228,9 +228,7 @@ class RaftSim:
         replay = Replay()
         for sequence, record in enumerate(node.disk, 1):
             lost = sequence - 1 in node.lost
-            replay.take(
-                Lost(sequence, 1, 0, record) if lost else Good(sequence, record)
-            )
+            replay.take(Lost(sequence, 1, 0, record) if lost else Good(sequence, record))
         replay.finish()
         found = replay.groups.get(GROUP)
         node.core = None
@@ -291,7 +289,9 @@ class RaftSim:
 
     def any_damaged(self) -> bool:
         return any(node.lost for node in self.nodes.values()) and any(
-            n.core is None or n.core.damage > Damage.NEW for n in self.nodes.values() if n.lost
+            n.core is None or n.core.damage > Damage.NEW
+            for n in self.nodes.values()
+            if n.lost
         )
 
     def is_alive(self, here: NodeId, there: NodeId) -> bool:
@@ -482,7 +482,9 @@ class RaftSim:
         if self.random.random() < 0.1:
             self.after(0, self.client_pause)
         node = self.random.choice(list(self.nodes.values()))
-        leaders = [n for n in self.nodes.values() if n.core is not None and n.core.is_leader]
+        leaders = [
+            n for n in self.nodes.values() if n.core is not None and n.core.is_leader
+        ]
         if leaders and self.random.random() < 0.8:
             node = self.random.choice(leaders)
         core = node.core

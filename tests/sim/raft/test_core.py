@@ -47,7 +47,10 @@ def test_rotten_logs_lose_nothing_and_are_mended(seed: int) -> None:
 @seeds
 def test_power_loss_of_all_nodes_at_once_loses_nothing(seed: int) -> None:
     faults = Faults(
-        power_loss_probability=0.5, sync_ms_max=60, cut_probability=0.2, change_probability=0.0
+        power_loss_probability=0.5,
+        sync_ms_max=60,
+        cut_probability=0.2,
+        change_probability=0.0,
     )
     run(RaftSim(seed, node_count=3, faults=faults), 20_000)
 

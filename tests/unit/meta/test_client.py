@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from objstore.errors import InvalidRequest, NotFound, Unavailable
 from objstore.ids import BucketId, Key, NodeId, ShardId, Slot
@@ -341,10 +342,8 @@ async def test_half_done_bucket_steps_are_gone_on_with(autojump_clock: Any) -> N
         assert reopened is not None
         version = await nodes[0].client.query(get(reopened, b"key"))
         assert version.draft == draft(b"x")
+        closing = await propose(c.SetBucketState("full", full.bucket, BucketState.CLOSING))
         with pytest.raises(BucketNotEmpty):
-            closing = await propose(
-                c.SetBucketState("full", full.bucket, BucketState.CLOSING)
-            )
             await bucket_steps.finish_deletion(propose, closing)
 
 
@@ -393,6 +392,51 @@ async def test_equal_replicas_report_equal_hashes(autojump_clock: Any) -> None:
         ]
         assert marks[0] & marks[1]
         assert nodes[0].store.recount() == []
+
+
+async def test_a_replica_with_another_hash_is_reported(autojump_clock: Any) -> None:
+    """R12."""
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        record = await create_bucket(nodes[0])
+        for number in range(300):
+            await nodes[0].client.propose(put(record, b"k%d" % number))
+        preferred = nodes[0].view.preferred_leader(ShardId(1))
+        assert preferred is not None
+        leader = cluster.nodes[preferred]
+        await cluster.until(lambda: leader.raft.is_leader(1))
+        other = others(cluster, leader)[0]
+        marks = other.store.machine(1).chain_marks
+        marks.append((marks.pop()[0], b"something else"))
+        with capture_logs() as lines:
+            await trio.sleep(40)
+        events = [line for line in lines if line["event"] == "meta.replica_diverged"]
+        assert [(line["shard"], line["peer"]) for line in events] == [(1, other.node)]
+
+
+async def test_refreshes_that_wait_for_one_that_fails_fail_with_it(
+    autojump_clock: Any,
+) -> None:
+    """I10: a crowd of requests does not queue for one timeout after another."""
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        cluster.cut_off.update(node.node for node in nodes[1:])
+        await trio.sleep(5)
+        failed = 0
+
+        async def refresh() -> None:
+            nonlocal failed
+            try:
+                await nodes[0].view.refresh(timeout_ms=1_000)
+            except Unavailable:
+                failed += 1
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(refresh)
+        assert failed == 50
+        assert trio.current_time() - began < 10
 
 
 async def test_a_query_of_an_unknown_bucket_is_refused_by_every_slot(

@@ -11,8 +11,8 @@ import pytest
 
 from objstore.ids import Key
 from objstore.limits import COMPLETION_KEPT_MS, ENTRY_SIZE_MAX
-from objstore.meta import commands as c
 from objstore.meta import combine, schema
+from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta.errors import (
     BucketNotEmpty,

@@ -95,7 +95,9 @@ def test_many_restarts_lose_nothing() -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=6), min_size=1, max_size=6),
+    st.lists(
+        st.lists(st.integers(0, 3000), min_size=1, max_size=6), min_size=1, max_size=6
+    ),
     st.integers(0, 2**32),
 )
 def test_f05_a_torn_write_is_cut_and_nothing_acknowledged_is_lost(
@@ -110,7 +112,9 @@ def test_f05_a_torn_write_is_cut_and_nothing_acknowledged_is_lost(
         written += len(batch)
     machine.disk.inject(DiskFault("*/wal/*", "sync"))
     with pytest.raises(OSError):
-        machine.write(*(entry(1, written + n, size=s) for n, s in enumerate(batches[-1], 1)))
+        machine.write(
+            *(entry(1, written + n, size=s) for n, s in enumerate(batches[-1], 1))
+        )
     machine.crash(seed)
     machine.disk.heal()
     recovered = machine.start()
@@ -144,7 +148,8 @@ def test_f02_power_lost_at_every_step_loses_nothing(operation: str) -> None:
                     floor = n - 6
                     oldest = machine.wal.sealed[0]
                     rewritten = [
-                        entry(1, i, size=200) for i in range(floor + 1, oldest.groups[1] + 1)
+                        entry(1, i, size=200)
+                        for i in range(floor + 1, oldest.groups[1] + 1)
                     ]
                     machine.write(
                         state(1, 1, floor=floor), *rewritten, machine.wal.release_record()
@@ -167,7 +172,9 @@ def test_f02_power_lost_at_every_step_loses_nothing(operation: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.data())
-def test_f06_any_flipped_bit_is_noticed_and_cuts_nothing(seed: int, data: st.DataObject) -> None:
+def test_f06_any_flipped_bit_is_noticed_and_cuts_nothing(
+    seed: int, data: st.DataObject
+) -> None:
     machine = Machine()
     machine.start()
     random = Random(seed)
@@ -317,7 +324,7 @@ def test_a_used_spare_never_shows_its_old_records() -> None:
 
 def test_payloads_that_look_like_records_are_only_payloads() -> None:
     """Another log's bytes, even at the right place and of the right generation."""
-    other = Machine()
+    other = Machine(name="other")
     other.start()
     other.write(*(entry(9, n, size=16) for n in range(1, 40)))
     forged = other.disk.contents(other.segments()[0])[DATA_OFFSET : DATA_OFFSET + 3000]

@@ -35,6 +35,7 @@ class Machine:
 
     disk: SimulatedDisk = attrs.field(factory=SimulatedDisk)
     segment_size: int = SEGMENT_SIZE
+    name: str = "host"
     boots: int = 0
     wal: Wal = attrs.field(init=False)
 
@@ -44,7 +45,7 @@ class Machine:
         self.wal = Wal(
             directory=disks.directory(FOLDER, create=True),
             threads=SimulatedThreads(self.disk),
-            entropy=SimulatedEntropy(f"wal-{self.boots}"),
+            entropy=SimulatedEntropy(f"{self.name}-{self.boots}"),
             segment_size=self.segment_size,
         )
         return self.wal._open()

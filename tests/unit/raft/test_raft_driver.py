@@ -1,0 +1,516 @@
+"""Whole hosts: persist, send, apply, answer, grow, hand over, crash and come back."""
+
+import errno
+
+import pytest
+import trio
+
+from objstore.errors import Conflict, InvalidRequest, OutOfSpace, Unavailable
+from objstore.limits import ENTRY_SIZE_MAX
+from objstore.raft.errors import NotLeader
+from objstore.raft.options import Options
+from objstore.testing.disk import DiskFault
+from tests.unit.raft.hosts import CONFIG, Cluster, cluster_of, node_id
+
+SMALL = Options(kept_entries=10, kept_size=2000, kept_entries_max=20)
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+async def test_a_lone_node_commits_as_fast_as_its_disk() -> None:
+    async with cluster_of(1) as cluster:
+        host = cluster.host(1)
+        began = trio.current_time()
+        assert await host.propose(0, b"a") == 1
+        assert await host.propose(0, b"b") == 2
+        await host.read_barrier(0)
+        assert trio.current_time() == began  # Not one tick has gone by.
+        assert cluster.computers[node_id(1)].machine(0).commands == [b"a", b"b"]
+
+
+async def test_three_nodes_replicate_and_answer_reads() -> None:
+    async with cluster_of(3) as cluster:
+        for n in range(10):
+            assert await cluster.propose(0, b"%d" % n) == n + 1
+        await (await cluster.leader()).read_barrier(0)
+        machines = [c.machine(0) for c in cluster.computers.values()]
+        await cluster.until(lambda: all(len(m.commands) == 10 for m in machines))
+        status = cluster.status(1, 0)
+        assert status.membership.voters == (node_id(1), node_id(2), node_id(3))
+        assert status.commit_index == status.applied_index == status.last_index
+        assert set(status.followers) == {node_id(2), node_id(3)}
+        assert not status.damaged
+
+
+async def test_who_does_not_lead_says_who_does() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.until(lambda: cluster.host(2).leader(0) is not None)
+        with pytest.raises(NotLeader) as caught:
+            await cluster.host(2).propose(0, b"x")
+        assert caught.value.leader == node_id(1)
+        assert not caught.value.unknown
+        with pytest.raises(NotLeader):
+            await cluster.host(2).read_barrier(0)
+        with pytest.raises(NotLeader) as caught:
+            await cluster.host(2).propose(99, b"x")
+        assert caught.value.leader is None
+
+
+async def test_33_groups_grow_from_one_node_to_three_to_five() -> None:
+    groups = range(33)
+    async with cluster_of(1, groups=groups) as cluster:
+        for group in groups:
+            await cluster.host(1).propose(group, b"first %d" % group)
+        for count in (3, 5):
+            while len(cluster.computers) < count:
+                await cluster.start(len(cluster.computers) + 1)
+            voters = [node_id(n) for n in range(1, count + 1)]
+            async with trio.open_nursery() as nursery:
+                for group in groups:
+                    nursery.start_soon(cluster.host(1).change_membership, group, voters)
+            for group in groups:
+                assert cluster.status(1, group).membership.voters == tuple(voters)
+                assert cluster.status(1, group).membership.learners == ()
+        for group in groups:
+            assert await cluster.propose(group, b"second") == 2
+        await cluster.until(
+            lambda: all(
+                computer.machine(group).commands == [b"first %d" % group, b"second"]
+                for computer in cluster.computers.values()
+                for group in groups
+            )
+        )
+
+
+async def test_changing_to_the_same_voters_is_done_at_once() -> None:
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        before = cluster.status(1, 0).last_index
+        await host.change_membership(0, [node_id(3), node_id(1), node_id(2)])
+        assert cluster.status(1, 0).last_index == before
+
+
+async def test_two_changes_at_once_are_refused() -> None:
+    async with cluster_of(1) as cluster:
+        host = cluster.host(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.change_membership, 0, [node_id(1), node_id(9)])
+            await trio.sleep(0.5)  # Node 9 does not exist: it never catches up.
+            with pytest.raises(Conflict):
+                await host.change_membership(0, [node_id(1), node_id(8)])
+            nursery.cancel_scope.cancel()
+        await host.change_membership(0, [node_id(1)])
+        assert cluster.status(1, 0).membership.learners == ()
+
+
+async def test_the_death_of_a_leader_costs_an_election_and_nothing_else() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"before")
+        await cluster.stop(1)
+        began = trio.current_time()
+        assert await cluster.propose(0, b"after") == 2
+        assert trio.current_time() - began < 4
+        await cluster.start(1)
+        machine = cluster.computers[node_id(1)].machine(0)
+        await cluster.until(lambda: machine.commands == [b"before", b"after"])
+
+
+async def test_what_was_acknowledged_survives_a_restart_of_all() -> None:
+    async with cluster_of(3, groups=(0, 1, 2)) as cluster:
+        for group in (0, 1, 2):
+            for n in range(20):
+                await cluster.propose(group, b"%d" % n)
+        for number in (1, 2, 3):
+            await cluster.stop(number)
+            assert cluster.computers[node_id(number)].machine(0).commands == []
+        for number in (1, 2, 3):
+            await cluster.start(number)
+        for group in (0, 1, 2):
+            assert await cluster.propose(group, b"new") == 21
+
+
+async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged() -> None:
+    async with cluster_of(1) as cluster:
+        computer = cluster.computers[node_id(1)]
+        for round_ in range(1, 6):
+            assert await cluster.propose(0, b"x") == round_
+            await cluster.stop(1)
+            computer.disk.crash(cluster.random)
+            await cluster.start(1)
+
+
+async def test_a_proposal_outlives_the_leader_that_took_it() -> None:
+    """Leadership moves while it is under way: the outcome is still heard of."""
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        results = []
+
+        async def propose() -> None:
+            results.append(await host.propose(0, b"x"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(propose)
+            await host.transfer(0, node_id(2))
+        assert sorted(results) == list(range(1, 21))
+        assert (await cluster.leader()).node == node_id(2)
+
+
+async def test_a_lost_leader_says_that_the_outcome_is_unknown() -> None:
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        cluster.cut_off(1)
+        with pytest.raises(Unavailable) as caught:
+            await host.propose(0, b"x")
+        assert caught.value.unknown
+        with pytest.raises(NotLeader):
+            await host.propose(0, b"y")
+
+
+async def test_i5_a_leader_that_is_cut_off_answers_no_reads() -> None:
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        await cluster.propose(0, b"old")
+        cluster.cut_off(1)
+        with pytest.raises(NotLeader):
+            await host.read_barrier(0)
+        new = await cluster.leader(among=(2, 3))
+        assert await new.propose(0, b"new") == 2
+
+
+async def test_proposals_are_bounded() -> None:
+    options = Options(proposals_max=10, uncommitted_size_max=1)
+    async with cluster_of(3, options=options) as cluster:
+        host = await cluster.leader()
+        cluster.cut_off(1)
+        refused = 0
+
+        async def propose() -> None:
+            nonlocal refused
+            try:
+                await host.propose(0, b"x")
+            except NotLeader:
+                pass
+            except Unavailable as error:
+                refused += not error.unknown
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(propose)
+        assert refused == 30
+
+
+async def test_entries_too_large_are_refused() -> None:
+    async with cluster_of(1) as cluster:
+        with pytest.raises(InvalidRequest):
+            await cluster.host(1).propose(0, bytes(ENTRY_SIZE_MAX + 1))
+
+
+async def test_a_cancelled_caller_leaves_nothing_behind() -> None:
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        with trio.move_on_after(0):
+            await host.propose(0, b"x")
+        with trio.move_on_after(0):
+            await host.read_barrier(0)
+        assert await host.propose(0, b"y") in (1, 2)
+
+
+async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone() -> None:
+    async with cluster_of(1, options=SMALL) as cluster:
+        for n in range(200):
+            await cluster.host(1).propose(0, b"entry %d" % n)
+        cluster.computers[node_id(1)].machine(0).flush()
+        await trio.sleep(3)
+        await cluster.start(2)
+        await cluster.host(1).change_membership(0, [node_id(1), node_id(2)])
+        machine = cluster.computers[node_id(2)].machine(0)
+        assert machine.installs == 1
+        assert cluster.calls > 10
+        await cluster.until(lambda: len(machine.commands) == 200)
+        await cluster.stop(2)
+        await cluster.start(2)
+        assert len(machine.commands) == 200
+        assert await cluster.propose(0, b"more") == 201
+        await cluster.until(lambda: len(machine.commands) == 201)
+        assert not cluster.status(2, 0).damaged
+
+
+async def test_a_follower_far_behind_gets_a_snapshot() -> None:
+    async with cluster_of(3, options=SMALL) as cluster:
+        await cluster.stop(3)
+        for n in range(200):
+            await cluster.propose(0, b"entry %d" % n)
+        for computer in cluster.computers.values():
+            computer.machine(0).flush()
+        await trio.sleep(5)
+        await cluster.start(3)
+        machine = cluster.computers[node_id(3)].machine(0)
+        await cluster.until(lambda: len(machine.commands) == 200)
+        assert machine.installs == 1
+
+
+async def test_a_snapshot_whose_sender_dies_is_begun_again() -> None:
+    async with cluster_of(3, options=SMALL) as cluster:
+        await cluster.stop(3)
+        for n in range(200):
+            await cluster.propose(0, b"entry %d" % n)
+        for computer in cluster.computers.values():
+            computer.machine(0).flush()
+        await trio.sleep(5)
+        before = cluster.calls
+        await cluster.start(3)
+        await cluster.until(lambda: cluster.calls > before + 3)
+        leader = await cluster.leader()
+        await cluster.stop(int(leader.node, 16))
+        machine = cluster.computers[node_id(3)].machine(0)
+        await cluster.until(lambda: len(machine.commands) == 200)
+
+
+async def test_a_removed_member_forgets_the_group_and_may_come_back() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        host = await cluster.leader()
+        await host.change_membership(0, [node_id(1), node_id(2)])
+        machine = cluster.computers[node_id(3)].machine(0)
+        await cluster.until(lambda: machine.destroyed == 1)
+        assert cluster.host(3).groups() == []
+        await cluster.stop(3)
+        await cluster.start(3)
+        assert cluster.host(3).groups() == []
+        await host.change_membership(0, [node_id(1), node_id(2), node_id(3)])
+        await cluster.until(lambda: machine.commands == [b"x"])
+
+
+async def test_r11_a_leader_that_is_removed_hands_over_and_forgets() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        host = await cluster.leader()
+        assert host.node == node_id(1)
+        await host.change_membership(0, [node_id(2), node_id(3)])
+        machine = cluster.computers[node_id(1)].machine(0)
+        assert await cluster.propose(0, b"y") == 2
+        await cluster.until(lambda: machine.destroyed == 1)
+        assert (await cluster.leader()).node != node_id(1)
+
+
+async def test_a_dead_voter_is_replaced() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.stop(3)
+        await cluster.start(4)
+        host = await cluster.leader()
+        await host.change_membership(0, [node_id(1), node_id(2), node_id(4)])
+        await cluster.stop(1)
+        assert await cluster.propose(0, b"x") == 1
+
+
+async def test_leadership_goes_to_whom_it_is_preferred() -> None:
+    groups = range(6)
+    async with cluster_of(3, groups=groups) as cluster:
+        for computer in cluster.computers.values():
+            computer.preferred = lambda group: node_id(group % 3 + 1)
+        await cluster.until(
+            lambda: all(cluster.host(g % 3 + 1).is_leader(g) for g in groups)
+        )
+
+
+async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader() -> None:
+    async with cluster_of(3, groups=range(5)) as cluster:
+        for group in range(5):
+            await cluster.propose(group, b"x")
+        await cluster.until(
+            lambda: all(cluster.status(n, g).quiescent for n in (1, 2, 3) for g in range(5))
+        )
+        before = sum(computer.sent for computer in cluster.computers.values())
+        await trio.sleep(20)
+        assert sum(computer.sent for computer in cluster.computers.values()) == before
+        leader = await cluster.leader(0)
+        await cluster.stop(int(leader.node, 16))
+        began = trio.current_time()
+        assert await cluster.propose(0, b"y") == 2
+        assert trio.current_time() - began < 5
+
+
+async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.until(lambda: cluster.status(1, 0).quiescent)
+        await cluster.stop(3)
+        await cluster.start(3)
+        await cluster.until(lambda: cluster.host(3).leader(0) == node_id(1))
+        assert cluster.status(1, 0).term == cluster.status(3, 0).term
+
+
+async def test_r15_a_hanging_disk_delays_no_heartbeats() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        term = cluster.status(1, 0).term
+        cluster.computers[node_id(1)].disk.sync_delay_s = 3.0
+        began = trio.current_time()
+        assert await cluster.leader() is cluster.host(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.host(1).propose, 0, b"slow")
+            while trio.current_time() - began < 2.5:
+                await trio.sleep(0.1)
+                assert cluster.status(2, 0).leader == node_id(1)
+        assert cluster.status(2, 0).term == term
+
+
+async def test_f12_a_disk_that_hangs_for_long_loses_leadership() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        cluster.computers[node_id(1)].disk.sync_delay_s = 30.0
+        with trio.move_on_after(1):
+            await cluster.host(1).propose(0, b"slow")
+        await cluster.until(lambda: not cluster.host(1).is_leader(0))
+        assert await cluster.propose(0, b"quick")
+
+
+async def test_f11_an_error_of_the_disk_ends_the_host() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with cluster_of(1) as cluster:
+            cluster.computers[node_id(1)].disk.inject(DiskFault("/wal/*", "sync"))
+            with trio.move_on_after(5):
+                await cluster.host(1).propose(0, b"x")
+            raise AssertionError("it went on")
+    assert caught.group_contains(OSError) or _holds(caught.value, OSError)
+
+
+def _holds(group: BaseExceptionGroup, kind: type[BaseException]) -> bool:
+    return group.subgroup(kind) is not None
+
+
+async def test_f09_without_room_for_the_log_proposals_are_refused() -> None:
+    async with cluster_of(1) as cluster:
+        host = cluster.host(1)
+        host.wal.is_full = True
+        with pytest.raises(OutOfSpace):
+            await host.propose(0, b"x")
+        await host.read_barrier(0)
+
+
+async def test_old_segments_go_and_what_is_needed_is_kept() -> None:
+    async with cluster_of(1, groups=(0, 1), segment_size=60_000) as cluster:
+        host = cluster.host(1)
+        await host.propose(1, b"idle since")
+        for _ in range(300):
+            await host.propose(0, bytes(2000))
+            await trio.sleep(0.02)
+        assert len(cluster.computers[node_id(1)].disk.paths("/wal/segment-*")) <= 5
+        await cluster.stop(1)
+        machines = cluster.computers[node_id(1)].machines
+        machines[1].durable = machines[1].durable
+        await cluster.start(1)
+        assert await cluster.propose(0, b"x") == 301
+        assert await cluster.propose(1, b"x") == 2
+        assert not cluster.status(1, 0).damaged
+        assert not cluster.status(1, 1).damaged
+
+
+async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again() -> None:
+    async with cluster_of(3) as cluster:
+        for n in range(10):
+            await cluster.propose(0, b"%d" % n * 50)
+        await cluster.stop(3)
+        disk = cluster.computers[node_id(3)].disk
+        (segment,) = disk.paths("/wal/segment-*")
+        disk.flip_bit(segment, offset=disk.contents(segment).index(b"5" * 50))
+        await cluster.start(3)
+        assert cluster.status(3, 0).damaged
+        await cluster.until(lambda: not cluster.status(3, 0).damaged)
+        machine = cluster.computers[node_id(3)].machine(0)
+        await cluster.until(lambda: len(machine.commands) == 10)
+        await cluster.stop(3)
+        await cluster.start(3)
+        assert not cluster.status(3, 0).damaged
+
+
+async def test_f07_a_rotten_log_never_wins_an_election() -> None:
+    async with cluster_of(3) as cluster:
+        for n in range(10):
+            await cluster.propose(0, b"%d" % n * 50)
+        for number in (1, 2, 3):
+            await cluster.stop(number)
+        disk = cluster.computers[node_id(3)].disk
+        (segment,) = disk.paths("/wal/segment-*")
+        disk.flip_bit(segment, offset=disk.contents(segment).index(b"9" * 50))
+        await cluster.start(3)
+        await cluster.start(2)
+        await trio.sleep(20)
+        assert not cluster.host(3).is_leader(0)
+        assert not cluster.host(2).is_leader(0)  # It would need the damaged one's vote.
+        await cluster.start(1)
+        assert await cluster.propose(0, b"new") == 11
+
+
+async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote() -> None:
+    async with cluster_of(3) as cluster:
+        for n in range(10):
+            await cluster.propose(0, b"%d" % n)
+        await cluster.computers[node_id(3)].flush()
+        await cluster.stop(3)
+        disk = type(cluster.computers[node_id(3)].disk)()
+        cluster.computers[node_id(3)].disk = disk
+        await cluster.start(3)
+        await cluster.propose(0, b"new")
+        await cluster.until(lambda: cluster.host(3).status(0) is not None)
+        assert cluster.status(3, 0).damaged
+        await cluster.until(lambda: not cluster.status(3, 0).damaged)
+
+
+async def test_the_clock_of_a_leader_is_compared_with_its_voters() -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await trio.sleep(0.3)
+        assert abs(cluster.status(1, 0).clock_offset_ms) < 100
+        cluster.computers[node_id(1)].clock.offset_ms = 3_600_000
+        assert abs(cluster.status(1, 0).clock_offset_ms - 3_600_000) < 100
+
+
+async def test_garbage_from_a_peer_is_dropped() -> None:
+    async with cluster_of(3) as cluster:
+        for data in (b"", b"\x00", b"\x01", b"\x01\xc1", b"\x02abc", b"\x01" + bytes(100)):
+            cluster.host(1).on_payload(node_id(2), data)
+        assert await cluster.propose(0, b"x") == 1
+
+
+async def test_an_inbox_that_is_full_drops() -> None:
+    async with cluster_of(3, options=Options(inbox_payloads_max=4)) as cluster:
+        for _ in range(10_000):
+            cluster.host(1).on_payload(node_id(2), b"\x01")
+        assert await cluster.propose(0, b"x") == 1
+
+
+async def test_founding_twice_changes_nothing() -> None:
+    async with cluster_of(1, groups=(0, 1)) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.host(1).found([0, 1, 2])
+        assert cluster.host(1).groups() == [0, 1, 2]
+        assert await cluster.propose(0, b"y") == 2
+
+
+async def test_a_stopped_host_fails_its_callers() -> None:
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        cluster.cut_off(1)
+        failures = []
+
+        async def propose() -> None:
+            try:
+                await host.propose(0, b"x")
+            except Unavailable as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(propose)
+            await trio.sleep(0.01)
+            await cluster.stop(1)
+        assert [error.unknown for error in failures] == [True]
+
+
+def test_the_configuration_sets_the_times() -> None:
+    options = Options.of(CONFIG)
+    assert options.heartbeat_ms == CONFIG.heartbeat_interval_ms
+    assert options.election_timeout_ms == CONFIG.election_timeout_ms
+    assert errno.EIO
+    assert Cluster
