@@ -37,6 +37,7 @@ from objstore.host.disk import Buffer, Directory, File
 from objstore.host.entropy import Entropy
 from objstore.host.threads import Threads, Worker
 from objstore.ids import DriveId, FragmentId
+from objstore.limits import POOL_THREADS_MAX
 from objstore.units import MiB
 
 T = TypeVar("T")
@@ -49,6 +50,9 @@ OPEN_FILES_MAX = 64
 SEGMENT_SIZE_MIN = 4 * MiB
 # A drive holds at least so many segments, so that compaction has something to choose from.
 SEGMENTS_PER_DRIVE_MIN = 64
+# Of the pool's threads, as many as one drive may occupy: half, so that a drive that hangs
+# does not stop the others (F12).
+CALLS_AT_ONCE = POOL_THREADS_MAX // 2
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -138,6 +142,7 @@ class Drive:
         self._next_number = 1
         self._rolling = trio.Lock()
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._calls = trio.Semaphore(CALLS_AT_ONCE)
         self._syncer: Worker | None = None
         self._waiting: list[Commit] = []
         self._work = trio.Event()
@@ -216,7 +221,9 @@ class Drive:
         """
         self.check()
         try:
-            return await self._threads.run(function, *args)
+            async with self._calls:
+                self.check()
+                return await self._threads.run(function, *args)
         except FileNotFoundError:
             raise
         except OSError as error:

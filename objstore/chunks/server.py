@@ -44,7 +44,7 @@ class _Session:
     is_aborted: bool = False
 
     async def abort_if_over(self) -> None:
-        """Abort once the last call has ended: a block may still be on its way to a drive."""
+        """Abort once the last call has ended: its block may still be on the way."""
         if self.is_aborted and self.calls == 0:
             with trio.CancelScope(shield=True):
                 await self.writer.abort()

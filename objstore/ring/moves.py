@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from math import ceil
 
 import attrs
 
@@ -143,5 +144,6 @@ class _Change:
                 arcs.append(((kind, group[0]), group, min(stay, cap) * count, 0))
                 arcs.append(((kind, group[0]), group, (cap - min(stay, cap)) * count, 1))
         for group, share in self._shares.items():
-            arcs.append((group, _END, share * self._partition_count, 0))
+            quota = ceil(share * self._partition_count - _SATURATED)
+            arcs.append((group, _END, quota, 0))
         return cheapest(arcs, _START, _END)[1]

@@ -1,22 +1,20 @@
 """Whole hosts: persist, send, apply, answer, grow, hand over, crash and come back."""
 
-import errno
-
 import pytest
 import trio
+from trio.testing import MockClock
 
 from objstore.errors import Conflict, InvalidRequest, OutOfSpace, Unavailable
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.errors import NotLeader
 from objstore.raft.options import Options
 from objstore.testing.disk import DiskFault
-from tests.unit.raft.hosts import CONFIG, Cluster, cluster_of, node_id
+from tests.unit.raft.hosts import CONFIG, cluster_of, node_id
 
 SMALL = Options(kept_entries=10, kept_size=2000, kept_entries_max=20)
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
-async def test_a_lone_node_commits_as_fast_as_its_disk() -> None:
+async def test_a_lone_node_commits_as_fast_as_its_disk(autojump_clock: MockClock) -> None:
     async with cluster_of(1) as cluster:
         host = cluster.host(1)
         began = trio.current_time()
@@ -27,7 +25,7 @@ async def test_a_lone_node_commits_as_fast_as_its_disk() -> None:
         assert cluster.computers[node_id(1)].machine(0).commands == [b"a", b"b"]
 
 
-async def test_three_nodes_replicate_and_answer_reads() -> None:
+async def test_three_nodes_replicate_and_answer_reads(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             assert await cluster.propose(0, b"%d" % n) == n + 1
@@ -41,7 +39,7 @@ async def test_three_nodes_replicate_and_answer_reads() -> None:
         assert not status.damaged
 
 
-async def test_who_does_not_lead_says_who_does() -> None:
+async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         await cluster.until(lambda: cluster.host(2).leader(0) is not None)
@@ -56,7 +54,7 @@ async def test_who_does_not_lead_says_who_does() -> None:
         assert caught.value.leader is None
 
 
-async def test_33_groups_grow_from_one_node_to_three_to_five() -> None:
+async def test_33_groups_grow_from_one_node_to_three_to_five(autojump_clock: MockClock) -> None:
     groups = range(33)
     async with cluster_of(1, groups=groups) as cluster:
         for group in groups:
@@ -82,7 +80,7 @@ async def test_33_groups_grow_from_one_node_to_three_to_five() -> None:
         )
 
 
-async def test_changing_to_the_same_voters_is_done_at_once() -> None:
+async def test_changing_to_the_same_voters_is_done_at_once(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         before = cluster.status(1, 0).last_index
@@ -90,7 +88,7 @@ async def test_changing_to_the_same_voters_is_done_at_once() -> None:
         assert cluster.status(1, 0).last_index == before
 
 
-async def test_two_changes_at_once_are_refused() -> None:
+async def test_two_changes_at_once_are_refused(autojump_clock: MockClock) -> None:
     async with cluster_of(1) as cluster:
         host = cluster.host(1)
         async with trio.open_nursery() as nursery:
@@ -103,7 +101,7 @@ async def test_two_changes_at_once_are_refused() -> None:
         assert cluster.status(1, 0).membership.learners == ()
 
 
-async def test_the_death_of_a_leader_costs_an_election_and_nothing_else() -> None:
+async def test_the_death_of_a_leader_costs_an_election_and_nothing_else(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"before")
         await cluster.stop(1)
@@ -115,7 +113,7 @@ async def test_the_death_of_a_leader_costs_an_election_and_nothing_else() -> Non
         await cluster.until(lambda: machine.commands == [b"before", b"after"])
 
 
-async def test_what_was_acknowledged_survives_a_restart_of_all() -> None:
+async def test_what_was_acknowledged_survives_a_restart_of_all(autojump_clock: MockClock) -> None:
     async with cluster_of(3, groups=(0, 1, 2)) as cluster:
         for group in (0, 1, 2):
             for n in range(20):
@@ -129,7 +127,7 @@ async def test_what_was_acknowledged_survives_a_restart_of_all() -> None:
             assert await cluster.propose(group, b"new") == 21
 
 
-async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged() -> None:
+async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged(autojump_clock: MockClock) -> None:
     async with cluster_of(1) as cluster:
         computer = cluster.computers[node_id(1)]
         for round_ in range(1, 6):
@@ -139,24 +137,28 @@ async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged() -> Non
             await cluster.start(1)
 
 
-async def test_a_proposal_outlives_the_leader_that_took_it() -> None:
+async def test_a_proposal_outlives_the_leader_that_took_it(autojump_clock: MockClock) -> None:
     """Leadership moves while it is under way: the outcome is still heard of."""
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         results = []
 
         async def propose() -> None:
-            results.append(await host.propose(0, b"x"))
+            try:
+                results.append(await host.propose(0, b"x"))
+            except NotLeader:
+                results.append(await cluster.propose(0, b"x"))
 
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(propose)
+                await trio.sleep(0.0005)
             await host.transfer(0, node_id(2))
         assert sorted(results) == list(range(1, 21))
         assert (await cluster.leader()).node == node_id(2)
 
 
-async def test_a_lost_leader_says_that_the_outcome_is_unknown() -> None:
+async def test_a_lost_leader_says_that_the_outcome_is_unknown(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         cluster.cut_off(1)
@@ -167,7 +169,7 @@ async def test_a_lost_leader_says_that_the_outcome_is_unknown() -> None:
             await host.propose(0, b"y")
 
 
-async def test_i5_a_leader_that_is_cut_off_answers_no_reads() -> None:
+async def test_i5_a_leader_that_is_cut_off_answers_no_reads(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         await cluster.propose(0, b"old")
@@ -178,7 +180,7 @@ async def test_i5_a_leader_that_is_cut_off_answers_no_reads() -> None:
         assert await new.propose(0, b"new") == 2
 
 
-async def test_proposals_are_bounded() -> None:
+async def test_proposals_are_bounded(autojump_clock: MockClock) -> None:
     options = Options(proposals_max=10, uncommitted_size_max=1)
     async with cluster_of(3, options=options) as cluster:
         host = await cluster.leader()
@@ -200,13 +202,13 @@ async def test_proposals_are_bounded() -> None:
         assert refused == 30
 
 
-async def test_entries_too_large_are_refused() -> None:
+async def test_entries_too_large_are_refused(autojump_clock: MockClock) -> None:
     async with cluster_of(1) as cluster:
         with pytest.raises(InvalidRequest):
             await cluster.host(1).propose(0, bytes(ENTRY_SIZE_MAX + 1))
 
 
-async def test_a_cancelled_caller_leaves_nothing_behind() -> None:
+async def test_a_cancelled_caller_leaves_nothing_behind(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         with trio.move_on_after(0):
@@ -216,7 +218,7 @@ async def test_a_cancelled_caller_leaves_nothing_behind() -> None:
         assert await host.propose(0, b"y") in (1, 2)
 
 
-async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone() -> None:
+async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone(autojump_clock: MockClock) -> None:
     async with cluster_of(1, options=SMALL) as cluster:
         for n in range(200):
             await cluster.host(1).propose(0, b"entry %d" % n)
@@ -236,7 +238,7 @@ async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone() -> None:
         assert not cluster.status(2, 0).damaged
 
 
-async def test_a_follower_far_behind_gets_a_snapshot() -> None:
+async def test_a_follower_far_behind_gets_a_snapshot(autojump_clock: MockClock) -> None:
     async with cluster_of(3, options=SMALL) as cluster:
         await cluster.stop(3)
         for n in range(200):
@@ -250,7 +252,7 @@ async def test_a_follower_far_behind_gets_a_snapshot() -> None:
         assert machine.installs == 1
 
 
-async def test_a_snapshot_whose_sender_dies_is_begun_again() -> None:
+async def test_a_snapshot_whose_sender_dies_is_begun_again(autojump_clock: MockClock) -> None:
     async with cluster_of(3, options=SMALL) as cluster:
         await cluster.stop(3)
         for n in range(200):
@@ -267,7 +269,7 @@ async def test_a_snapshot_whose_sender_dies_is_begun_again() -> None:
         await cluster.until(lambda: len(machine.commands) == 200)
 
 
-async def test_a_removed_member_forgets_the_group_and_may_come_back() -> None:
+async def test_a_removed_member_forgets_the_group_and_may_come_back(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         host = await cluster.leader()
@@ -282,7 +284,7 @@ async def test_a_removed_member_forgets_the_group_and_may_come_back() -> None:
         await cluster.until(lambda: machine.commands == [b"x"])
 
 
-async def test_r11_a_leader_that_is_removed_hands_over_and_forgets() -> None:
+async def test_r11_a_leader_that_is_removed_hands_over_and_forgets(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         host = await cluster.leader()
@@ -294,7 +296,7 @@ async def test_r11_a_leader_that_is_removed_hands_over_and_forgets() -> None:
         assert (await cluster.leader()).node != node_id(1)
 
 
-async def test_a_dead_voter_is_replaced() -> None:
+async def test_a_dead_voter_is_replaced(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.stop(3)
         await cluster.start(4)
@@ -304,7 +306,7 @@ async def test_a_dead_voter_is_replaced() -> None:
         assert await cluster.propose(0, b"x") == 1
 
 
-async def test_leadership_goes_to_whom_it_is_preferred() -> None:
+async def test_leadership_goes_to_whom_it_is_preferred(autojump_clock: MockClock) -> None:
     groups = range(6)
     async with cluster_of(3, groups=groups) as cluster:
         for computer in cluster.computers.values():
@@ -314,7 +316,7 @@ async def test_leadership_goes_to_whom_it_is_preferred() -> None:
         )
 
 
-async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader() -> None:
+async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(autojump_clock: MockClock) -> None:
     async with cluster_of(3, groups=range(5)) as cluster:
         for group in range(5):
             await cluster.propose(group, b"x")
@@ -331,7 +333,7 @@ async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader() -> None:
         assert trio.current_time() - began < 5
 
 
-async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader() -> None:
+async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         await cluster.until(lambda: cluster.status(1, 0).quiescent)
@@ -341,7 +343,7 @@ async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader() -> No
         assert cluster.status(1, 0).term == cluster.status(3, 0).term
 
 
-async def test_r15_a_hanging_disk_delays_no_heartbeats() -> None:
+async def test_r15_a_hanging_disk_delays_no_heartbeats(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         term = cluster.status(1, 0).term
@@ -356,7 +358,7 @@ async def test_r15_a_hanging_disk_delays_no_heartbeats() -> None:
         assert cluster.status(2, 0).term == term
 
 
-async def test_f12_a_disk_that_hangs_for_long_loses_leadership() -> None:
+async def test_f12_a_disk_that_hangs_for_long_loses_leadership(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         cluster.computers[node_id(1)].disk.sync_delay_s = 30.0
@@ -366,21 +368,18 @@ async def test_f12_a_disk_that_hangs_for_long_loses_leadership() -> None:
         assert await cluster.propose(0, b"quick")
 
 
-async def test_f11_an_error_of_the_disk_ends_the_host() -> None:
+async def test_f11_an_error_of_the_disk_ends_the_host(autojump_clock: MockClock) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with cluster_of(1) as cluster:
             cluster.computers[node_id(1)].disk.inject(DiskFault("/wal/*", "sync"))
             with trio.move_on_after(5):
                 await cluster.host(1).propose(0, b"x")
             raise AssertionError("it went on")
-    assert caught.group_contains(OSError) or _holds(caught.value, OSError)
+    assert caught.value.subgroup(OSError) is not None
+    assert caught.value.subgroup(AssertionError) is None
 
 
-def _holds(group: BaseExceptionGroup, kind: type[BaseException]) -> bool:
-    return group.subgroup(kind) is not None
-
-
-async def test_f09_without_room_for_the_log_proposals_are_refused() -> None:
+async def test_f09_without_room_for_the_log_proposals_are_refused(autojump_clock: MockClock) -> None:
     async with cluster_of(1) as cluster:
         host = cluster.host(1)
         host.wal.is_full = True
@@ -389,7 +388,7 @@ async def test_f09_without_room_for_the_log_proposals_are_refused() -> None:
         await host.read_barrier(0)
 
 
-async def test_old_segments_go_and_what_is_needed_is_kept() -> None:
+async def test_old_segments_go_and_what_is_needed_is_kept(autojump_clock: MockClock) -> None:
     async with cluster_of(1, groups=(0, 1), segment_size=60_000) as cluster:
         host = cluster.host(1)
         await host.propose(1, b"idle since")
@@ -398,8 +397,6 @@ async def test_old_segments_go_and_what_is_needed_is_kept() -> None:
             await trio.sleep(0.02)
         assert len(cluster.computers[node_id(1)].disk.paths("/wal/segment-*")) <= 5
         await cluster.stop(1)
-        machines = cluster.computers[node_id(1)].machines
-        machines[1].durable = machines[1].durable
         await cluster.start(1)
         assert await cluster.propose(0, b"x") == 301
         assert await cluster.propose(1, b"x") == 2
@@ -407,7 +404,7 @@ async def test_old_segments_go_and_what_is_needed_is_kept() -> None:
         assert not cluster.status(1, 1).damaged
 
 
-async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again() -> None:
+async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             await cluster.propose(0, b"%d" % n * 50)
@@ -425,7 +422,7 @@ async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again() -> No
         assert not cluster.status(3, 0).damaged
 
 
-async def test_f07_a_rotten_log_never_wins_an_election() -> None:
+async def test_f07_a_rotten_log_never_wins_an_election(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             await cluster.propose(0, b"%d" % n * 50)
@@ -443,7 +440,7 @@ async def test_f07_a_rotten_log_never_wins_an_election() -> None:
         assert await cluster.propose(0, b"new") == 11
 
 
-async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote() -> None:
+async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             await cluster.propose(0, b"%d" % n)
@@ -458,7 +455,7 @@ async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote() -> None:
         await cluster.until(lambda: not cluster.status(3, 0).damaged)
 
 
-async def test_the_clock_of_a_leader_is_compared_with_its_voters() -> None:
+async def test_the_clock_of_a_leader_is_compared_with_its_voters(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         await trio.sleep(0.3)
@@ -467,21 +464,21 @@ async def test_the_clock_of_a_leader_is_compared_with_its_voters() -> None:
         assert abs(cluster.status(1, 0).clock_offset_ms - 3_600_000) < 100
 
 
-async def test_garbage_from_a_peer_is_dropped() -> None:
+async def test_garbage_from_a_peer_is_dropped(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         for data in (b"", b"\x00", b"\x01", b"\x01\xc1", b"\x02abc", b"\x01" + bytes(100)):
             cluster.host(1).on_payload(node_id(2), data)
         assert await cluster.propose(0, b"x") == 1
 
 
-async def test_an_inbox_that_is_full_drops() -> None:
+async def test_an_inbox_that_is_full_drops(autojump_clock: MockClock) -> None:
     async with cluster_of(3, options=Options(inbox_payloads_max=4)) as cluster:
         for _ in range(10_000):
             cluster.host(1).on_payload(node_id(2), b"\x01")
         assert await cluster.propose(0, b"x") == 1
 
 
-async def test_founding_twice_changes_nothing() -> None:
+async def test_founding_twice_changes_nothing(autojump_clock: MockClock) -> None:
     async with cluster_of(1, groups=(0, 1)) as cluster:
         await cluster.propose(0, b"x")
         await cluster.host(1).found([0, 1, 2])
@@ -489,7 +486,7 @@ async def test_founding_twice_changes_nothing() -> None:
         assert await cluster.propose(0, b"y") == 2
 
 
-async def test_a_stopped_host_fails_its_callers() -> None:
+async def test_a_stopped_host_fails_its_callers(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         cluster.cut_off(1)
@@ -512,5 +509,3 @@ def test_the_configuration_sets_the_times() -> None:
     options = Options.of(CONFIG)
     assert options.heartbeat_ms == CONFIG.heartbeat_interval_ms
     assert options.election_timeout_ms == CONFIG.election_timeout_ms
-    assert errno.EIO
-    assert Cluster
