@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from objstore.errors import Conflict, InvalidRequest, NotFound, ObjstoreError
-from objstore.ids import RequestId, Slot
+from objstore.ids import RequestId, Slot, UploadId
 from objstore.limits import REQUEST_ID_KEPT_MS
 from objstore.meta import (
     cluster,
@@ -36,7 +38,7 @@ from objstore.meta import (
 from objstore.meta import commands as c
 from objstore.meta.errors import NoSuchKey
 from objstore.meta.rows import StagedRows
-from objstore.meta.values import Displaced
+from objstore.meta.values import ChunkPlace, Displaced
 from objstore.meta.work import Context, Work
 from objstore.rpc import codec
 
@@ -94,8 +96,10 @@ def _forget_released(work: Work, command: c.ForgetReleased) -> None:
 
 
 def _change_displaced(work: Work, command: c.ChangeDisplaced) -> tuple[Displaced, ...]:
-    place, chunk = references.place_of(command.place), command.place.chunk
-    row_key = _row_of(work, command)
+    chunk = command.place.chunk
+    found = _found_place(work, command.place)
+    place = references.place_of(found)
+    row_key = _row_of(work, found)
     payload = None if row_key is None else work.rows.get(row_key)
     if row_key is None or payload is None:
         raise NoSuchKey("nothing refers to the chunk any more")
@@ -114,8 +118,22 @@ def _change_displaced(work: Work, command: c.ChangeDisplaced) -> tuple[Displaced
     return moved[1].displaced
 
 
-def _row_of(work: Work, command: c.ChangeDisplaced) -> bytes | None:
-    place, slot = command.place, work.slot
+def _found_place(work: Work, place: ChunkPlace) -> ChunkPlace:
+    """The place with order and part number, which no fragment's header can know."""
+    payload = work.rows.get(schema.chunk_key(work.slot, place.chunk))
+    if payload is None:
+        raise NoSuchKey("nothing refers to the chunk any more")
+    order, upload, part_number = payloads.unpack(payload)[:3]
+    return attrs.evolve(
+        place,
+        order=order,
+        upload=UploadId(upload) if upload else None,
+        part_number=part_number,
+    )
+
+
+def _row_of(work: Work, place: ChunkPlace) -> bytes | None:
+    slot = work.slot
     if place.upload is not None:
         prefix = schema.parts_prefix(slot, place.bucket, place.upload)
         return schema.part_key(prefix, place.part_number)

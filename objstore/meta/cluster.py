@@ -63,11 +63,10 @@ FEATURE_LEVEL = "feature_level"
 _NO_STATE = (0, 0, 0, 0)
 _VERSION, _FLOOR, _BUCKETS, _DELETIONS = range(4)
 
-# From which states a bucket may enter another.  CLOSING -> OPEN is for a closer that has
-# opened the slots again itself.
+# From which states a bucket may enter another.
 _ENTERED_FROM: dict[BucketState, tuple[BucketState, ...]] = {
     BucketState.CREATING: (BucketState.CLOSING,),
-    BucketState.OPEN: (BucketState.CREATING, BucketState.CLOSING),
+    BucketState.OPEN: (BucketState.CREATING,),
     BucketState.CLOSING: (BucketState.OPEN, BucketState.CREATING),
     BucketState.DROPPING: (BucketState.CLOSING,),
 }

@@ -93,7 +93,11 @@ class CloseBucket:
 @wire("c.drop_bucket")
 @attrs.frozen
 class DropBucket:
-    """Forget a closed bucket's fence and counters.  Result: None."""
+    """Forget the bucket's fence and counters.  Result: None.
+
+    BucketNotEmpty where the slot is open and holds something: nobody may open one of a
+    bucket in DROPPING.
+    """
 
     slot: Slot
     bucket: BucketId
@@ -275,8 +279,8 @@ class ChangeDisplaced:
 
     For each entry: (index, found, now).  It is applied where the row's state of that
     index still is `found` (a node id, or None for missing, or "" for "on its ring
-    owner"); `now` likewise.  Result: the ChunkRef's new `displaced`, or NoSuchKey where
-    nothing refers to the chunk any more.
+    owner"); `now` likewise.  `place` needs neither order nor part number.  Result: the
+    ChunkRef's new `displaced`, or NoSuchKey where nothing refers to the chunk any more.
     """
 
     slot: Slot

@@ -11,6 +11,8 @@ and a dropped one stays, so that one delayed from the bucket's creation finds it
 
 from __future__ import annotations
 
+import attrs
+
 from objstore.ids import Slot
 from objstore.limits import DROPPED_FENCE_KEPT_MS
 from objstore.meta import payloads, schema
@@ -92,9 +94,11 @@ def drop_bucket(work: Work, command: DropBucket) -> None:
         known, is_dropped = payloads.unpack_fence(command.bucket, payload)
     if is_dropped:
         return
-    if known.is_open:
-        raise BucketNotEmpty(f"bucket {command.bucket:x} is not closed")
-    work.rows.put(row_key, payloads.pack_fence(known, is_dropped=True))
+    usage = work.usage(command.bucket)
+    if known.is_open and (usage[Count.VERSIONS] or usage[Count.UPLOADS]):
+        raise BucketNotEmpty(f"bucket {command.bucket:x} is open, and not empty")
+    closed = attrs.evolve(known, is_open=False)
+    work.rows.put(row_key, payloads.pack_fence(closed, is_dropped=True))
     work.rows.delete(schema.counters_key(work.slot, command.bucket))
     due_ms = work.context.time_ms + DROPPED_FENCE_KEPT_MS
     name = command.bucket.to_bytes(8, "big")

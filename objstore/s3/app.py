@@ -32,7 +32,12 @@ from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
 from objstore.objects.store import Store
 from objstore.s3 import checksums
-from objstore.s3.authenticate import Authenticator, CredentialLookup, effective_headers
+from objstore.s3.authenticate import (
+    Authenticator,
+    CredentialLookup,
+    effective_headers,
+    effective_query,
+)
 from objstore.s3.body import S3Body, body_of
 from objstore.s3.call import OperationHandler, S3Call
 from objstore.s3.errors import S3Error, to_s3_error
@@ -74,12 +79,12 @@ class S3App:
 
             operations = OPERATIONS
         self._store = store
-        self._authenticator = Authenticator(credentials, region)
         self._clock = clock
         self._entropy = entropy
         self._host_id = base64.b64encode(node.encode()).decode("ascii")
         self._region = region
         self._domains = tuple(domain.lower() for domain in domains)
+        self._authenticator = Authenticator(credentials, region, self._domains)
         self._operations = operations
         self._slow = SlowAnswers()
 
@@ -112,6 +117,8 @@ class S3App:
             request, query, now_ms=self._clock.utc_now_ms()
         )
         principal, verified = (None, None) if found is None else found
+        if found is not None:
+            query = effective_query(query, verified)
         exchange.principal = principal
         headers = effective_headers(request.headers, query, verified)
         exchange.route = route = resolve(

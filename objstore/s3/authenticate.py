@@ -9,13 +9,15 @@ knows is too old to be trusted (DESIGN 4: `auth.max_staleness`).
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
 from objstore.http.message import Headers, Request
 from objstore.objects.capability import Principal
+from objstore.s3 import sigv2
 from objstore.s3.errors import S3Error
+from objstore.s3.router import virtual_bucket
 from objstore.s3.sigv4 import SigningKeys, Verified, check_claim, parse_claim, verify
 
 
@@ -49,27 +51,27 @@ class Authenticator:
 
     credentials: CredentialLookup
     region: str
+    domains: Sequence[str] = ()  # Base domains of virtual hosts, lower-case.
     _keys: SigningKeys = attrs.field(factory=SigningKeys)
 
     async def authenticate(
         self, request: Request, query: Mapping[str, str], *, now_ms: int
-    ) -> tuple[Principal, Verified] | None:
+    ) -> tuple[Principal, Verified | None] | None:
         """Who sent this; None: nobody says.
 
+        With it goes what Version 4 verified; None for a URL presigned by Version 2, whose
+        signature says nothing of the body, nor of headers in the query.
         Raises S3Error where somebody says and it is not so; Unavailable.
         """
+        if sigv2.is_claimed(request.headers, query):
+            return await self._by_version_2(request, query, now_ms), None
         headers = request.headers
-        claim = parse_claim(headers, query)
+        claim = parse_claim(headers, query, has_body=request.body.size != 0)
         if claim is None:
             return None
-        if "x-amz-security-token" in headers or "X-Amz-Security-Token" in query:
-            raise S3Error("InvalidToken")  # No sessions are given here.
+        _refuse_session(headers, query)
         check_claim(claim, headers, region=self.region, now_ms=now_ms)
-        credential = await self.credentials(claim.access_key)
-        if credential is None:
-            raise S3Error(
-                "InvalidAccessKeyId", details={"AWSAccessKeyId": claim.access_key}
-            )
+        credential = await self._find(claim.access_key)
         key = self._keys.get(credential.secret_key, day=claim.day, region=claim.region)
         verified = verify(
             claim,
@@ -80,6 +82,50 @@ class Authenticator:
             headers=headers,
         )
         return credential.principal, verified
+
+    async def _by_version_2(
+        self, request: Request, query: Mapping[str, str], now_ms: int
+    ) -> Principal:
+        """Who presigned this URL by Signature Version 2."""
+        headers = request.headers
+        claim = sigv2.parse_claim(query)
+        _refuse_session(headers, query)
+        sigv2.check_claim(claim, headers, query, now_ms=now_ms)
+        credential = await self._find(claim.access_key)
+        sigv2.verify(
+            claim,
+            credential.secret_key,
+            method=request.method,
+            bucket=virtual_bucket(headers.get("host", ""), self.domains),
+            path=request.path,
+            query=request.query,
+            headers=headers,
+        )
+        return credential.principal
+
+    async def _find(self, access_key: str) -> Credential:
+        credential = await self.credentials(access_key)
+        if credential is None:
+            raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": access_key})
+        return credential
+
+
+def _refuse_session(headers: Headers, query: Mapping[str, str]) -> None:
+    """Raise S3Error InvalidToken: no sessions are given here."""
+    in_query = any(name.lower() == "x-amz-security-token" for name in query)
+    if in_query or "x-amz-security-token" in headers:
+        raise S3Error("InvalidToken")
+
+
+def effective_query(query: dict[str, str], verified: Verified | None) -> dict[str, str]:
+    """The parameters that operations see: without those of a Version 2 signature.
+
+    Those of Version 4 begin with "X-", which no operation looks at.
+    """
+    if verified is not None:
+        return query
+    own = sigv2.OWN_PARAMETERS
+    return {name: value for name, value in query.items() if name not in own}
 
 
 def effective_headers(

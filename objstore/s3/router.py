@@ -86,7 +86,7 @@ def locate(path: str, host: str, domains: Sequence[str]) -> Place:
     Raises S3Error InvalidURI, InvalidBucketName, KeyTooLongError.
     """
     assert path.startswith("/"), path
-    bucket = _virtual_bucket(host, domains) if domains else None
+    bucket = virtual_bucket(host, domains)
     raw_key = path[1:]
     if bucket is None:
         raw_bucket, _, raw_key = raw_key.partition("/")
@@ -235,7 +235,13 @@ def _table() -> _Table:
 # ---- addresses ------------------------------------------------------------------------
 
 
-def _virtual_bucket(host: str, domains: Sequence[str]) -> str | None:
+def virtual_bucket(host: str, domains: Sequence[str]) -> str | None:
+    """The bucket that a Host header names (virtual-hosted style); None: the path does.
+
+    domains: base domains, lower-case.  What it names may be no bucket's name.
+    """
+    if not domains:
+        return None
     name = _without_port(host).lower()
     for domain in domains:
         if name.endswith("." + domain):

@@ -58,6 +58,7 @@ _SIGNED = frozenset(
         "versioning", "versions", "website",
     }
 )  # fmt: skip
+_SIGNED_NAMES = frozenset(name.encode() for name in _SIGNED)
 # Which entries a list shows, and how: not signed, by AWS's list either.
 _OF_LISTS = frozenset(
     {
@@ -195,7 +196,8 @@ def verify(
         for form in forms
     ]
     given = claim.signature.encode()
-    if not any([hmac.compare_digest(_sign(secret, text), given) for text in signed]):
+    fits = [hmac.compare_digest(_sign(secret, text), given) for text in signed]
+    if not any(fits):
         raise S3Error(
             "SignatureDoesNotMatch",
             details={
@@ -235,12 +237,21 @@ def _amz_headers(headers: Headers) -> list[str]:
 
 
 def _sub_resources(query: str) -> bytes:
-    """The signed parameters in order: values decoded, "=" only where it was sent."""
+    """The signed parameters in order: values decoded, "=" only where it was sent.
+
+    Names are decoded as well: what the router sees is what was signed.
+    """
     found = []
     for pair in query.split("&"):
-        name, equals, value = pair.partition("=")
-        if name in _SIGNED:
-            found.append((name, equals.encode() + unquote_to_bytes(value)))
+        raw_name, equals, raw_value = pair.partition("=")
+        name = _decode(raw_name)
+        if name in _SIGNED_NAMES:
+            found.append((name, equals.encode() + _decode(raw_value)))
     found.sort()
-    joined = b"&".join(name.encode() + value for name, value in found)
+    joined = b"&".join(name + value for name, value in found)
     return b"?" + joined if joined else b""
+
+
+def _decode(raw: str) -> bytes:
+    """As `router.parse_query` does."""
+    return unquote_to_bytes(raw.replace("+", " "))

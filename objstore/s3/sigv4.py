@@ -4,11 +4,13 @@
     check_claim(claim, ...)     the scope is ours, the time is now, the headers are signed
     verify(claim, secret, ...)  the signature is the one that the secret makes
 
-Two places to sign in: the Authorization header, or the query (a presigned URL).  The
-signature of the request is always verified, whatever x-amz-content-sha256 says: that
-header only tells how the body is covered (FAULTS 3: CVE-2026-41145, CVE-2025-31489).
+Two places to sign in: the Authorization header, or the query (a presigned URL, which may
+be of Version 2 as well: `sigv2`).  The signature of the request is always verified,
+whatever x-amz-content-sha256 says: that header only tells how the body is covered
+(FAULTS 3: CVE-2026-41145, CVE-2025-31489).
 
     x-amz-content-sha256                            the body is
+    none (in a request without a body)              empty
     64 hex digits                                   compared with it
     UNSIGNED-PAYLOAD                                not covered
     STREAMING-AWS4-HMAC-SHA256-PAYLOAD[-TRAILER]    signed chunk by chunk (`streaming`)
@@ -45,6 +47,7 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 STREAMING = {STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER}
 
 SKEW_MAX_MS = 15 * 60_000
@@ -96,10 +99,13 @@ class Verified:
 # ---- reading a claim ------------------------------------------------------------------
 
 
-def parse_claim(headers: Headers, query: Mapping[str, str]) -> Claim | None:
+def parse_claim(
+    headers: Headers, query: Mapping[str, str], *, has_body: bool = True
+) -> Claim | None:
     """The request's claim; None where it makes none: it is anonymous.
 
     headers: the request's own, without what a presigned URL adds.
+    has_body: whether a body may come; without, its hash need not be said.
     Raises S3Error for a claim that cannot be read or is of a kind not spoken here.
     """
     authorization = headers.get("authorization")
@@ -113,7 +119,7 @@ def parse_claim(headers: Headers, query: Mapping[str, str]) -> Claim | None:
                 "should be specified",
                 details={"ArgumentName": "Authorization"},
             )
-        return _claim_of_header(authorization, headers)
+        return _claim_of_header(authorization, headers, has_body=has_body)
     if in_query:
         return _claim_of_query(query, headers)
     return None
@@ -143,7 +149,7 @@ def _sigv4a() -> S3Error:
     )
 
 
-def _claim_of_header(authorization: str, headers: Headers) -> Claim:
+def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) -> Claim:
     scheme, _, rest = authorization.strip().partition(" ")
     if scheme == "AWS":
         raise _sigv2()
@@ -166,10 +172,12 @@ def _claim_of_header(authorization: str, headers: Headers) -> Claim:
     timestamp, time_ms = _time_of_headers(headers)
     payload = headers.get("x-amz-content-sha256")
     if payload is None:
-        raise S3Error(
-            "InvalidRequest",
-            "Missing required header for this request: x-amz-content-sha256",
-        )
+        if has_body:
+            raise S3Error(
+                "InvalidRequest",
+                "Missing required header for this request: x-amz-content-sha256",
+            )
+        payload = EMPTY_SHA256  # curl before 8 signs so, and sends no such header.
     return _claim(
         credential=fields["Credential"],
         signed_headers=fields["SignedHeaders"],
@@ -183,8 +191,8 @@ def _claim_of_header(authorization: str, headers: Headers) -> Claim:
 
 def _claim_of_query(query: Mapping[str, str], headers: Headers) -> Claim:
     algorithm = query.get("X-Amz-Algorithm")
-    if algorithm is None and "AWSAccessKeyId" in query:
-        raise _sigv2()
+    if "AWSAccessKeyId" in query or "Signature" in query:
+        raise _bad_query("a URL has one signature, of Version 4 or 2")
     if algorithm == _SIGV4A:
         raise _sigv4a()
     if algorithm != ALGORITHM:

@@ -30,9 +30,13 @@ import attrs
 from objstore.limits import AWS_CHUNK_SIZE_MAX, HTTP_TRAILERS_SIZE_MAX, PUT_SIZE_MAX
 from objstore.s3.checksums import decode_checksum, header_of
 from objstore.s3.errors import S3Error
-from objstore.s3.sigv4 import STREAMING_SIGNED, STREAMING_UNSIGNED_TRAILER, Verified
+from objstore.s3.sigv4 import (
+    EMPTY_SHA256,
+    STREAMING_SIGNED,
+    STREAMING_UNSIGNED_TRAILER,
+    Verified,
+)
 
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _LINE_MAX = 256  # A size and a signature need 110.
 _SIGNED_LINE = re.compile(rb"([0-9A-Fa-f]{1,16});chunk-signature=([0-9a-f]{64})")
 _UNSIGNED_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})")
@@ -58,7 +62,7 @@ class ChunkSigner:
         """Check the next chunk's signature.  Raises S3Error SignatureDoesNotMatch."""
         self._check(
             f"AWS4-HMAC-SHA256-PAYLOAD\n{self.timestamp}\n{self.scope}\n"
-            f"{self.previous}\n{_EMPTY_SHA256}\n{sha256}",
+            f"{self.previous}\n{EMPTY_SHA256}\n{sha256}",
             signature,
         )
 

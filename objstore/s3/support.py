@@ -21,8 +21,9 @@ This page is written from the server's own operation table; a test holds it to t
   `s3.domains`. Keys are 1 to 1,024 bytes of UTF-8, compared byte by byte: `a`, `a/`,
   `a//b` and `..` are just keys.
 - **Signatures**: Signature Version 4 in headers and in presigned URLs (1 second to 7
-  days), with a clock skew of at most 15 minutes. SigV4A answers NotImplemented,
-  Signature Version 2 InvalidRequest. Anonymous requests get AccessDenied.
+  days), with a clock skew of at most 15 minutes. Presigned URLs may be of Signature
+  Version 2, which `aws s3 presign` and boto3 make by default; in headers it answers
+  InvalidRequest, and SigV4A NotImplemented. Anonymous requests get AccessDenied.
 - **Bodies**: plain, `UNSIGNED-PAYLOAD`, and aws-chunked: signed, signed with trailer,
   unsigned with trailer. A signed chunk may have up to 4 MiB.
 - **Integrity**: Content-MD5; CRC32, CRC32C, CRC64NVME, SHA1 and SHA256 as headers and

@@ -121,6 +121,7 @@ def test_a_bucket_that_is_being_dropped_cannot_be_opened_again(shard: Shard) -> 
     record = set_state(shard, record, BucketState.CLOSING)
     assert record.config_version == 2
     assert set_state(shard, record, BucketState.CLOSING) == record
+    assert isinstance(set_state(shard, record, BucketState.OPEN), Conflict)
     record = set_state(shard, record, BucketState.DROPPING)
     for state in (BucketState.OPEN, BucketState.CREATING, BucketState.CLOSING):
         assert isinstance(set_state(shard, record, state), Conflict)

@@ -67,14 +67,15 @@ def breaches(layout: Layout, width: int) -> list[str]:
         if len(set(there)) != len(there) or not set(there) <= holders:
             found.append(f"{row}: a node twice, or one that holds no data")
         zones = Counter(layout.members[index].zone for index in there)
-        allowed = zone_cap(layout, width)
+        allowed = zone_cap([m for m in layout.members if m.holds_data], width)
         found += [f"{row}: {n} in zone {zone}" for zone, n in zones.items() if n > allowed]
     return found
 
 
-def zone_cap(layout: Layout, width: int) -> int:
-    sizes = Counter(member.zone for member in layout.members if member.holds_data)
-    cap = -(-min(width, sizes.total()) // max(1, len(sizes)))
-    while sum(min(cap, size) for size in sizes.values()) < min(width, sizes.total()):
+def zone_cap(chosen: list[Member], width: int) -> int:
+    """The most of `width` places that a zone of `chosen` need have."""
+    sizes = Counter(one.zone for one in chosen)
+    cap = -(-min(width, len(chosen)) // max(1, len(sizes)))
+    while sum(min(cap, size) for size in sizes.values()) < min(width, len(chosen)):
         cap += 1  # Some zones have too few nodes for an even spread.
     return cap

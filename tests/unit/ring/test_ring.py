@@ -75,7 +75,7 @@ def test_width_without_a_table_keeps_to_its_own_caps(
             assert len(owners) == width
             assert len(set(there)) == len(there) == min(width, len(cluster))
             zones = Counter(zone_of[node] for node in there)
-            assert max(zones.values()) <= zone_cap(layout, width)
+            assert max(zones.values()) <= zone_cap(cluster, width)
 
 
 def test_width_without_a_table_is_even_enough() -> None:

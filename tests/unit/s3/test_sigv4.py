@@ -392,10 +392,23 @@ def test_a_presigned_url_of_tomorrow_is_refused_today():
     assert error.code == "AccessDenied"
 
 
-def test_sigv2_is_refused_by_name():
-    url = "/test.txt?AWSAccessKeyId=a&Expires=1&Signature=b"
-    error = refusal("GET", url, {"Host": HOST})
+def test_sigv2_in_headers_is_refused_by_name():
+    error = refusal("GET", "/test.txt", {"Host": HOST, "Authorization": "AWS a:b"})
     assert (error.code, "AWS4-HMAC-SHA256" in error.message) == ("InvalidRequest", True)
+
+
+def test_a_url_signed_by_both_versions_is_refused():
+    error = refusal("GET", f"{PRESIGNED}&AWSAccessKeyId=a&Signature=b", {"Host": HOST})
+    assert error.code == "AuthorizationQueryParametersError"
+
+
+def test_without_a_body_its_hash_need_not_be_said():
+    """curl 7.88 signs the hash of nothing, and sends no x-amz-content-sha256."""
+    headers = Headers(get_headers(**{"x-amz-content-sha256": None}).items())
+    claim = parse_claim(headers, {}, has_body=False)
+    assert claim.payload == EMPTY
+    with pytest.raises(S3Error, match="x-amz-content-sha256"):
+        parse_claim(headers, {}, has_body=True)
 
 
 def test_access_keys_may_hold_slashes():
