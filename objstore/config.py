@@ -419,6 +419,11 @@ def _check(config: Config, path: str) -> None:
         "memory.in_flight must be at least 16MiB: a request holds several blocks",
     )
     require(
+        config.repair.rate >= limits.BLOCK_SIZE,
+        f"repair.rate must be at least {format_size(limits.BLOCK_SIZE)}: mending would"
+        " never end",
+    )
+    require(
         config.s3.tls != "files" or bool(config.s3.tls_certificate and config.s3.tls_key),
         "s3.tls = files needs s3.tls_certificate and s3.tls_key",
     )

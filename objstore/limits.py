@@ -43,6 +43,9 @@ CLUSTER_DELTA_SIZE = 1 * MiB  # Rows of one answer to a view; more are asked for
 
 # Reports of damage waiting to be recorded; what is dropped is found again by a read.
 DAMAGE_REPORTS_MAX = 10_000
+# Chunks, nodes and rows that repair leaves alone for a while; the forgotten are tried anew.
+REPAIR_FAILURES_KEPT = 10_000
+RELEASED_CONFIRMED_MAX = 50_000  # Rows whose holders have not all confirmed a deletion.
 
 # Bytes on drives.
 BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.

@@ -20,8 +20,8 @@ from objstore.errors import ConfigError, InvalidRequest
 # liberasurecode's own bound on k + m; a chunk on more nodes than that gains nothing.
 WIDTH_MAX = 32
 
-_REPLICATE = re.compile(r"replicate:(\d{1,4})")
-_EC = re.compile(r"ec:(\d{1,4})\+(\d{1,4})")
+_REPLICATE = re.compile(r"replicate:([0-9]{1,4})")
+_EC = re.compile(r"ec:([0-9]{1,4})\+([0-9]{1,4})")
 
 
 class BadScheme(ConfigError, InvalidRequest):

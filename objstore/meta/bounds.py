@@ -195,6 +195,8 @@ def check_query(query: q.Query) -> None:
             _require(len(chunks) <= _CHUNKS_ASKED_MAX, "too many chunks asked for")
         case q.ListBelow(after=after):
             _require(len(after) in (0, 3 + CHUNK_ID_SIZE), "not a cursor")
+        case q.ListReleased(after=after_row):
+            _check_number(after_row + 1)
         case q.ClusterChanges(since, began):
             _check_number(since)
             _check_number(began)

@@ -191,11 +191,12 @@ class BelowEntry:
 @wire("q.list_released")
 @attrs.frozen
 class ListReleased:
-    """Released rows older than `before_ms`.  Answer: tuple[Released, ...]."""
+    """Released rows older than `before_ms`, by sequence.  Answer: tuple[Released, ...]."""
 
     slot: Slot
     before_ms: int
     limit: int = 64
+    after: int = -1  # Sequence of the last row seen.
 
 
 @wire("q.list_released_slots")

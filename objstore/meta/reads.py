@@ -229,10 +229,11 @@ def _below_begin(slot: Slot, after: bytes) -> bytes:
 
 
 def _list_released(view: RowView, query: q.ListReleased) -> tuple[Released, ...]:
-    prefix = schema.table_prefix(query.slot, Table.RELEASED)
+    begin = schema.released_key(query.slot, query.after + 1)
+    end = schema.range_end(schema.table_prefix(query.slot, Table.RELEASED))
     found: list[Released] = []
     chunk_count = 0
-    for row_key, payload in view.scan(prefix, schema.range_end(prefix)):
+    for row_key, payload in view.scan(begin, end):
         time_ms, scheme, chunks = payloads.unpack(payload)[:3]
         if len(found) == query.limit or time_ms >= query.before_ms:
             break

@@ -20,6 +20,7 @@ from objstore.admin.status import ClusterStatus, NodeReporter
 from objstore.chunks.client import ChunkClient
 from objstore.chunks.server import ChunkServer
 from objstore.chunks.store import ChunkStore
+from objstore.chunks.worker import Compactor
 from objstore.config import Config
 from objstore.errors import ConfigError, Conflict, ObjstoreError, Unavailable
 from objstore.gossip.driver import Gossip, Member, State
@@ -28,7 +29,7 @@ from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.pki import Authority
 from objstore.http.message import Request, Response
 from objstore.http.server import HttpServer
-from objstore.ids import CLUSTER_SHARD, NodeId
+from objstore.ids import CLUSTER_SHARD, NodeId, Slot
 from objstore.limits import SHARD_COUNT
 from objstore.meta.client import MetaClient
 from objstore.meta.reconcile import Reconciler
@@ -54,6 +55,7 @@ from objstore.rpc.client import Peers, call_address
 from objstore.rpc.server import Call, Reply, RpcServer
 from objstore.s3.app import S3App
 from objstore.s3.authenticate import Credential
+from objstore.s3.router import virtual_bucket
 
 log = structlog.get_logger()
 
@@ -202,6 +204,7 @@ class Parts:
         )
         self.chunk_server = ChunkServer(store=self.chunk_store, entropy=self.host.entropy)
         self.chunk_server.register(self.server)
+        self.compactor = Compactor(self.chunk_store)
         self.chunks = ChunkClient(
             node=self.identity.node, local=self.chunk_store, peers=self.peers
         )
@@ -242,14 +245,15 @@ class Parts:
             chunks=self.chunks,
             slots_below=self.meta_server.slots_below,
             is_usable=self._is_usable,
+            is_alive=self._is_alive,
             throttle=Throttle(config.repair.rate),
         )
         self.freer = Freer(
             meta=self.meta,
             view=self.view,
             chunks=self.chunks,
-            clock=host.clock,
             slots_released=self.meta_server.slots_released,
+            cluster_time_ms=self._cluster_time_ms,
             is_alive=self._is_alive,
             delay_ms=config.repair.free_delay_ms,
         )
@@ -264,6 +268,10 @@ class Parts:
             is_alive=self._is_alive,
             grace_ms=config.repair.grace_ms,
         )
+
+    def _cluster_time_ms(self, slot: Slot) -> int:
+        """Of the newest command that this node has applied to the slot's shard."""
+        return self.meta_store.machine(self.view.shard_of(slot)).time_ms
 
     def _is_usable(self, node: NodeId) -> bool:
         """Whether a node may be given fragments now."""
@@ -367,8 +375,12 @@ class Parts:
         )
 
     async def _answer(self, request: Request) -> Response:
-        """One port for people and programs: /-/ is never a bucket."""
-        if request.path.startswith(PREFIX):
+        """One port for people and programs: /-/ is never a bucket.
+
+        At a bucket's virtual host it is the beginning of a key.
+        """
+        host = request.headers.get("host", "")
+        if request.path.startswith(PREFIX) and not virtual_bucket(host, self.s3.domains):
             return await self.admin(request)
         return await self.s3(request)
 
@@ -394,6 +406,8 @@ class Parts:
     ) -> None:
         """Serve until `stopping` is set or the node has left; started() when it serves."""
         async with trio.open_nursery() as nursery:
+            # Before peers can ask for fragments: the store is recovering until then.
+            await nursery.start(self.chunk_store.run)
             await self._start_cluster_side(nursery)
             await self._start_stores(nursery)
             await self._start_front_door(nursery)
@@ -526,7 +540,7 @@ class Parts:
         log.info("node.cluster_founded", cluster=self.identity.cluster)
 
     async def _start_stores(self, nursery: trio.Nursery) -> None:
-        for service in (self.chunk_store.run, self.chunk_server.run, self.chunks.run):
+        for service in (self.chunk_server.run, self.chunks.run, self.compactor.run):
             await nursery.start(service)
         nursery.start_soon(self.damage.run)
         for worker in (self.mender, self.freer):

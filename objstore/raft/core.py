@@ -950,7 +950,7 @@ class Core:
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
-        self._note_damage(progress, message.damage)
+        self._note_damage(sender, progress, message.damage)
         progress.commit = max(progress.commit, message.commit)
         if not message.accepted:
             hint = message.hint_index
@@ -1045,7 +1045,7 @@ class Core:
             rounds = {node: other.round for node, other in self.progress.items()}
             rounds[self.node] = _FAR
             self.reads.confirm(agreed(self.membership, rounds))
-        self._note_damage(progress, message.damage)
+        self._note_damage(sender, progress, message.damage)
         if message.round > progress.match_round and message.last_index < progress.match:
             self._note_loss(progress)
         self._resend(sender, progress, message)
@@ -1103,8 +1103,10 @@ class Core:
 
     # Leaders: damaged followers.
 
-    def _note_damage(self, progress: Progress, damage: int) -> None:
+    def _note_damage(self, node: NodeId, progress: Progress, damage: int) -> None:
         """A follower says what it has lost, or that it is whole."""
+        if damage == Damage.NEW and node in voters(self.membership):
+            damage = Damage.VOTE  # Nobody votes before it was mended once: all is gone.
         if damage == 0:
             if not progress.lost:
                 progress.mend = progress.damage = 0

@@ -259,6 +259,7 @@ class Replica:
 @attrs.frozen
 class _Write:
     records: Sequence[Record]
+    size: int
     done: Callable[[], None]
 
 
@@ -319,6 +320,7 @@ class RaftHost:
         self._out: dict[NodeId, list[tuple[int, Message]]] = {}
         self._out_size: dict[NodeId, int] = {}
         self._writes: deque[_Write] = deque()
+        self._writes_size = 0
         self._write_began_ms: int | None = None
         self._write_ended_ms = 0
         self._wanted = Signal()
@@ -437,8 +439,7 @@ class RaftHost:
                 replica.next_read.fail(partial(NotLeader, None))
                 replica.next_read = None
             replica.note_moved()
-        while self._writes:
-            self._writes.popleft()
+        self._writes.clear()
 
     async def found(self, groups: Iterable[int]) -> None:
         """Make each group with this node as its only voter; returns once it leads them.
@@ -536,6 +537,8 @@ class RaftHost:
             or replica.proposals_size + len(data) > self.options.proposals_size_max
         ):
             raise Unavailable(f"group {group} has too many proposals waiting")
+        if self._writes_size > self.options.writes_size_max:
+            raise Unavailable("the write-ahead log is too slow for more")
         proposal = _Proposal(data, Answer(), trio.current_time())
         replica.proposals.append(proposal)
         replica.proposals_size += len(data)
@@ -611,7 +614,7 @@ class RaftHost:
                     outgoing=step.outgoing,
                     learners=step.learners,
                 )
-            self._touch(replica)
+                self._touch(replica)
         return step is Step.DONE
 
     async def transfer(self, group: int, to: NodeId) -> None:
@@ -696,8 +699,6 @@ class RaftHost:
             if self._replicas.get(replica.group) is replica:
                 self._serve(replica, now_ms)
         self._flush_sends()
-        if self._writes:
-            self._write_wanted.set()
 
     def _take_inbox(self, now_ms: int) -> None:
         while self._inbox:
@@ -859,9 +860,13 @@ class RaftHost:
         if effect.cut is not None:
             records.append(Record(group, RecordType.TRUNCATE, index=effect.cut))
         records += [entry_record(group, entry) for entry in effect.entries]
-        self._writes.append(
-            _Write(records, partial(self._note_durable, replica, effect.sequence))
-        )
+        self._queue_write(records, partial(self._note_durable, replica, effect.sequence))
+
+    def _queue_write(self, records: Sequence[Record], done: Callable[[], None]) -> None:
+        size = sum(record.size for record in records)
+        self._writes.append(_Write(records, size, done))
+        self._writes_size += size
+        self._write_wanted.set()
 
     def _note_durable(self, replica: Replica, sequence: int) -> None:
         replica.core.persisted(sequence, self.now_ms())
@@ -927,7 +932,7 @@ class RaftHost:
             replica.machine.destroy()
             self._destroying.discard(group)
 
-        self._writes.append(_Write([tombstone_record(group, hard_state)], destroy))
+        self._queue_write([tombstone_record(group, hard_state)], destroy)
 
     def _fail_proposals(self, replica: Replica) -> None:
         """What was not appended has not happened."""
@@ -951,8 +956,7 @@ class RaftHost:
     async def make_durable(self, records: Sequence[Record]) -> None:
         """Write records behind all that waits; returns when they are durable."""
         answer = Answer()
-        self._writes.append(_Write(records, answer.succeed))
-        self._write_wanted.set()
+        self._queue_write(records, answer.succeed)
         await answer.wait()
 
     async def _write_loop(self) -> None:
@@ -970,7 +974,8 @@ class RaftHost:
             write = self._writes.popleft()
             batch.append(write)
             records += write.records
-            size += sum(record.size for record in write.records)
+            size += write.size
+            self._writes_size -= write.size
         began = trio.current_time()
         self._write_began_ms = round(began * 1000)
         await self.wal.write(records)
@@ -1020,15 +1025,14 @@ class RaftHost:
         idle_ms = now_ms - self._write_ended_ms
         idle = not self._writes and self._write_began_ms is None
         if idle and idle_ms >= self.options.election_timeout_ms and self.wal.wants_mark:
-            self._writes.append(_Write([MARK], lambda: None))
+            self._queue_write([MARK], lambda: None)
         if self._is_disk_stalled(now_ms):
             self._hand_over_all(now_ms)
         elif now_ms - self._balanced_ms >= self.options.balance_interval_ms:
             self._balanced_ms = now_ms
             self._balance(now_ms)
-        if not self._upkeep and self._nursery is not None:
+        if not self._upkeep and self.start_soon(self._keep_up_wal):
             self._upkeep = True
-            self._nursery.start_soon(self._keep_up_wal)
 
     async def _keep_up_wal(self) -> None:
         """Have a spare segment ready, and let old ones go."""

@@ -35,10 +35,12 @@ class Options:
     in_flight_messages_max: int = 64
     in_flight_size_max: int = 4 * MiB
     # Appended and not committed, per group: a leader without a quorum takes no more.
-    uncommitted_size_max: int = 16 * MiB
+    uncommitted_size_max: int = 8 * MiB
+    # Waiting for the WAL, over all groups: beyond it the disk is too slow for more.
+    writes_size_max: int = 64 * MiB
     # Proposals that wait for their turn, per group; more are refused with Unavailable.
     proposals_max: int = 4096
-    proposals_size_max: int = 32 * MiB
+    proposals_size_max: int = 8 * MiB
     reads_max: int = 16_384  # Likewise reads that wait for a round.
     rounds_in_flight_max: int = 4  # Read rounds on their way; later reads join the next.
 

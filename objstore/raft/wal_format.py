@@ -214,7 +214,14 @@ class _Head:
     durable: int
     payload_size: int
     payload_crc: int
-    record: Record  # Without payload.
+    group: int
+    type: RecordType
+    term: int
+    index: int
+    detail: int
+
+    def record(self, payload: bytes) -> Record:
+        return Record(self.group, self.type, self.term, self.index, self.detail, payload)
 
     @property
     def end(self) -> int:
@@ -237,7 +244,7 @@ def scan(
         if head is not None and head.sequence == expected:
             payload = _read_payload(data, head)
             if payload is not None:
-                yield Good(expected, attrs.evolve(head.record, payload=payload))
+                yield Good(expected, head.record(payload))
                 offset, expected = head.end, expected + 1
                 continue
         else:
@@ -250,7 +257,7 @@ def scan(
                 yield Cut(expected, offset)
             return
         if head is not None:
-            yield Lost(expected, 1, offset, head.record)
+            yield Lost(expected, 1, offset, head.record(b""))
             offset, expected = head.end, expected + 1
             continue
         later = next(_heads(data, offset, seed, above=expected), None)
@@ -277,13 +284,17 @@ def _read_head(data: bytes, offset: int, seed: bytes) -> _Head | None:
         return None
     fields = _RECORD_BODY.unpack(body)
     payload_crc, size, sequence, durable, group, number, detail, _, term, index = fields
-    try:
-        record = Record(group, RecordType(number), term, index, detail)
-    except ValueError as error:
+    kind = _TYPES.get(number)
+    if kind is None:
         raise CorruptData(
             f"write-ahead log record of unknown type {number}: written by a newer release"
-        ) from error
-    return _Head(offset, sequence, durable, size, payload_crc, record)
+        )
+    return _Head(
+        offset, sequence, durable, size, payload_crc, group, kind, term, index, detail
+    )
+
+
+_TYPES = {int(kind): kind for kind in RecordType}
 
 
 def _read_payload(data: bytes, head: _Head) -> bytes | None:

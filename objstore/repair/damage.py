@@ -2,8 +2,8 @@
 
 A read that meets a bad checksum (or a fragment that should be there and is not) puts what
 it found here; a worker records it as missing by ChangeDisplaced, which makes the chunk
-below promise and so the business of `repair.mend`.  What is lost in a crash is found
-again by the next read.
+below promise and so the business of `repair.mend`.  What is lost in a crash, or refused
+for good, is found again by the next read.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import attrs
 import structlog
 import trio
 
-from objstore.errors import NotFound, ObjstoreError
-from objstore.ids import ChunkId, NodeId
+from objstore.errors import ObjstoreError, Unavailable
+from objstore.ids import ChunkId, NodeId, ShardId
 from objstore.limits import DAMAGE_REPORTS_MAX
 from objstore.meta.client import MetaClient
 from objstore.meta.commands import ChangeDisplaced
+from objstore.meta.errors import NoSuchKey
 from objstore.meta.values import ChunkPlace
 from objstore.objects.gather import FragmentDamage
 from objstore.repair.plan import AT_HOME
+from objstore.repair.worker import FATAL
 
 log = structlog.get_logger()
 
@@ -44,46 +46,68 @@ class DamageQueue:
 
     def report(self, damage: FragmentDamage) -> None:
         """Take what a read found, unless it is here already.  Never waits."""
+        key = (damage.ref.chunk, damage.index, damage.node)
+        if key in self._found:
+            return
         fragment = f"{damage.ref.chunk.hex()}.{damage.index}"
         log.warning(
             "repair.damage_found", fragment=fragment, peer=damage.node, reason=damage.reason
         )
-        if damage.owner is None or len(self._found) >= DAMAGE_REPORTS_MAX:
-            log.warning("repair.damage_dropped", fragment=fragment)
+        if damage.owner is None:
+            reason = "no good fragment says whose the chunk is"
+        elif len(self._found) >= DAMAGE_REPORTS_MAX:
+            reason = f"{DAMAGE_REPORTS_MAX} reports are waiting"
+        else:
+            self._found[key] = damage
+            self._arrived.set()
             return
-        self._found.setdefault((damage.ref.chunk, damage.index, damage.node), damage)
-        self._arrived.set()
+        log.warning("repair.damage_dropped", fragment=fragment, reason=reason)
 
     async def run(self) -> None:
-        """Record what comes, until cancelled."""
+        """Record what comes, until cancelled.
+
+        Reads come after the cluster's state was seen, so every slot's shard is known.
+        """
         while True:
             await self._arrived.wait()
             self._arrived = trio.Event()
-            for key, damage in list(self._found.items()):
-                if await self._record(damage):
-                    del self._found[key]
+            await self._record_all()
             if self._found:
                 await trio.sleep(_PAUSE_S)
                 self._arrived.set()
 
+    async def _record_all(self) -> None:
+        """Go through what is here once; a shard that is silent is asked only once."""
+        silent: set[ShardId] = set()
+        for key, damage in list(self._found.items()):
+            assert damage.owner is not None
+            shard = self.meta.view.shard_of(damage.owner.slot)
+            if shard in silent:
+                continue
+            fragment = f"{damage.ref.chunk.hex()}.{damage.index}"
+            said = log.bind(fragment=fragment, peer=damage.node, shard=shard)
+            try:
+                if await self._record(damage):
+                    said.warning("repair.damage_recorded", reason=damage.reason)
+            except FATAL:
+                raise
+            except Unavailable as error:
+                silent.add(shard)
+                said.warning("repair.damage_not_recorded", reason=str(error))
+                continue
+            except ObjstoreError as error:  # It would be refused again and again.
+                said.warning("repair.damage_dropped", reason=str(error))
+            del self._found[key]
+
     async def _record(self, damage: FragmentDamage) -> bool:
-        """Whether this is done with."""
+        """False where nothing refers to the chunk any more."""
         owner = damage.owner
         assert owner is not None
-        chunk = damage.ref.chunk
         found = AT_HOME if damage.is_at_home else damage.node
-        command = ChangeDisplaced(
-            owner.slot,
-            ChunkPlace(owner.bucket, owner.key, chunk, upload=owner.upload),
-            ((damage.index, found, None),),
-        )
-        fragment = f"{chunk.hex()}.{damage.index}"
+        place = ChunkPlace(owner.bucket, owner.key, damage.ref.chunk, upload=owner.upload)
+        command = ChangeDisplaced(owner.slot, place, ((damage.index, found, None),))
         try:
             await self.meta.propose(command, timeout_ms=_TIMEOUT_MS)
-        except NotFound:
-            return True  # Nothing refers to the chunk any more.
-        except ObjstoreError as error:
-            log.warning("repair.damage_not_recorded", fragment=fragment, reason=str(error))
+        except NoSuchKey:
             return False
-        log.warning("repair.damage_recorded", fragment=fragment, peer=damage.node)
         return True

@@ -3,38 +3,83 @@
     below-promise index (kept by commits)  ->  plan (pure)  ->  copy, fsynced
         -> ChangeDisplaced  ->  a stand-in's copy is deleted
 
-Only after the row says where the fragment is now is the other copy deleted.  Where the
-row is gone meanwhile, what was copied is deleted: a linearizable answer says that nothing
-refers to it.  If cancelled, a copy may be left without a row; it is garbage.
+Only after the row says that the fragment is elsewhere is a copy deleted; where the answer
+did not come, or another mend came between, nothing is.  Where the row is gone meanwhile,
+what was copied is deleted: a linearizable answer says that nothing refers to it.  A copy
+that is left without a row (cancelled, cut off) is garbage, for the search for orphans.
+
+Rounds take turns, each of them ROUND_S at most:
+
+    from the top     the most endangered first, by rank: what was damaged a moment ago is
+                     seen soon, even while a million stand-ins go home
+    from where the   so that the end of a long index is reached too, although what is
+    last one ended   above it cannot be mended now
+
+A chunk whose mend failed is left alone for a while (`repair.backoff`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import structlog
 import trio
 
 from objstore import metrics
-from objstore.chunks.client import ChunkClient
-from objstore.chunks.fragment import FragmentHeader, NoSuchFragment
+from objstore.chunks.client import BlockStream, ChunkClient, ChunkWriter, DamagedOnTheWay
+from objstore.chunks.fragment import Block, DriveFenced, FragmentStat, NoSuchFragment
 from objstore.ec.scheme import Scheme
-from objstore.errors import CorruptData, NotFound, ObjstoreError
-from objstore.ids import FragmentId, NodeId, Slot
+from objstore.errors import (
+    CorruptData,
+    NotFound,
+    ObjstoreError,
+    OutOfSpace,
+    Unavailable,
+)
+from objstore.ids import ChunkId, FragmentId, NodeId, ShardId, Slot
+from objstore.limits import REPAIR_FAILURES_KEPT
 from objstore.meta.client import MetaClient
 from objstore.meta.commands import ChangeDisplaced
+from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import BelowEntry, ListBelow
 from objstore.meta.view import ClusterView
-from objstore.repair.plan import Mend, holders_of, plan_mends
+from objstore.repair.backoff import Backoff
+from objstore.repair.plan import Mend, Source, plan_mends, recorded_at
 from objstore.repair.throttle import Throttle
-from objstore.repair.worker import WorkerState
+from objstore.repair.worker import FATAL, STEP_TIMEOUT_S, WorkerState, within
 
 log = structlog.get_logger()
 
+ROUND_S = 5.0
 _PAGE = 64
 _AT_ONCE = 2
 _TIMEOUT_MS = 10_000
+
+
+@attrs.define
+class _Sweep:
+    """A pass over the index of some slots: the least rank first, wherever it is."""
+
+    # (rank that comes next at the least, slot, cursor behind the last entry seen)
+    places: list[tuple[int, Slot, bytes]]
+    fragments: int = 0  # Seen.
+    mended: int = 0
+
+    @classmethod
+    def over(cls, slots: Sequence[Slot]) -> _Sweep:
+        return cls(sorted((0, slot, b"") for slot in slots))
+
+
+class _SourceFailed(Exception):
+    """A source could not give; another one may."""
+
+    def __init__(self, error: ObjstoreError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @attrs.define
@@ -45,113 +90,306 @@ class Mender:
     view: ClusterView
     chunks: ChunkClient
     slots_below: Callable[[], list[Slot]]  # Of led shards, with a row in the index.
-    is_usable: Callable[[NodeId], bool]
+    is_usable: Callable[[NodeId], bool]  # Alive, and meant to hold data.
     throttle: Throttle
-    queued: int = 0  # Chunks the last round saw.
+    is_alive: Callable[[NodeId], bool] | None = None  # May be copied from.
+    queued: int = 0  # Fragments that wait, as the last round found.
+    _cut_off: _Sweep | None = attrs.field(default=None, init=False)
+    _is_next_from_top: bool = attrs.field(default=True, init=False)
+    _failures: Backoff[ChunkId] = attrs.field(
+        factory=lambda: Backoff(REPAIR_FAILURES_KEPT), init=False
+    )
+    # Nodes that did not answer, or are full: each chunk would wait for them anew.
+    _nodes: Backoff[NodeId] = attrs.field(
+        factory=lambda: Backoff(REPAIR_FAILURES_KEPT), init=False
+    )
 
     async def work_once(self) -> WorkerState:
-        """One pass over the led shards' indexes."""
-        slots = self.slots_below()
-        seen = mended = 0
-        for slot in slots:
-            entries = await self.meta.query(
-                ListBelow(slots=(slot,), limit=_PAGE), timeout_ms=_TIMEOUT_MS
-            )
-            seen += len(entries)
-            mended += await self._mend_entries(slot, entries)
-        self.queued = max(0, seen - mended)
+        """One round: from the top, or on from where one was cut off."""
+        resumed = None if self._is_next_from_top else self._cut_off
+        sweep = resumed or _Sweep.over(self.slots_below())
+        mended_before = sweep.mended
+        await self._run(sweep)
+        is_complete = not sweep.places
+        if is_complete:  # One from the top has also seen what the one cut off has not.
+            self._cut_off = None
+        elif self._cut_off is None:
+            self._cut_off = sweep
+        self._is_next_from_top = resumed is not None or self._cut_off is None
+        waiting = sweep.fragments - sweep.mended
+        self.queued = waiting if is_complete else max(self.queued, waiting)
         metrics.REPAIR_QUEUE.set(self.queued)
-        return WorkerState.BUSY if mended else WorkerState.IDLE
+        is_busy = sweep.mended > mended_before or not self._is_next_from_top
+        return WorkerState.BUSY if is_busy else WorkerState.IDLE
 
-    async def _mend_entries(self, slot: Slot, entries: tuple[BelowEntry, ...]) -> int:
-        mended = 0
+    async def _run(self, sweep: _Sweep) -> None:
+        """Go on with a sweep until its end or for ROUND_S."""
+        until = trio.current_time() + ROUND_S
+        silent: set[ShardId] = set()
+        while sweep.places and trio.current_time() < until:
+            rank, slot, cursor = heapq.heappop(sweep.places)
+            page = await self._page(slot, cursor, silent)
+            if not page:
+                continue
+            found = _rank(page[0])
+            if found > rank and sweep.places and found > sweep.places[0][0]:
+                heapq.heappush(sweep.places, (found, slot, cursor))
+                continue
+            entries = [entry for entry in page if _rank(entry) == found]
+            following = page[len(entries) :]
+            following_rank = _rank(following[0]) if following else found
+            heapq.heappush(sweep.places, (following_rank, slot, entries[-1].cursor))
+            await self._mend_entries(sweep, slot, entries)
+
+    async def _page(
+        self, slot: Slot, cursor: bytes, silent: set[ShardId]
+    ) -> Sequence[BelowEntry]:
+        """The next entries of a slot; none where its shard does not answer."""
+        shard = self.view.shard_of(slot)
+        if shard in silent:
+            return ()
+        query = ListBelow(slots=(slot,), limit=_PAGE, after=cursor)
+        try:
+            page: Sequence[BelowEntry] = await self.meta.query(
+                query, timeout_ms=_TIMEOUT_MS
+            )
+        except FATAL:
+            raise
+        except ObjstoreError as error:
+            silent.add(shard)  # Its other slots would take as long.
+            log.warning("repair.shard_silent", shard=shard, reason=str(error))
+            return ()
+        return page
+
+    async def _mend_entries(
+        self, sweep: _Sweep, slot: Slot, entries: Sequence[BelowEntry]
+    ) -> None:
         limiter = trio.CapacityLimiter(_AT_ONCE)
 
-        async def mend(entry: BelowEntry) -> None:
-            nonlocal mended
+        async def mend(entry: BelowEntry, mends: list[Mend]) -> None:
             async with limiter:
-                mended += await self._mend_entry(slot, entry)
+                sweep.mended += await self._mend_entry(slot, entry, mends)
 
         async with trio.open_nursery() as nursery:
             for entry in entries:
-                nursery.start_soon(mend, entry)
-        return mended
+                sweep.fragments += len(entry.ref.displaced)
+                if mends := self._plan(entry):
+                    nursery.start_soon(mend, entry, mends)
 
-    async def _mend_entry(self, slot: Slot, entry: BelowEntry) -> bool:
-        """Whether anything of the chunk was mended."""
-        scheme = Scheme.parse(entry.scheme)
-        ring, newest = self.view.ring_at(entry.ref.epoch), self.view.ring
-        mends = plan_mends(
-            entry.ref,
-            width=scheme.width,
-            ring=ring,
-            newest=newest,
-            is_usable=self.is_usable,
-        )
-        done = False
-        for mend in mends:
-            try:
-                if scheme.k != 1:
-                    # Buckets are replicated only, until erasure coding is offered.
-                    log.error("repair.scheme_not_built", chunk=entry.ref.chunk.hex())
-                    return False
-                done |= await self._mend(slot, entry, mend)
-            except ObjstoreError as error:
-                log.warning(
-                    "repair.mend_failed",
-                    chunk=entry.ref.chunk.hex(),
-                    peer=mend.target,
-                    reason=str(error),
-                )
+    def _plan(self, entry: BelowEntry) -> list[Mend]:
+        """What can be done for a chunk now."""
+        chunk = entry.ref.chunk
+        if not self._failures.is_due(chunk, trio.current_time()):
+            return []
+        try:
+            scheme = Scheme.parse(entry.scheme)
+            if scheme.k != 1:  # Buckets are replicated only, until codes are offered.
+                raise Unavailable(f"fragments of {entry.scheme} cannot be rebuilt yet")
+            return plan_mends(
+                entry.ref,
+                width=scheme.width,
+                ring=self.view.ring_at(entry.ref.epoch),
+                newest=self.view.ring,
+                may_take=lambda node: self.is_usable(node) and self._answers(node),
+                may_give=lambda node: self._is_up(node) and self._answers(node),
+            )
+        except ObjstoreError as error:
+            self._failed(entry, error)
+        return []
+
+    def _is_up(self, node: NodeId) -> bool:
+        return (self.is_alive or self.is_usable)(node)
+
+    def _answers(self, node: NodeId) -> bool:
+        return self._nodes.is_due(node, trio.current_time())
+
+    async def _mend_entry(self, slot: Slot, entry: BelowEntry, mends: list[Mend]) -> int:
+        """How many fragments of the chunk were mended."""
+        done = 0
+        try:
+            for mend in mends:
+                done += await self._mend(slot, entry, mend)
+        except FATAL:
+            raise
+        except Exception as error:  # One chunk's trouble is not the others'.
+            self._failed(entry, error)
+        else:
+            self._failures.worked(entry.ref.chunk)
         return done
+
+    def _failed(self, entry: BelowEntry, error: Exception) -> None:
+        self._failures.failed(entry.ref.chunk, trio.current_time())
+        is_bug = not isinstance(error, ObjstoreError)
+        log.warning(
+            "repair.mend_failed",
+            chunk=entry.ref.chunk.hex(),
+            reason=str(error) or type(error).__name__,
+            exc_info=error if is_bug else None,
+        )
+
+    # ---- one fragment -----------------------------------------------------------------
 
     async def _mend(self, slot: Slot, entry: BelowEntry, mend: Mend) -> bool:
         fragment = FragmentId(entry.ref.chunk, mend.index)
-        await self._copy(entry, mend, fragment)
-        command = ChangeDisplaced(slot, entry.place, ((mend.index, mend.found, mend.now),))
+        await self._copy(slot, entry, mend, fragment)
+        change = (mend.index, mend.found, mend.now)
         try:
-            await self.meta.propose(command, timeout_ms=_TIMEOUT_MS)
-        except NotFound:
-            await self.chunks.delete(mend.target, [fragment])
+            where = await self._record(slot, entry, change)
+        except NoSuchKey:
+            await self._drop_copy(mend.target, fragment)
+            return False
+        if where != mend.now:
+            # Somebody else changed the row first.  What we copied may be wanted by the
+            # next change already, so it is not deleted.
+            log.info("repair.mend_overtaken", fragment=str(fragment), peer=mend.target)
             return False
         log.info("repair.fragment_mended", fragment=str(fragment), peer=mend.target)
         metrics.REPAIR_REBUILT.inc()
         if mend.found is not None:
-            await self.chunks.delete(NodeId(mend.found), [fragment])
+            await self._drop_copy(NodeId(mend.found), fragment)
         return True
 
-    async def _copy(self, entry: BelowEntry, mend: Mend, fragment: FragmentId) -> None:
+    async def _record(
+        self, slot: Slot, entry: BelowEntry, change: tuple[int, str | None, str | None]
+    ) -> str | None:
+        """Change the row, and return where it says that the fragment is then.
+
+        Raises NoSuchKey where nothing refers to the chunk any more.
+        """
+        command = ChangeDisplaced(slot, entry.place, (change,))
+        displaced = await self.meta.propose(command, timeout_ms=_TIMEOUT_MS)
+        return recorded_at(attrs.evolve(entry.ref, displaced=displaced), change[0])
+
+    async def _drop_copy(self, node: NodeId, fragment: FragmentId) -> None:
+        """Delete a copy that no row names any more; where that fails it is garbage."""
+        delete = partial(self.chunks.delete, node, [fragment])
+        try:
+            await within(self.chunks, delete, what=f"node {node}")
+        except FATAL:
+            raise
+        except ObjstoreError as error:
+            log.info(
+                "repair.fragment_left_behind",
+                fragment=str(fragment),
+                peer=node,
+                reason=str(error),
+            )
+
+    # ---- copying ----------------------------------------------------------------------
+
+    async def _copy(
+        self, slot: Slot, entry: BelowEntry, mend: Mend, fragment: FragmentId
+    ) -> None:
         """Make `fragment` on the target from the first source that can give it."""
-        scheme = Scheme.parse(entry.scheme)
-        ring = self.view.ring_at(entry.ref.epoch)
-        holders = holders_of(entry.ref, ring.owners(entry.ref.chunk, scheme.width))
         problem: ObjstoreError = NoSuchFragment(f"nobody has chunk {entry.ref.chunk.hex()}")
         for source in mend.sources:
-            index = mend.index if source == mend.found else holders.index(source)
-            try:
-                await self._copy_from(
-                    source, FragmentId(entry.ref.chunk, index), mend.target, fragment
-                )
-            except (NotFound, CorruptData) as error:
-                problem = error
+            if source.node == mend.target:
                 continue
-            return
+            try:
+                await self._copy_from(entry, source, mend, fragment)
+            except _SourceFailed as failed:
+                problem = failed.error
+                self._note_trouble(source.node, problem)
+                await self._note_damage(slot, entry, source, problem)
+            except ObjstoreError as error:
+                self._note_trouble(mend.target, error)
+                raise
+            else:
+                self._nodes.worked(source.node)
+                self._nodes.worked(mend.target)
+                return
         raise problem
 
+    def _note_trouble(self, node: NodeId, error: ObjstoreError) -> None:
+        if isinstance(error, Unavailable | OutOfSpace) and not isinstance(
+            error, DriveFenced
+        ):
+            self._nodes.failed(node, trio.current_time())
+
     async def _copy_from(
-        self, source: NodeId, have: FragmentId, target: NodeId, fragment: FragmentId
+        self, entry: BelowEntry, source: Source, mend: Mend, fragment: FragmentId
     ) -> None:
-        stat = (await self.chunks.stat(source, [have]))[0]
-        if stat is None:
-            raise NoSuchFragment(f"node {source} has no fragment {have}")
-        header: FragmentHeader = attrs.evolve(stat.header, fragment=fragment)
-        writer = await self.chunks.create(target, header)
+        have = FragmentId(entry.ref.chunk, source.index)
+        stat = await self._stat(source.node, have)
+        header = attrs.evolve(stat.header, fragment=fragment)
+        stream = self.chunks.read(source.node, have, 0, header.payload_size)
+        writer: ChunkWriter | None = None
         try:
-            async for block in self.chunks.read(source, have, 0, header.payload_size):
+            with _deadline(mend.target):
+                # Space that is kept for this: what is missing may be the last copy's help.
+                writer = await self.chunks.create(
+                    mend.target, header, into_reserve=mend.found is None
+                )
+            while (block := await _next_block(stream)) is not None:
                 await trio.sleep(self.throttle.spend(len(block.data), trio.current_time()))
-                await writer.append(block.data, block.crc32c)
-            await writer.commit()
+                with _deadline(mend.target):
+                    await writer.append(block.data, block.crc32c)
+            with _deadline(mend.target):
+                await writer.commit()
         except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(_TIMEOUT_MS / 1000):
-                await writer.abort()
+            if writer is not None:
+                with trio.CancelScope(shield=True), trio.move_on_after(STEP_TIMEOUT_S):
+                    await writer.abort()
             raise
+        finally:
+            stream.close()
+
+    async def _stat(self, node: NodeId, have: FragmentId) -> FragmentStat:
+        """Raises _SourceFailed, with the reason why the fragment cannot be had."""
+        try:
+            ask = partial(self.chunks.stat, node, [have])
+            stat = (await within(self.chunks, ask, what=f"node {node}"))[0]
+        except ObjstoreError as error:
+            raise _SourceFailed(error) from error
+        if stat is None:  # Gone, damaged, or on a fenced drive: a read tells which.
+            stream = self.chunks.read(node, have, 0, 1)
+            try:
+                await _next_block(stream)
+            finally:
+                stream.close()
+            raise _SourceFailed(Unavailable(f"node {node} does not describe {have}"))
+        return stat
+
+    async def _note_damage(
+        self, slot: Slot, entry: BelowEntry, source: Source, error: ObjstoreError
+    ) -> None:
+        """Record that a source has not what the row says; a later round mends that too."""
+        if isinstance(error, DamagedOnTheWay) or not isinstance(
+            error, NotFound | CorruptData
+        ):
+            return
+        found = recorded_at(entry.ref, source.index)
+        if found is None:
+            return
+        log.warning(
+            "repair.damage_found",
+            fragment=str(FragmentId(entry.ref.chunk, source.index)),
+            peer=source.node,
+            reason=str(error),
+        )
+        try:
+            await self._record(slot, entry, (source.index, found, None))
+        except NoSuchKey:
+            return
+
+
+def _rank(entry: BelowEntry) -> int:
+    return entry.cursor[0]
+
+
+async def _next_block(stream: BlockStream) -> Block | None:
+    """The next block, None at the end.  Raises _SourceFailed."""
+    try:
+        with _deadline(stream.node):
+            return await anext(stream, None)
+    except ObjstoreError as error:
+        raise _SourceFailed(error) from error
+
+
+@contextmanager
+def _deadline(node: NodeId) -> Iterator[None]:
+    """STEP_TIMEOUT_S for what is inside; then Unavailable."""
+    with trio.move_on_after(STEP_TIMEOUT_S) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise Unavailable(f"node {node} did not answer in {STEP_TIMEOUT_S:.0f} s")

@@ -9,7 +9,7 @@ import attrs
 class Throttle:
     """Lets `rate` bytes a second through, and bursts of one second's worth."""
 
-    rate: int  # bytes a second
+    rate: int = attrs.field(validator=attrs.validators.gt(0))  # bytes a second
     _debt: float = 0.0  # bytes sent beyond the rate
     _then: float = 0.0  # seconds
 

@@ -83,8 +83,8 @@ class S3App:
         self._entropy = entropy
         self._host_id = base64.b64encode(node.encode()).decode("ascii")
         self._region = region
-        self._domains = tuple(domain.lower() for domain in domains)
-        self._authenticator = Authenticator(credentials, region, self._domains)
+        self.domains = tuple(domain.lower() for domain in domains)  # Of virtual hosts.
+        self._authenticator = Authenticator(credentials, region, self.domains)
         self._operations = operations
         self._slow = SlowAnswers()
 
@@ -127,7 +127,7 @@ class S3App:
             request.path,
             query,
             headers,
-            domains=self._domains,
+            domains=self.domains,
         )
         operation = self._operations.get(route.operation)
         if operation is None:

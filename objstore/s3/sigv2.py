@@ -2,10 +2,10 @@
 
     /photos/puppy.jpg?AWSAccessKeyId=AKID&Expires=1175139620&Signature=BASE64
 
-    StringToSign = METHOD \n Content-MD5 \n Content-Type \n Expires \n
-                   x-amz-NAME:VALUE \n ...          every x-amz-* header that arrived, sorted
-                   /BUCKET/PATH?sub-resources       as sent, still encoded; values decoded
-    Signature    = base64(HMAC-SHA1(secret, StringToSign))
+    string to sign   METHOD, Content-MD5, Content-Type, Expires, a line each
+                     x-amz-NAME:VALUE    a line for each such header that arrived, sorted
+                     /BUCKET/PATH?sub-resources    path as sent, values decoded
+    signature        base64 of HMAC-SHA1(secret, string to sign)
 
 Only presigned URLs: a header with it is refused by `sigv4`, for every client that signs
 headers speaks Version 4.  A Version 2 signature covers less:

@@ -143,11 +143,25 @@ def tag(name: str, text: object) -> str:
     return f"<{name}>{escape(str(text))}</{name}>"
 
 
+def tag_if(name: str, text: object | None) -> str:
+    """Likewise, or nothing for None."""
+    return "" if text is None else tag(name, text)
+
+
+def flag(name: str, value: bool) -> str:
+    """One element that is true or false."""
+    return f"<{name}>{'true' if value else 'false'}</{name}>"
+
+
+def element(name: str, *content: str) -> str:
+    """One element of elements already written."""
+    return f"<{name}>{''.join(content)}</{name}>"
+
+
 def document(root: str, *content: str, namespace: bool = True) -> bytes:
     """A whole document of elements already written."""
-    body = "".join(content)
     declared = f' xmlns="{NAMESPACE}"' if namespace else ""
-    return f"{DECLARATION}<{root}{declared}>{body}</{root}>".encode()
+    return f"{DECLARATION}<{root}{declared}>{''.join(content)}</{root}>".encode()
 
 
 def url_encode(key: bytes) -> str:

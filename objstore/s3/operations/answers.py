@@ -11,21 +11,12 @@ from objstore.http.message import Response
 from objstore.meta.values import BucketRecord, Checksum, Version
 from objstore.objects.get import draft_of
 from objstore.s3.operations.stored import shown_headers
-from objstore.s3.xml import tag, url_encode
+from objstore.s3.xml import element, tag, tag_if, url_encode
 
 XML_TYPE = ("content-type", "application/xml")
 
 
-# ---- documents ------------------------------------------------------------------------
-
-
-def tag_if(name: str, text: object | None) -> str:
-    """One element with text, or nothing for None."""
-    return "" if text is None else tag(name, text)
-
-
-def flag(name: str, value: bool) -> str:
-    return f"<{name}>{'true' if value else 'false'}</{name}>"
+# ---- responses ------------------------------------------------------------------------
 
 
 def xml_response(
@@ -78,8 +69,9 @@ def argument_text(text: str, encoding: str | None) -> str:
 
 
 def owner_tag(name: str, canonical_id: str, display_name: str = "") -> str:
-    shown = tag("DisplayName", display_name) if display_name else ""
-    return f"<{name}>{tag('ID', canonical_id)}{shown}</{name}>"
+    return element(
+        name, tag("ID", canonical_id), tag_if("DisplayName", display_name or None)
+    )
 
 
 # ---- checksums ------------------------------------------------------------------------

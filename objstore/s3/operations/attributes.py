@@ -14,14 +14,13 @@ from objstore.s3.call import S3Call
 from objstore.s3.operations import arguments
 from objstore.s3.operations.answers import (
     checksum_tags,
-    flag,
     part_checksum_tag,
     version_headers,
     xml_response,
 )
 from objstore.s3.operations.features import refuse_unknown_features
 from objstore.s3.operations.object import find_version
-from objstore.s3.xml import document, tag
+from objstore.s3.xml import document, element, flag, tag
 
 _NAMES = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
 
@@ -40,7 +39,7 @@ async def get_object_attributes(call: S3Call) -> Response:
     checksum = checksum_tags(draft.checksum, part_count)
     shown = {
         "ETag": tag("ETag", draft.etag),
-        "Checksum": f"<Checksum>{checksum}</Checksum>" if checksum else "",
+        "Checksum": element("Checksum", checksum) if checksum else "",
         "StorageClass": tag("StorageClass", draft.storage_class),
         "ObjectSize": tag("ObjectSize", draft.size),
     }
@@ -77,22 +76,19 @@ async def _parts(
     )
     counted = tag("PartsCount", part_count)
     if draft_of(version).checksum is None:
-        return f"<ObjectParts>{counted}</ObjectParts>"  # As AWS: parts are for checksums.
+        return element("ObjectParts", counted)  # As AWS: parts are for checksums.
     answer = await listing.list_version_parts(
         call.store, capability, version, after=after, limit=limit
     )
     last = answer.parts[-1].number if answer.parts else 0
-    return "".join(
-        (
-            "<ObjectParts>",
-            counted,
-            tag("PartNumberMarker", after),
-            tag("NextPartNumberMarker", last),
-            tag("MaxParts", limit),
-            flag("IsTruncated", answer.is_truncated),
-            *(f"<Part>{_part(part)}</Part>" for part in answer.parts),
-            "</ObjectParts>",
-        )
+    return element(
+        "ObjectParts",
+        counted,
+        tag("PartNumberMarker", after),
+        tag("NextPartNumberMarker", last),
+        tag("MaxParts", limit),
+        flag("IsTruncated", answer.is_truncated),
+        *(element("Part", _part(part)) for part in answer.parts),
     )
 
 

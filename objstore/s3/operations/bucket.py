@@ -20,7 +20,6 @@ from objstore.s3.operations.answers import (
     empty_response,
     iso_time,
     owner_tag,
-    tag_if,
     xml_response,
 )
 from objstore.s3.operations.bodies import read_document
@@ -30,7 +29,7 @@ from objstore.s3.operations.tokens import (
     decode_token,
     encode_token,
 )
-from objstore.s3.xml import document, tag
+from objstore.s3.xml import document, element, tag, tag_if
 
 _HOME_REGION = "us-east-1"  # Where S3 keeps its oldest habits.
 _LIST_SCOPE = "/"  # Of ListBuckets' tokens: no bucket has this name.
@@ -61,9 +60,7 @@ async def list_buckets(call: S3Call) -> Response:
         document(
             "ListAllMyBucketsResult",
             owner_tag("Owner", principal.canonical_id, principal.name),
-            "<Buckets>",
-            *(_bucket(record, region) for record in page.buckets),
-            "</Buckets>",
+            element("Buckets", *(_bucket(record, region) for record in page.buckets)),
             tag_if("ContinuationToken", following),
             tag_if("Prefix", prefix or None),
         )
@@ -71,14 +68,11 @@ async def list_buckets(call: S3Call) -> Response:
 
 
 def _bucket(record: BucketRecord, region: str | None) -> str:
-    return "".join(
-        (
-            "<Bucket>",
-            tag("Name", record.name),
-            tag("CreationDate", iso_time(record.created_ms)),
-            tag_if("BucketRegion", region),
-            "</Bucket>",
-        )
+    return element(
+        "Bucket",
+        tag("Name", record.name),
+        tag("CreationDate", iso_time(record.created_ms)),
+        tag_if("BucketRegion", region),
     )
 
 
@@ -138,10 +132,10 @@ async def _check_location(call: S3Call) -> None:
     """The region must be ours, said the way S3 wants it said."""
     root = await read_document(call, "CreateBucketConfiguration", is_optional=True)
     location = None
-    for element in root or ():
-        if element.name != "LocationConstraint":
-            raise not_implemented(f"CreateBucketConfiguration/{element.name}")
-        location = element.text.strip()
+    for child in root or ():
+        if child.name != "LocationConstraint":
+            raise not_implemented(f"CreateBucketConfiguration/{child.name}")
+        location = child.text.strip()
     region = call.region
     if region == _HOME_REGION:
         if not location:

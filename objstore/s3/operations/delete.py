@@ -16,14 +16,10 @@ from objstore.s3.authorize import authorize
 from objstore.s3.call import S3Call
 from objstore.s3.errors import S3Error, to_s3_error
 from objstore.s3.operations import arguments
-from objstore.s3.operations.answers import (
-    key_text,
-    tag_if,
-    xml_response,
-)
+from objstore.s3.operations.answers import key_text, xml_response
 from objstore.s3.operations.bodies import read_document
 from objstore.s3.operations.features import not_implemented, refuse_unknown_features
-from objstore.s3.xml import Element, document, malformed, tag
+from objstore.s3.xml import Element, document, element, malformed, tag, tag_if
 
 
 @attrs.frozen
@@ -69,11 +65,11 @@ def _require_digest(call: S3Call) -> None:
 def _parse(root: Element) -> tuple[list[_Item], bool]:
     items: list[_Item] = []
     is_quiet = False
-    for element in root:
-        if element.name == "Object":
-            items.append(_item(element))
-        elif element.name == "Quiet":
-            is_quiet = element.text.strip().lower() == "true"
+    for child in root:
+        if child.name == "Object":
+            items.append(_item(child))
+        elif child.name == "Quiet":
+            is_quiet = child.text.strip().lower() == "true"
         else:
             raise malformed()
     if not 1 <= len(items) <= DELETE_OBJECTS_MAX:
@@ -81,8 +77,8 @@ def _parse(root: Element) -> tuple[list[_Item], bool]:
     return items, is_quiet
 
 
-def _item(element: Element) -> _Item:
-    fields = {child.name: child.text for child in element}
+def _item(described: Element) -> _Item:
+    fields = {child.name: child.text for child in described}
     if "Key" not in fields:
         raise malformed()
     refused = next((n for n in ("LastModifiedTime", "Size") if n in fields), None)
@@ -132,8 +128,8 @@ def _shown(item: _Item, outcome: _Outcome, *, is_quiet: bool) -> str:
     version = tag_if("VersionId", item.version_id or None)
     if isinstance(outcome, ObjstoreError):
         error = to_s3_error(outcome)
-        code = tag("Code", error.code) + tag("Message", error.message)
-        return f"<Error>{key}{version}{code}</Error>"
+        code, message = tag("Code", error.code), tag("Message", error.message)
+        return element("Error", key, version, code, message)
     if is_quiet:
         return ""
     marker = ""
@@ -141,4 +137,4 @@ def _shown(item: _Item, outcome: _Outcome, *, is_quiet: bool) -> str:
         marker = tag("DeleteMarker", "true") + tag_if(
             "DeleteMarkerVersionId", outcome.version_id
         )
-    return f"<Deleted>{key}{version}{marker}</Deleted>"
+    return element("Deleted", key, version, marker)

@@ -24,13 +24,11 @@ from objstore.s3.errors import S3Error
 from objstore.s3.operations import arguments
 from objstore.s3.operations.answers import (
     argument_text,
-    flag,
     iso_time,
     key_text,
     owner_tag,
     part_checksum_tag,
     quoted,
-    tag_if,
     xml_response,
 )
 from objstore.s3.operations.tokens import (
@@ -38,7 +36,7 @@ from objstore.s3.operations.tokens import (
     decode_token,
     encode_token,
 )
-from objstore.s3.xml import document, escape, tag
+from objstore.s3.xml import document, element, escape, flag, tag, tag_if
 
 # What an entry says of its checksum: the algorithm and its kind, not the value.
 _CHECKSUMS = {
@@ -88,7 +86,7 @@ class _Arguments:
 
     def common_prefixes(self, entries: Iterable[tuple[bytes, object | None]]) -> str:
         return "".join(
-            f"<CommonPrefixes>{self.key('Prefix', key)}</CommonPrefixes>"
+            element("CommonPrefixes", self.key("Prefix", key))
             for key, entry in entries
             if entry is None
         )
@@ -165,7 +163,7 @@ async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListAnsw
 
 def _contents(listed: _Arguments, answer: ListAnswer, *, shows_owner: bool) -> str:
     return "".join(
-        f"<Contents>{_object(listed, key, version, shows_owner)}</Contents>"
+        element("Contents", _object(listed, key, version, shows_owner))
         for key, version in answer.entries
         if version is not None
     )
@@ -248,7 +246,7 @@ def _versions(listed: _Arguments, answer: ListAnswer, seen_key: bytes | None) ->
                 flag("IsLatest", key != seen_key),
             )
         )
-        shown.append(f"<{name}>{head}{_version(version)}</{name}>")
+        shown.append(element(name, head, _version(version)))
         seen_key = key
     return "".join(shown)
 
@@ -300,7 +298,7 @@ async def list_multipart_uploads(call: S3Call) -> Response:
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
             "".join(
-                f"<Upload>{_upload(listed, upload)}</Upload>"
+                element("Upload", _upload(listed, upload))
                 for _, upload in answer.entries
                 if upload is not None
             ),
@@ -376,7 +374,7 @@ async def list_parts(call: S3Call) -> Response:
             tag("MaxParts", limit),
             flag("IsTruncated", answer.is_truncated),
             _upload_checksum(upload),
-            "".join(f"<Part>{_part(part)}</Part>" for part in answer.parts),
+            *(element("Part", _part(part)) for part in answer.parts),
         )
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +40,7 @@ def test_cuts_do_not_depend_on_how_the_stream_came(
     stream: bytes, shape: tuple[int, int], at: list[int]
 ) -> None:
     edges = sorted({0, len(stream), *(min(place, len(stream)) for place in at)})
-    pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(edges)]
     assert cut(pieces, *shape) == cut([stream], *shape)
 
 

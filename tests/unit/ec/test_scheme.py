@@ -50,6 +50,7 @@ def test_written_form_reads_back(scheme: Scheme) -> None:
         "ec:4+2+1",
         "ec:99999999999999999999+2",
         "replicate:³",
+        "replicate:٣",
     ],
 )
 def test_what_cannot_be_is_refused_wherever_it_was_written(text: str) -> None:

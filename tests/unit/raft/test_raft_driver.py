@@ -54,7 +54,9 @@ async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> Non
         assert caught.value.leader is None
 
 
-async def test_33_groups_grow_from_one_node_to_three_to_five(autojump_clock: MockClock) -> None:
+async def test_33_groups_grow_from_one_node_to_three_to_five(
+    autojump_clock: MockClock,
+) -> None:
     groups = range(33)
     async with cluster_of(1, groups=groups) as cluster:
         for group in groups:
@@ -80,7 +82,9 @@ async def test_33_groups_grow_from_one_node_to_three_to_five(autojump_clock: Moc
         )
 
 
-async def test_changing_to_the_same_voters_is_done_at_once(autojump_clock: MockClock) -> None:
+async def test_changing_to_the_same_voters_is_done_at_once(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         before = cluster.status(1, 0).last_index
@@ -101,7 +105,9 @@ async def test_two_changes_at_once_are_refused(autojump_clock: MockClock) -> Non
         assert cluster.status(1, 0).membership.learners == ()
 
 
-async def test_the_death_of_a_leader_costs_an_election_and_nothing_else(autojump_clock: MockClock) -> None:
+async def test_the_death_of_a_leader_costs_an_election_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"before")
         await cluster.stop(1)
@@ -113,7 +119,9 @@ async def test_the_death_of_a_leader_costs_an_election_and_nothing_else(autojump
         await cluster.until(lambda: machine.commands == [b"before", b"after"])
 
 
-async def test_what_was_acknowledged_survives_a_restart_of_all(autojump_clock: MockClock) -> None:
+async def test_what_was_acknowledged_survives_a_restart_of_all(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3, groups=(0, 1, 2)) as cluster:
         for group in (0, 1, 2):
             for n in range(20):
@@ -127,7 +135,9 @@ async def test_what_was_acknowledged_survives_a_restart_of_all(autojump_clock: M
             assert await cluster.propose(group, b"new") == 21
 
 
-async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged(autojump_clock: MockClock) -> None:
+async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(1) as cluster:
         computer = cluster.computers[node_id(1)]
         for round_ in range(1, 6):
@@ -137,7 +147,9 @@ async def test_f03_power_loss_of_a_lone_node_loses_nothing_acknowledged(autojump
             await cluster.start(1)
 
 
-async def test_a_proposal_outlives_the_leader_that_took_it(autojump_clock: MockClock) -> None:
+async def test_a_proposal_outlives_the_leader_that_took_it(
+    autojump_clock: MockClock,
+) -> None:
     """Leadership moves while it is under way: the outcome is still heard of."""
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
@@ -158,7 +170,9 @@ async def test_a_proposal_outlives_the_leader_that_took_it(autojump_clock: MockC
         assert (await cluster.leader()).node == node_id(2)
 
 
-async def test_a_lost_leader_says_that_the_outcome_is_unknown(autojump_clock: MockClock) -> None:
+async def test_a_lost_leader_says_that_the_outcome_is_unknown(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         cluster.cut_off(1)
@@ -169,7 +183,9 @@ async def test_a_lost_leader_says_that_the_outcome_is_unknown(autojump_clock: Mo
             await host.propose(0, b"y")
 
 
-async def test_i5_a_leader_that_is_cut_off_answers_no_reads(autojump_clock: MockClock) -> None:
+async def test_i5_a_leader_that_is_cut_off_answers_no_reads(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         host = await cluster.leader()
         await cluster.propose(0, b"old")
@@ -218,7 +234,9 @@ async def test_a_cancelled_caller_leaves_nothing_behind(autojump_clock: MockCloc
         assert await host.propose(0, b"y") in (1, 2)
 
 
-async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone(autojump_clock: MockClock) -> None:
+async def test_a_new_member_gets_a_snapshot_where_the_log_is_gone(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(1, options=SMALL) as cluster:
         for n in range(200):
             await cluster.host(1).propose(0, b"entry %d" % n)
@@ -252,7 +270,9 @@ async def test_a_follower_far_behind_gets_a_snapshot(autojump_clock: MockClock) 
         assert machine.installs == 1
 
 
-async def test_a_snapshot_whose_sender_dies_is_begun_again(autojump_clock: MockClock) -> None:
+async def test_a_snapshot_whose_sender_dies_is_begun_again(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3, options=SMALL) as cluster:
         await cluster.stop(3)
         for n in range(200):
@@ -269,7 +289,9 @@ async def test_a_snapshot_whose_sender_dies_is_begun_again(autojump_clock: MockC
         await cluster.until(lambda: len(machine.commands) == 200)
 
 
-async def test_a_removed_member_forgets_the_group_and_may_come_back(autojump_clock: MockClock) -> None:
+async def test_a_removed_member_forgets_the_group_and_may_come_back(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         host = await cluster.leader()
@@ -284,7 +306,9 @@ async def test_a_removed_member_forgets_the_group_and_may_come_back(autojump_clo
         await cluster.until(lambda: machine.commands == [b"x"])
 
 
-async def test_r11_a_leader_that_is_removed_hands_over_and_forgets(autojump_clock: MockClock) -> None:
+async def test_r11_a_leader_that_is_removed_hands_over_and_forgets(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         host = await cluster.leader()
@@ -316,7 +340,9 @@ async def test_leadership_goes_to_whom_it_is_preferred(autojump_clock: MockClock
         )
 
 
-async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(autojump_clock: MockClock) -> None:
+async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3, groups=range(5)) as cluster:
         for group in range(5):
             await cluster.propose(group, b"x")
@@ -333,7 +359,9 @@ async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(autojump_cloc
         assert trio.current_time() - began < 5
 
 
-async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader(autojump_clock: MockClock) -> None:
+async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         await cluster.until(lambda: cluster.status(1, 0).quiescent)
@@ -358,7 +386,9 @@ async def test_r15_a_hanging_disk_delays_no_heartbeats(autojump_clock: MockClock
         assert cluster.status(2, 0).term == term
 
 
-async def test_f12_a_disk_that_hangs_for_long_loses_leadership(autojump_clock: MockClock) -> None:
+async def test_f12_a_disk_that_hangs_for_long_loses_leadership(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         cluster.computers[node_id(1)].disk.sync_delay_s = 30.0
@@ -379,7 +409,9 @@ async def test_f11_an_error_of_the_disk_ends_the_host(autojump_clock: MockClock)
     assert caught.value.subgroup(AssertionError) is None
 
 
-async def test_f09_without_room_for_the_log_proposals_are_refused(autojump_clock: MockClock) -> None:
+async def test_f09_without_room_for_the_log_proposals_are_refused(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(1) as cluster:
         host = cluster.host(1)
         host.wal.is_full = True
@@ -388,7 +420,9 @@ async def test_f09_without_room_for_the_log_proposals_are_refused(autojump_clock
         await host.read_barrier(0)
 
 
-async def test_old_segments_go_and_what_is_needed_is_kept(autojump_clock: MockClock) -> None:
+async def test_old_segments_go_and_what_is_needed_is_kept(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(1, groups=(0, 1), segment_size=60_000) as cluster:
         host = cluster.host(1)
         await host.propose(1, b"idle since")
@@ -404,7 +438,9 @@ async def test_old_segments_go_and_what_is_needed_is_kept(autojump_clock: MockCl
         assert not cluster.status(1, 1).damaged
 
 
-async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again(autojump_clock: MockClock) -> None:
+async def test_f06_a_follower_whose_log_rotted_is_mended_and_votes_again(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             await cluster.propose(0, b"%d" % n * 50)
@@ -440,7 +476,9 @@ async def test_f07_a_rotten_log_never_wins_an_election(autojump_clock: MockClock
         assert await cluster.propose(0, b"new") == 11
 
 
-async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote(autojump_clock: MockClock) -> None:
+async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         for n in range(10):
             await cluster.propose(0, b"%d" % n)
@@ -455,7 +493,9 @@ async def test_f08_an_emptied_log_under_a_state_machine_does_not_vote(autojump_c
         await cluster.until(lambda: not cluster.status(3, 0).damaged)
 
 
-async def test_the_clock_of_a_leader_is_compared_with_its_voters(autojump_clock: MockClock) -> None:
+async def test_the_clock_of_a_leader_is_compared_with_its_voters(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         await trio.sleep(0.3)

@@ -61,7 +61,10 @@ def presign(
 ) -> str:  # fmt: skip
     """The target of a URL that botocore presigns."""
     request = AWSRequest(
-        method=method, url=f"http://{HOST}{path}", headers=headers or {}, auth_path=auth_path
+        method=method,
+        url=f"http://{HOST}{path}",
+        headers=headers or {},
+        auth_path=auth_path,
     )
     HmacV1QueryAuth(Credentials(ACCESS_KEY, secret), expires=expires_s).add_auth(request)
     parts = urlsplit(request.url)
@@ -148,7 +151,11 @@ async def test_headers_that_were_signed_must_be_sent_and_copies_of_them_are_no_p
     target = presign("PUT", "/photos/k", headers)
     assert "x-amz-meta-color=blue" in target
     assert await authenticate("PUT", target, headers) == (OWNER, None)
-    for sent in ({}, {"content-type": "text/plain"}, headers | {"content-type": "text/html"}):
+    for sent in (
+        {},
+        {"content-type": "text/plain"},
+        headers | {"content-type": "text/html"},
+    ):
         assert (await refusal("PUT", target, sent)).code == "SignatureDoesNotMatch"
     query = parse_query(target.partition("?")[2])
     assert effective_query(query, None) == {"x-amz-meta-color": "blue"}
@@ -185,7 +192,10 @@ async def test_a_url_lives_until_it_expires_and_for_a_week_at_most():
         if expected is None:
             assert error.code == "SignatureDoesNotMatch"
         else:
-            assert (error.code, error.message[: len(expected)]) == ("AccessDenied", expected)
+            assert (error.code, error.message[: len(expected)]) == (
+                "AccessDenied",
+                expected,
+            )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LARGE = hashlib.shake_128(b"large").digest(3 * MiB + 5)
 
 
 @asynccontextmanager
-async def whole_node():
+async def whole_node(**settings):
     host = SimulatedWorld(1).host("a")
     config = load(
         overrides={
@@ -31,6 +31,7 @@ async def whole_node():
             "chunks.segment_size": "32MiB",
             "chunks.chunk_size": "2MiB",
         }
+        | settings
     )
     async with trio.open_nursery() as nursery:
         parts = await nursery.start(run_node, config, host, trio.Event())
@@ -65,6 +66,21 @@ async def test_life_of_objects_on_a_whole_node(autojump_clock):
         assert len(deleted.texts("Deleted/Key")) == 4
         assert (await front.delete("/photos")).status == 204
         assert (await front.head("/photos")).status == 404
+
+
+async def test_a_key_at_a_virtual_host_may_begin_like_the_admin_api(autojump_clock):
+    async with whole_node(**{"s3.domains": ["s3.example.com"]}) as front:
+        await front.put("/photos")
+        door = Front(front.composition._answer, front.composition)
+        at_bucket = {"host": "photos.s3.example.com:9000"}
+        put = await door.send("PUT", "/-/health/live", b"a key", at_bucket)
+        assert put.status == 200
+        assert (await door.send("GET", "/-/health/live", b"", at_bucket)).body == b"a key"
+        assert (await door.get("/photos/-/health/live")).body == b"a key"
+        for host in ("s3.example.com", "127.0.0.1:9000"):
+            health = await door.send("GET", "/-/health/live", b"", {"host": host})
+            assert health.status == 200
+            assert health.body != b"a key"
 
 
 async def test_multipart_on_a_whole_node(autojump_clock):
