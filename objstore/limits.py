@@ -75,6 +75,10 @@ HTTP_SEND_SIZE = 256 * KiB  # One write deadline each: the slowest reader that i
 HTTP_JOIN_SIZE_MAX = 64 * KiB  # Head and body up to this leave in one send.
 HTTP_CHUNK_SIZE_MAX = 5 * GiB  # Of one piece of a chunked body: S3's largest PUT.
 HTTP_CHUNK_LINE_MAX = 256  # A size and an extension; nobody sends more.
+# Chunks of a body, HTTP's or aws-chunked's: a few may have any size, many must be worth
+# their parsing.  A flood of one-byte chunks costs us a second for each of its megabytes.
+CHUNKS_OF_ANY_SIZE_MAX = 1024
+CHUNK_SIZE_MEAN_MIN = 128
 HTTP_CHUNK_EXTENSIONS_MAX = 16 * KiB  # Of a whole body: they are only dropped.
 HTTP_DRAIN_SIZE_MAX = 1 * MiB  # Of an unread body, to keep the connection or be heard.
 HTTP_BUFFERED_ANSWER_MAX = 4 * MiB  # An answer of unknown length, for an HTTP/1.0 client.

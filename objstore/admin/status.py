@@ -216,7 +216,10 @@ class ClusterStatus:
         below = [
             shard
             for shard, voters in wanted.items()
-            if shard not in led or led[shard][1] or len(led[shard][0]) < len(voters)
+            if shard not in led
+            or led[shard][1]
+            or set(led[shard][0]) != set(voters)
+            or not reports.keys() >= set(voters)
         ]
         return {
             "shards": len(wanted),

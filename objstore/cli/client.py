@@ -28,6 +28,8 @@ class AdminClient:
     url: str  # http://HOST:PORT or https://HOST:PORT
     token: str = attrs.field(repr=False)
     trust_pem: str | None = attrs.field(default=None, repr=False)
+    # Whether `trust_pem` is the node's own certificate: whatever name it bears is right.
+    is_pinned: bool = False
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """The decoded answer.  Raises Failure: unreachable, or what the node said."""
@@ -71,6 +73,9 @@ class AdminClient:
         if not self.url.startswith("https:"):
             return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
         context = ssl.create_default_context(cadata=self.trust_pem)
+        if self.is_pinned:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.check_hostname = False
         return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
 
 
@@ -94,10 +99,26 @@ def client_for(config_path: str) -> AdminClient:
                 hint="run this on the node's machine, or set OBJSTORE_ADMIN_TOKEN",
                 code=UNUSABLE,
             ) from error
-    if config.s3.tls == "files":
+    return admin_client(config, token, trust_pem)
+
+
+def admin_client(config: Config, token: str, authority_pem: str | None) -> AdminClient:
+    """The client of a node on this machine, which trusts the certificate it has.
+
+    Raises Failure where s3.tls=files and the file cannot be read.
+    """
+    if config.s3.tls != "files":
+        return AdminClient(s3_url(config), token, authority_pem)
+    try:
         with open(config.s3.tls_certificate, encoding="ascii") as file:  # noqa: PTH123
-            trust_pem = file.read()
-    return AdminClient(s3_url(config), token, trust_pem)
+            certificate_pem = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            f"s3.tls_certificate cannot be read: {error}",
+            hint="name the PEM file of the certificate chain",
+            code=UNUSABLE,
+        ) from error
+    return AdminClient(s3_url(config), token, certificate_pem, is_pinned=True)
 
 
 def s3_url(config: Config) -> str:

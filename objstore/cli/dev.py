@@ -26,7 +26,7 @@ import click
 import trio
 
 from objstore import config as configuration
-from objstore.cli.client import AdminClient, s3_url
+from objstore.cli.client import AdminClient, admin_client, s3_url
 from objstore.cli.output import UNUSABLE, Column, Failure, print_json, print_table, say
 from objstore.cli.settings import parse_overrides, read_config
 from objstore.cli.snippets import snippets
@@ -334,7 +334,7 @@ async def _stop(nodes: list[DevNode]) -> None:
 def _client(node: DevNode) -> AdminClient:
     secrets = load_secrets(node.data_directory())
     config = read_config(str(node.config_path))
-    return AdminClient(s3_url(config), secrets.admin_token, secrets.authority_pem.decode())
+    return admin_client(config, secrets.admin_token, secrets.authority_pem.decode())
 
 
 def _describe(folder: Path, nodes: list[DevNode]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import datetime as dt
 import ipaddress
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -88,6 +89,17 @@ class RealPki:
     def expires_ms(self, certificate_pem: bytes) -> int:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         return int(certificate.not_valid_after_utc.timestamp()) * 1000
+
+    def check_identity(self, identity: TlsIdentity) -> None:
+        certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
+        try:
+            key = serialization.load_pem_private_key(identity.private_key_pem, None)
+        except TypeError as error:
+            raise ValueError("the private key is encrypted") from error
+        except UnsupportedAlgorithm as error:
+            raise ValueError(f"the private key is of no use: {error}") from error
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the private key is not the certificate's")
 
 
 def _issue(

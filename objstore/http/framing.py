@@ -9,7 +9,7 @@ and after it:
 
 Chunked bodies are decoded by `ChunkedReader`, which is stricter than h11's: a size is 1
 to 16 hex digits with nothing after it, extensions are dropped but counted, trailers are
-bounded.
+bounded, and so is the number of chunks that are hardly worth their parsing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import h11
 from objstore.errors import RemoteProtocolError
 from objstore.http.message import Headers, TruncatedBody
 from objstore.limits import (
+    CHUNK_SIZE_MEAN_MIN,
+    CHUNKS_OF_ANY_SIZE_MAX,
     HTTP_CHUNK_EXTENSIONS_MAX,
     HTTP_CHUNK_LINE_MAX,
     HTTP_CHUNK_SIZE_MAX,
@@ -197,6 +199,8 @@ class ChunkedReader:
         self._left = 0  # Bytes of the current chunk still to come.
         self._awaits_chunk_end = False
         self._is_in_trailers = False
+        self._chunk_count = 0
+        self._chunks_size = 0  # Bytes of all chunks begun.
         self._extensions_size = 0
         self._trailers_size = 0
         self.is_done = False
@@ -211,22 +215,31 @@ class ChunkedReader:
         self._buffer += data
 
     def take(self) -> bytes | None:
-        """The next piece of the body; None: feed more, or it `is_done`.
+        """All of the body that can be read by now; None: feed more, or it `is_done`.
 
         Raises Refused where the framing is broken: then there is no going on.
         """
-        while not self.is_done:
-            if self._left:
-                return self._take_data()
-            if self._awaits_chunk_end:
-                advanced = self._take_chunk_end()
-            elif self._is_in_trailers:
-                advanced = self._take_trailer()
-            else:
-                advanced = self._take_size()
-            if not advanced:
-                return None
-        return None
+        pieces: list[bytes] = []
+        while self._advance(pieces):
+            pass
+        # Joined: a piece costs its readers more than its bytes, however short it is.
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)) if pieces else None
+
+    def _advance(self, pieces: list[bytes]) -> bool:
+        """Read one thing, data into `pieces`; whether there may be more to read."""
+        if self.is_done:
+            return False
+        if self._left:
+            piece = self._take_data()
+            if piece is None:
+                return False
+            pieces.append(piece)
+            return True
+        if self._awaits_chunk_end:
+            return self._take_chunk_end()
+        if self._is_in_trailers:
+            return self._take_trailer()
+        return self._take_size()
 
     def rest(self) -> bytes:
         """What follows the body: the next request's bytes."""
@@ -266,6 +279,11 @@ class ChunkedReader:
         self._left = int(match[1], 16)
         if self._left > HTTP_CHUNK_SIZE_MAX:
             raise Refused(413, "a chunk is too large")
+        self._chunk_count += 1
+        self._chunks_size += self._left
+        mean_min = CHUNK_SIZE_MEAN_MIN * self._chunk_count
+        if self._chunk_count > CHUNKS_OF_ANY_SIZE_MAX and self._chunks_size < mean_min:
+            raise Refused(400, "too many small chunks")
         self._is_in_trailers = self._left == 0
         return True
 

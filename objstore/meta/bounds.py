@@ -51,6 +51,10 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
         case c.OpenBucket(_, fence):
             _check_number(fence.bucket)
             _check_number(fence.config_version)
+        case (
+            c.CloseBucket(config_version=version) | c.SetBucketState(config_version=version)
+        ):
+            _check_number(version)
         case c.DropIntent(written=written, scheme=scheme):
             _check_scheme(scheme)
             for chunk, epoch in written:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from objstore.errors import Unavailable
+from objstore.errors import ObjstoreError, Unavailable
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
 from objstore.meta import envelope, listing, slots
@@ -93,6 +93,26 @@ class MetaClient:
             return reply.value
 
         return await self._until_answered(shard, attempt, timeout_ms)
+
+    async def propose_each(
+        self, commands: Sequence[Command], *, timeout_ms: int = DEFAULT_TIMEOUT_MS
+    ) -> list[object]:
+        """Propose several at once; a result or an error in each one's place.
+
+        If cancelled, any of them may be applied all the same.
+        """
+        answers: dict[int, object] = {}
+
+        async def propose(number: int, command: Command) -> None:
+            try:
+                answers[number] = await self.propose(command, timeout_ms=timeout_ms)
+            except ObjstoreError as error:
+                answers[number] = error
+
+        async with trio.open_nursery() as nursery:
+            for number, command in enumerate(commands):
+                nursery.start_soon(propose, number, command)
+        return [answers[number] for number in range(len(commands))]
 
     # ---- asking -----------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
     CreateBucketRecord --> CREATING --> OPEN --> CLOSING --> DROPPING --> (gone)
                               ^                     |
-                              '------- not empty ---'
+                              '------- not empty ---'        (order: `bucket_steps`)
 
 Every row changed is noted under the version (log index) of its change, so that a view can
 ask for what changed since.  Of deleted rows the note stays, the last CLUSTER_CHANGES_KEPT
@@ -63,12 +63,12 @@ FEATURE_LEVEL = "feature_level"
 _NO_STATE = (0, 0, 0, 0)
 _VERSION, _FLOOR, _BUCKETS, _DELETIONS = range(4)
 
-# From which states a bucket may enter another.
-_ENTERED_FROM: dict[BucketState, tuple[BucketState, ...]] = {
-    BucketState.CREATING: (BucketState.CLOSING,),
-    BucketState.OPEN: (BucketState.CREATING,),
-    BucketState.CLOSING: (BucketState.OPEN, BucketState.CREATING),
-    BucketState.DROPPING: (BucketState.CLOSING,),
+# From which state a bucket may enter another.
+_ENTERED_FROM: dict[BucketState, BucketState] = {
+    BucketState.CREATING: BucketState.CLOSING,
+    BucketState.OPEN: BucketState.CREATING,
+    BucketState.CLOSING: BucketState.OPEN,
+    BucketState.DROPPING: BucketState.CLOSING,
 }
 
 
@@ -217,13 +217,11 @@ def create_bucket_record(work: Work, command: CreateBucketRecord) -> BucketRecor
 
 def set_bucket_state(work: Work, command: SetBucketState) -> BucketRecord:
     record = _require_bucket(work, command.name, command.bucket)
-    if record.state == command.state:
-        return record
-    if record.state not in _ENTERED_FROM[command.state]:
-        raise Conflict(
-            f"bucket {command.name!r} cannot go from {record.state.name}"
-            f" to {command.state.name}"
-        )
+    if (record.state, record.config_version) != (
+        _ENTERED_FROM[command.state],
+        command.config_version,
+    ):
+        return record  # Somebody was here since: the proposer goes on from what is.
     raised = 1 if command.state is BucketState.CLOSING else 0
     record = attrs.evolve(
         record, state=command.state, config_version=record.config_version + raised
@@ -236,6 +234,8 @@ def drop_bucket_record(work: Work, command: DropBucketRecord) -> None:
     record = _bucket(work.rows, command.name)
     if record is None or record.bucket != command.bucket:
         return
+    if record.state is not BucketState.DROPPING:
+        raise Conflict(f"bucket {command.name!r} is {record.state.name}, not DROPPING")
     _delete(work, Table.BUCKET, command.name.encode())
     _count_bucket(work, -1)
 

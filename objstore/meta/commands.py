@@ -81,13 +81,13 @@ class CloseBucket:
     """Check that the slot holds nothing of the bucket, and close it, in one step.
 
     config_version: of the record in CLOSING; it makes a close that comes late, after the
-    bucket was opened again, fail with BucketNotEmpty.  (0: unknown, no such protection.)
+    bucket was opened again, fail with StaleBucket.
     Result: None; BucketNotEmpty where it holds versions, markers or uploads.
     """
 
     slot: Slot
     bucket: BucketId
-    config_version: int = 0
+    config_version: int
 
 
 @wire("c.drop_bucket")
@@ -354,20 +354,23 @@ class CreateBucketRecord:
 @wire("c.set_bucket_state")
 @attrs.frozen
 class SetBucketState:
-    """Result: BucketRecord; NoSuchBucket where this incarnation is gone.
+    """Take the next step of a bucket's life, if nobody did since the proposer looked.
 
-    Entering CLOSING raises the record's config version (see CloseBucket).
+    config_version: of the record as the proposer knew it.  Where it is another one now, or
+    its state does not lead to `state`, nothing changes.  Entering CLOSING raises it.
+    Result: BucketRecord, as it is then; NoSuchBucket where this incarnation is gone.
     """
 
     name: str
     bucket: BucketId
+    config_version: int
     state: BucketState
 
 
 @wire("c.drop_bucket_record")
 @attrs.frozen
 class DropBucketRecord:
-    """Result: None."""
+    """Forget a record in DROPPING.  Result: None; Conflict where it is in another state."""
 
     name: str
     bucket: BucketId

@@ -64,25 +64,28 @@ def close_bucket(work: Work, command: CloseBucket) -> None:
     if payload is None:
         # Its creation never came here; a delayed OpenBucket of it must find it closed.
         known = BucketFence(command.bucket, 0, "unversioned", is_open=True)
+        is_dropped = False
     else:
-        known, _ = payloads.unpack_fence(command.bucket, payload)
-    if not known.is_open:
+        known, is_dropped = payloads.unpack_fence(command.bucket, payload)
+    if known.config_version >= command.config_version:
+        if known.is_open:
+            raise StaleBucket(f"bucket {command.bucket:x} was opened again")
         return
-    if 0 < command.config_version <= known.config_version:
-        raise BucketNotEmpty(f"bucket {command.bucket:x} was opened again")
     usage = work.usage(command.bucket)
-    if usage[Count.VERSIONS] or usage[Count.UPLOADS]:
+    if known.is_open and (usage[Count.VERSIONS] or usage[Count.UPLOADS]):
         raise BucketNotEmpty(
             f"slot {work.slot} holds {usage[Count.VERSIONS]} versions and"
             f" {usage[Count.UPLOADS]} uploads of bucket {command.bucket:x}"
         )
+    # One that is closed already is closed for this version too: an OpenBucket that was
+    # meant to undo the earlier closing may still be on its way.
     closed = BucketFence(
         bucket=command.bucket,
-        config_version=max(known.config_version + 1, command.config_version),
+        config_version=command.config_version,
         versioning=known.versioning,
         is_open=False,
     )
-    work.rows.put(row_key, payloads.pack_fence(closed))
+    work.rows.put(row_key, payloads.pack_fence(closed, is_dropped=is_dropped))
 
 
 def drop_bucket(work: Work, command: DropBucket) -> None:

@@ -76,7 +76,8 @@ class Reconciler:
         self._deaths = Deaths(grace_ms)
         self._half_done = HalfDone()
         self._holds = Holds()
-        self._changing: set[int] = set()
+        # Groups whose members change: the voters they are to have, and how to stop it.
+        self._changing: dict[int, tuple[tuple[NodeId, ...], trio.CancelScope]] = {}
         self._handing_over: set[int] = set()
         self._resuming: set[str] = set()
         self._reported: set[tuple[NodeId, int]] = set()  # Replicas known to differ.
@@ -104,14 +105,17 @@ class Reconciler:
 
     def _work_once(self, nursery: trio.Nursery) -> None:
         """Start what is to be done and is not under way yet."""
+        self._stop_vain_changes()
         led = [group for group in self.raft.groups() if self.raft.is_leader(group)]
         for group in led:
             status = self.raft.status(group)
             if status is None:
                 continue
             if len(self._changing) < _CHANGES_AT_ONCE and self._must_change(status):
-                self._changing.add(group)
-                nursery.start_soon(self._change_voters, group)
+                wanted = self.view.voters(ShardId(group))
+                scope = trio.CancelScope()
+                self._changing[group] = (wanted, scope)
+                nursery.start_soon(self._change_voters, group, wanted, scope)
             elif (
                 abs(status.clock_offset_ms) > _CLOCK_OFFSET_MAX_MS
                 and group not in self._handing_over
@@ -131,23 +135,37 @@ class Reconciler:
         wanted = self.view.voters(ShardId(status.group))
         membership = status.membership
         is_right = membership.voters == wanted and not membership.learners
-        return bool(wanted) and not is_right and status.group not in self._changing
+        newcomers = [node for node in wanted if node not in membership.voters]
+        can = all(self.is_alive(node) for node in newcomers)
+        return bool(wanted) and not is_right and can and status.group not in self._changing
 
-    async def _change_voters(self, group: int) -> None:
+    def _stop_vain_changes(self) -> None:
+        """Stop waiting for voters that died, or that another layout does not want."""
+        for group, (wanted, scope) in self._changing.items():
+            is_wanted = wanted == self.view.voters(ShardId(group))
+            status = self.raft.status(group)
+            present = () if status is None else status.membership.voters
+            newcomers = [node for node in wanted if node not in present]
+            if not is_wanted or not all(self.is_alive(node) for node in newcomers):
+                scope.cancel()
+
+    async def _change_voters(
+        self, group: int, wanted: tuple[NodeId, ...], scope: trio.CancelScope
+    ) -> None:
         """Give a group the voters of the layout."""
-        wanted = self.view.voters(ShardId(group))
+        scope.deadline = trio.current_time() + _CHANGE_TIMEOUT_S
         try:
-            with trio.move_on_after(_CHANGE_TIMEOUT_S) as scope:
+            with scope:
                 await self.raft.change_membership(group, wanted)
             if scope.cancelled_caught:
-                log.warning("meta.voters_not_changed", shard=group, reason="timeout")
+                log.info("meta.voters_not_changed", shard=group, reason="given up")
             else:
                 log.info("meta.voters_changed", shard=group, voters=wanted)
                 self._wanted.set()
         except ObjstoreError as error:
             log.debug("meta.voters_not_changed", shard=group, reason=str(error))
         finally:
-            self._changing.discard(group)
+            self._changing.pop(group, None)
 
     async def _hand_over(self, status: GroupStatus) -> None:
         """Let another lead: our clock is off, and a leader stamps with its clock."""
@@ -248,7 +266,7 @@ class Reconciler:
         """Go on with a bucket's creation or deletion that nobody finishes."""
         try:
             with trio.move_on_after(_STEPS_TIMEOUT_S):
-                await bucket_steps.finish(self.client.propose, record)
+                await bucket_steps.finish(self.client.propose_each, record)
                 log.info("meta.bucket_steps_resumed", bucket=record.name)
         except ObjstoreError as error:
             log.info("meta.bucket_steps_resumed", bucket=record.name, reason=str(error))

@@ -24,6 +24,7 @@ ABANDONED_AFTER_MS = 30_000  # Longer than any request works on a bucket's steps
 HOLD_MIN_MS = 2_000
 HOLD_MAX_MS = 600_000
 _RETURN_WINDOW_MS = 60_000
+_VOTERS_KEPT = 3  # The fewest that outlive the loss of one.
 
 
 @attrs.define
@@ -53,7 +54,9 @@ class Deaths:
         """The members whose state is wrong, with the right one.
 
         Nobody is given up while half of the voting members seem dead: then it is rather
-        we who are cut off, and there is nobody to move anything to.
+        we who are cut off, and there is nobody to move anything to.  Nor is anybody where
+        fewer than three voters would remain: three with one dead lose nothing with the
+        next disk, one alone would.
         """
         changed = [
             attrs.evolve(member, state="dead" if member.votes else "active")
@@ -62,9 +65,11 @@ class Deaths:
         ]
         voting = [member for member in layout.members if member.votes]
         silent = sum(1 for member in voting if member.node in self._dead_since_ms)
+        replaceable = max(0, len(voting) - min(_VOTERS_KEPT, layout.voters.width))
+        given_up = [member for member in changed if member.state == "dead"][:replaceable]
         if 2 * silent >= len(voting):
-            changed = [member for member in changed if member.state == "active"]
-        return changed
+            given_up = []
+        return given_up + [member for member in changed if member.state == "active"]
 
     def _is_due(self, member: Member, now_ms: int) -> bool:
         if member.state == "active":

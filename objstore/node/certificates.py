@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _DAY_MS = 86_400_000
 _CHECK_S = 3600.0
-_RELOAD_S = 5.0
+_RELOAD_S = 2.0
 
 
 @attrs.define
@@ -82,6 +82,7 @@ class FrontDoorTls:
     config: S3Config
     host: Host
     _current: TlsIdentity | None = None
+    _refused: TlsIdentity | None = None  # What the files held last that was of no use.
 
     def server_tls(self) -> ServerTls | None:
         """TLS of the listener; None where it is off.  `load` comes first."""
@@ -93,9 +94,7 @@ class FrontDoorTls:
 
     def load_files(self) -> None:
         """Read the files of tls=files.  Raises ConfigError."""
-        self._current = TlsIdentity(
-            self._read(self.config.tls_certificate), self._read(self.config.tls_key), b""
-        )
+        self._current = self._checked(self._read_files())
 
     def issue(self, authority: Authority) -> None:
         """Make a certificate of the cluster's CA, for tls=cluster."""
@@ -107,7 +106,11 @@ class FrontDoorTls:
         )
 
     async def run(self, authority: Callable[[], Authority]) -> None:
-        """Follow the files, or renew, until cancelled."""
+        """Follow the files, or renew, until cancelled.
+
+        Files that cannot be used are told of once, and what was in use stays: between the
+        writing of one file and of the other they do not fit.
+        """
         while True:
             await trio.sleep(_RELOAD_S if self.config.tls == "files" else _CHECK_S)
             try:
@@ -119,10 +122,26 @@ class FrontDoorTls:
                 log.warning("node.certificate_not_loaded", reason=str(error))
 
     def _reload(self) -> None:
-        before = self._current
-        self.load_files()
-        if self._current != before:
-            log.info("node.certificate_loaded")
+        found = self._read_files()
+        if found in {self._current, self._refused}:
+            return
+        self._refused = found
+        self._current = self._checked(found)
+        self._refused = None
+        log.info("node.certificate_loaded")
+
+    def _read_files(self) -> TlsIdentity:
+        return TlsIdentity(
+            self._read(self.config.tls_certificate), self._read(self.config.tls_key), b""
+        )
+
+    def _checked(self, identity: TlsIdentity) -> TlsIdentity:
+        try:
+            self.host.pki.check_identity(identity)
+        except ValueError as error:
+            files = f"{self.config.tls_certificate}, {self.config.tls_key}"
+            raise ConfigError(f"{files}: {error}") from error
+        return identity
 
     def _read(self, path: str) -> bytes:
         pure = PurePosixPath(path)

@@ -31,9 +31,10 @@ from objstore.meta.errors import IntentGone, StaleEpoch
 from objstore.meta.values import Checksum, ChunkRef, Chunks, Inline
 from objstore.objects.capability import Capability
 from objstore.objects.hashing import StreamHasher, digest_of
-from objstore.objects.requests import MD5, Body, hash_of, verify
+from objstore.objects.requests import MD5, Body, hash_of, read_whole, verify
 from objstore.objects.scatter import memory_of
 from objstore.objects.store import BucketReplaced, Store
+from objstore.units import KiB
 
 log = structlog.get_logger()
 
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 _DROP_TIMEOUT_S = 5.0  # A cancelled request holds its connection no longer than this.
 _OWN_BLOCKS = 2  # One being filled, one being hashed.
+# Shorter pieces are copied together: as objects of their own they would take many times
+# their size in memory, which the budget knows nothing of.
+_SHORT_PIECE = 4 * KiB
 _RENEW_AFTER_S = INTENT_LIFE_MS / 3000
 
 
@@ -106,7 +110,7 @@ def _memory_of(store: Store, body: Body) -> int:
 
 
 async def _receive_inline(body: Body, checksum_algorithm: str) -> Received:
-    data = b"".join([piece async for piece in body])
+    data = await read_whole(body)
     digests = digest_of(data, _algorithms(body, checksum_algorithm))
     return _received(body, checksum_algorithm, digests, Inline(data), None)
 
@@ -284,7 +288,7 @@ class _Blocks:
             yield block
 
     async def _next_block(self, size: int) -> bytes:
-        parts = []
+        parts: list[bytearray | memoryview] = []
         missing = size
         while missing:
             if not self._rest:
@@ -292,9 +296,14 @@ class _Blocks:
                 self._rest = memoryview(await self._next_piece())
             part = self._rest[:missing]
             self._rest = self._rest[missing:]
-            parts.append(part)
             missing -= len(part)
-        return parts[0].tobytes() if len(parts) == 1 else b"".join(parts)
+            if len(part) > _SHORT_PIECE:
+                parts.append(part)
+            elif parts and isinstance(parts[-1], bytearray):
+                parts[-1] += part
+            else:
+                parts.append(bytearray(part))
+        return b"".join(parts)
 
     async def aclose(self) -> None:
         """End the body's iteration, wherever it stands."""

@@ -8,7 +8,7 @@ raises `DigestMismatch` before anything becomes visible.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -53,6 +53,17 @@ class Body(Protocol):
     def trailing_digests(self) -> Sequence[ExpectedDigest]:
         """Of the trailer; once the body is exhausted."""
         ...
+
+
+async def read_whole(body: AsyncIterable[bytes]) -> bytes:
+    """All of a body that fits into memory, in hardly more memory than its size.
+
+    The pieces are not kept one by one: short ones would take many times their size.
+    """
+    whole = bytearray()
+    async for piece in body:
+        whole += piece
+    return bytes(whole)
 
 
 @attrs.frozen(kw_only=True)

@@ -16,8 +16,7 @@ effective deadline of the calling task), and never more than `meta_timeout_ms`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -28,14 +27,13 @@ from objstore.errors import Unavailable
 from objstore.host.host import Host
 from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
 from objstore.meta import slots
-from objstore.meta.commands import Command, OpenBucket
+from objstore.meta.commands import Command
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
-from objstore.meta.values import BucketFence, BucketRecord, BucketState
+from objstore.meta.values import BucketRecord, BucketState
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Capability
 from objstore.objects.gather import Gather
-from objstore.objects.parallel import all_of
 from objstore.objects.scatter import Placement, Scatter
 from objstore.units import KiB, MiB
 
@@ -44,7 +42,6 @@ T = TypeVar("T")
 # How long an operation waits for a bucket that is half deleted or whose change has not
 # reached the slot yet: several elections, and still within a client's patience.
 _FENCE_WAIT_S = 5.0
-_FENCE_MEND_S = 1.0  # After this an open record's slots are told again.
 _FENCE_PAUSE_MIN_S = 0.01
 _FENCE_PAUSE_MAX_S = 0.25
 _INTENT_ID_SIZE = 12
@@ -55,6 +52,10 @@ class Metadata(Protocol):
     """What is needed of `meta.client.MetaClient`."""
 
     async def propose(self, command: Command, *, timeout_ms: int) -> Any: ...
+
+    async def propose_each(
+        self, commands: Sequence[Command], *, timeout_ms: int
+    ) -> list[object]: ...
 
     async def query(self, query: Query, *, timeout_ms: int) -> Any: ...
 
@@ -116,6 +117,10 @@ class Store:
         """
         return await self.meta.propose(command, timeout_ms=self._timeout_ms())
 
+    async def propose_each(self, commands: Sequence[Command]) -> list[object]:
+        """Propose all at once; a result or an error in each one's place."""
+        return await self.meta.propose_each(commands, timeout_ms=self._timeout_ms())
+
     async def query(self, query: Query) -> Any:
         """Ask within the request's deadline.  Raises `meta.errors`, Unavailable."""
         return await self.meta.query(query, timeout_ms=self._timeout_ms())
@@ -168,30 +173,6 @@ class Store:
             is_new = newer.ref != capability.ref
             pause_s = 0.0 if is_new else _next_pause(pause_s)
             capability = newer
-            if not is_new and trio.current_time() > began_at + _FENCE_MEND_S:
-                await self._mend(newer.record)
-
-    async def _mend(self, record: BucketRecord) -> None:
-        """Bring slots into line with an open record that they lost step with.
-
-        Only a deletion that died between its last two steps leaves such slots.  A fence
-        that is newer than the record ignores this.
-        """
-        if record.state is BucketState.OPEN:
-            await self.open_slots(record)
-
-    async def open_slots(self, record: BucketRecord) -> None:
-        """Open the fence of `record` in each slot of its span.  Idempotent."""
-        fence = BucketFence(
-            bucket=record.bucket,
-            config_version=record.config_version,
-            versioning=record.versioning,
-            is_open=True,
-        )
-        await all_of(
-            [partial(self.propose, OpenBucket(slot, fence)) for slot in record.span],
-            at_once_max=len(record.span),
-        )
 
     async def _renewed(self, capability: Capability) -> Capability:
         record = await self.find_bucket_now(capability.record.name)

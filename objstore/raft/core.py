@@ -12,8 +12,8 @@ that one pass of the driver makes one append per follower of all that has come.
 
 What rests on what:
 - A message that reveals a term or a vote waits here until that is durable; an
-  acknowledgement of entries waits until they are.  A leader's appends wait for nothing: they
-  go out beside its own sync, and it counts itself only when that is done.
+  acknowledgement of entries waits until they are.  A leader's appends wait for nothing:
+  they go out beside its own sync, and it counts itself only when that is done.
 - An entry is applied when it is committed *and* durable here, so the state machine is never
   ahead of the WAL.
 - A membership takes effect when it is applied, as in etcd.  One change at a time, none
@@ -902,6 +902,8 @@ class Core:
     def _feed(self, node: NodeId, progress: Progress) -> None:
         """Send `node` what it lacks, as far as its window allows."""
         options, log = self.options, self.log
+        if progress.lost:
+            return  # First it must know that it is damaged: its vote may be gone as well.
         while progress.stage is not Stage.SNAPSHOT:
             if progress.stage is Stage.PROBE:
                 if progress.probing:

@@ -166,15 +166,15 @@ class Mender:
     ) -> None:
         limiter = trio.CapacityLimiter(_AT_ONCE)
 
-        async def mend(entry: BelowEntry, mends: list[Mend]) -> None:
-            async with limiter:
-                sweep.mended += await self._mend_entry(slot, entry, mends)
+        async def mend(entry: BelowEntry) -> None:
+            async with limiter:  # Planned as late: meanwhile a node may have gone silent.
+                if mends := self._plan(entry):
+                    sweep.mended += await self._mend_entry(slot, entry, mends)
 
         async with trio.open_nursery() as nursery:
             for entry in entries:
                 sweep.fragments += len(entry.ref.displaced)
-                if mends := self._plan(entry):
-                    nursery.start_soon(mend, entry, mends)
+                nursery.start_soon(mend, entry)
 
     def _plan(self, entry: BelowEntry) -> list[Mend]:
         """What can be done for a chunk now."""

@@ -13,8 +13,10 @@ that of the request; so chunks can be neither changed nor moved, dropped or adde
 
 A signed chunk is held until its signature is found right: not one byte of another's
 making is passed on.  So its size is bounded (`limits.AWS_CHUNK_SIZE_MAX`; a greater one is
-refused); unsigned chunks pass through as they come.  A last chunk is required, and the
-decoded length must be the one declared (FAULTS 3: CVE-2021-21390).
+refused); unsigned chunks pass through as they come.  Many chunks must be worth their
+parsing (S3 wants 8 KiB of all but the last; we refuse floods of tiny ones only).  A last
+chunk is required, and the decoded length must be the one declared (FAULTS 3:
+CVE-2021-21390).
 
 Source: Amazon S3 API Reference, "Transferring payload in multiple chunks".
 """
@@ -27,7 +29,13 @@ import re
 
 import attrs
 
-from objstore.limits import AWS_CHUNK_SIZE_MAX, HTTP_TRAILERS_SIZE_MAX, PUT_SIZE_MAX
+from objstore.limits import (
+    AWS_CHUNK_SIZE_MAX,
+    CHUNK_SIZE_MEAN_MIN,
+    CHUNKS_OF_ANY_SIZE_MAX,
+    HTTP_TRAILERS_SIZE_MAX,
+    PUT_SIZE_MAX,
+)
 from objstore.s3.checksums import decode_checksum, header_of
 from objstore.s3.errors import S3Error
 from objstore.s3.sigv4 import (
@@ -100,7 +108,9 @@ class ChunkDecoder:
         trailing_algorithm: str | None,
     ) -> None:
         self._signer = signer
+        self._size = decoded_size
         self._missing = decoded_size  # Bytes of chunks not yet begun.
+        self._chunk_count = 0
         self._trailing_algorithm = trailing_algorithm
         self._buffer = bytearray()
         self._state = self._read_size_line
@@ -108,8 +118,8 @@ class ChunkDecoder:
         self._left = 0
         self._signature = ""
         self._hash = hashlib.sha256()
-        self._held: list[bytes] = []  # Its pieces, until its signature is verified.
-        self._ready: list[bytes] = []  # Pieces that may be taken, last one first.
+        self._held = bytearray()  # Its bytes, until its signature is verified.
+        self._ready: list[bytes] = []  # Pieces that may be taken next, in order.
         self._trailers: dict[str, str] = {}
         self._trailers_size = 0
         self.is_done = False
@@ -120,15 +130,16 @@ class ChunkDecoder:
         self._buffer += data
 
     def take(self) -> bytes | None:
-        """The next decoded piece; None: feed more, or it `is_done`.
+        """All that can be decoded by now; None: feed more, or it `is_done`.
 
         Raises S3Error IncompleteBody, SignatureDoesNotMatch, InvalidChunkSizeError,
         MalformedTrailerError; there is no going on then.
         """
-        while not self._ready:
-            if self.is_done or not self._state():
-                return None
-        return self._ready.pop()
+        while not self.is_done and self._state():
+            pass
+        pieces, self._ready = self._ready, []
+        # Joined: a piece costs its readers more than its bytes, however short it is.
+        return (pieces[0] if len(pieces) == 1 else b"".join(pieces)) if pieces else None
 
     def finish(self) -> None:
         """The coded body has ended.  Raises S3Error IncompleteBody unless it is whole."""
@@ -152,6 +163,7 @@ class ChunkDecoder:
         self._check_size(size)
         self._left = size
         self._missing -= size
+        self._check_mean_size(size)
         if self._signer is not None:
             self._hash = hashlib.sha256()
         if size:
@@ -173,6 +185,19 @@ class ChunkDecoder:
                 details={"ChunkSize": size},
             )
 
+    def _check_mean_size(self, size: int) -> None:
+        self._chunk_count += 1
+        begun = self._size - self._missing
+        if (
+            self._chunk_count > CHUNKS_OF_ANY_SIZE_MAX
+            and begun < CHUNK_SIZE_MEAN_MIN * self._chunk_count
+        ):
+            raise S3Error(
+                "InvalidChunkSizeError",
+                "Only the last chunk is allowed to have a size less than 8192 bytes",
+                details={"ChunkSize": size},
+            )
+
     def _read_data(self) -> bool:
         size = min(self._left, len(self._buffer))
         if not size:
@@ -184,7 +209,7 @@ class ChunkDecoder:
             self._ready.append(piece)
         else:
             self._hash.update(piece)
-            self._held.append(piece)
+            self._held += piece
         if not self._left:
             self._state = self._read_data_end
         return True
@@ -203,8 +228,9 @@ class ChunkDecoder:
     def _end_data(self) -> None:
         if self._signer is not None:
             self._signer.check_chunk(self._hash.hexdigest(), self._signature)
-            self._ready = self._held[::-1]
-            self._held = []
+            if self._held:
+                self._ready.append(bytes(self._held))
+                self._held.clear()
 
     def _read_trailer(self) -> bool:
         line = self._take_line(HTTP_TRAILERS_SIZE_MAX)

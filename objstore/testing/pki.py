@@ -104,6 +104,12 @@ class SimulatedPki:
     def expires_ms(self, certificate_pem: bytes) -> int:
         return decode_certificates(certificate_pem)[0].end_ms
 
+    def check_identity(self, identity: TlsIdentity) -> None:
+        try:
+            check_identity(identity)
+        except (BadCertificate, IndexError) as error:
+            raise ValueError(f"the certificate is of no use: {error}") from error
+
     def _issue(
         self,
         authority: Authority,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import ssl
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,10 +73,11 @@ class Program:
 
     path: str
     environment: dict[str, str]
+    options: tuple[str, ...] = ()  # Given with every command.
 
     def __call__(self, *arguments: str, check: bool = True, timeout: float = 110) -> str:
         done = subprocess.run(
-            [self.path, *arguments], env=self.environment, capture_output=True,
+            [self.path, *self.options, *arguments], env=self.environment, capture_output=True,
             timeout=timeout, check=False, text=True,
         )  # fmt: skip
         if check:
@@ -109,6 +113,20 @@ def python_of(name: str) -> str:
 
 def is_tls(cluster: Cluster) -> bool:
     return cluster.nodes[0].s3.startswith("https:")
+
+
+def fetch(
+    cluster: Cluster, url: str, *, method: str = "GET", body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, bytes]:  # fmt: skip
+    """(status, body) of a request without credentials; TLS by the cluster's CA."""
+    context = ssl.create_default_context(cafile=cluster.ca_file)
+    request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=15, context=context) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def write_tree(folder: Path, *, seed: int = 7) -> dict[str, bytes]:
@@ -148,6 +166,7 @@ def unique(prefix: str) -> str:
 
 __all__ = [
     "Outage",
+    "fetch",
     "program",
     "python_of",
     "read_tree",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Outage, is_tls, program, read_tree, unique, write_tree
-from tests.harness import Cluster
+from tests.clients.conftest import (
+    Outage,
+    fetch,
+    program,
+    read_tree,
+    unique,
+    write_tree,
+)
+from tests.harness import Cluster, wait_until
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
@@ -76,16 +82,25 @@ def test_a_300_mib_file_goes_up_in_parts_and_a_cut_download_goes_on(
 
 
 def test_a_presigned_url_works_without_credentials(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, outage: Outage, tmp_path: Path
 ) -> None:
-    if is_tls(cluster):
-        pytest.skip("urllib would need the CA; the plain run shows it")
     aws = program("aws", cluster, tmp_path)
     one = ("--endpoint-url", cluster.nodes[0].s3)
     bucket = unique("presign")
     (tmp_path / "hello.txt").write_text("hello")
     aws("s3", "mb", f"s3://{bucket}", *one)
-    aws("s3", "cp", str(tmp_path / "hello.txt"), f"s3://{bucket}/hello world.txt", *one)
-    url = aws("s3", "presign", f"s3://{bucket}/hello world.txt", *one).strip()
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        assert answer.read() == b"hello"
+    aws("s3", "cp", str(tmp_path / "hello.txt"), f"s3://{bucket}/hello wörld+.txt", *one)
+    outage.begin()
+    url = aws("s3", "presign", f"s3://{bucket}/hello wörld+.txt", *one).strip()
+    assert "Signature=" in url
+    assert fetch(cluster, url) == (200, b"hello")
+    # Changed, it is worth nothing; nor is it once it has expired.
+    assert fetch(cluster, url.replace("hello", "other"))[0] == 403
+    assert fetch(cluster, url + "&acl")[0] == 403
+    assert fetch(cluster, url, method="DELETE")[0] == 403
+    url = aws("s3", "presign", "--expires-in", "1", f"s3://{bucket}/x", *one).strip()
+    status, body = wait_until(
+        lambda: (answer := fetch(cluster, url))[0] == 403 and answer, what="expiry"
+    )
+    assert status == 403
+    assert b"Request has expired" in body

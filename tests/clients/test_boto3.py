@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Outage, is_tls, python_of, unique
+from tests.clients.conftest import Outage, fetch, is_tls, python_of, unique
 from tests.harness import Cluster
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
@@ -49,6 +49,44 @@ def test_the_current_boto3_while_a_node_dies(
         Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
     )
     three.delete_bucket(Bucket=bucket)
+
+
+@pytest.mark.parametrize("version", [None, "s3v4"])
+def test_urls_that_boto3_presigns_by_default_and_by_version_4(
+    cluster: Cluster, outage: Outage, version: str | None
+) -> None:
+    signing = {} if version is None else {"signature_version": version}
+    s3 = cluster.s3(0, config=signing)
+    bucket, key = unique("presign"), "dir/a b+\xfc%2F~.txt"
+    s3.create_bucket(Bucket=bucket)
+    outage.begin()
+
+    def presign(operation: str, **parameters: object) -> str:
+        return str(s3.generate_presigned_url(operation, {"Bucket": bucket, **parameters}))
+
+    url = presign("put_object", Key=key)
+    assert ("AWSAccessKeyId=" in url) == (version is None)
+    typed = {"content-type": "application/x-www-form-urlencoded"}  # As urllib will have it.
+    url = presign("put_object", Key=key, ContentType=typed["content-type"])
+    assert fetch(cluster, url, method="PUT", body=b"hello", headers=typed)[0] == 200
+    assert fetch(cluster, presign("get_object", Key=key)) == (200, b"hello")
+    assert fetch(cluster, presign("head_object", Key=key), method="HEAD") == (200, b"")
+    url = presign("get_object", Key=key, ResponseContentType="text/x a+b")
+    assert fetch(cluster, url) == (200, b"hello")
+    assert fetch(cluster, url, headers={"range": "bytes=1-2"}) == (206, b"el")
+    status, body = fetch(cluster, presign("list_objects_v2", Prefix="dir/"))
+    assert (status, b"<KeyCount>1</KeyCount>" in body) == (200, True)
+    # Metadata that was signed must be sent, and no other header can be added.
+    url = presign("put_object", Key="m", Metadata={"color": "blue"}, ContentType="a/b")
+    meta = {"content-type": "a/b", "x-amz-meta-color": "blue"}
+    if version is None:  # Version 4 takes such headers from the query.
+        without = {"content-type": "a/b"}
+        assert fetch(cluster, url, method="PUT", body=b"x", headers=without)[0] == 403
+    assert fetch(cluster, url, method="PUT", body=b"x", headers=meta)[0] == 200
+    assert s3.head_object(Bucket=bucket, Key="m")["Metadata"] == {"color": "blue"}
+    more = meta | {"x-amz-copy-source": f"/{bucket}/{key}"}
+    assert fetch(cluster, url, method="PUT", body=b"", headers=more)[0] == 403
+    assert fetch(cluster, presign("delete_object", Key=key), method="DELETE")[0] == 204
 
 
 OLD_BOTO3 = """
@@ -116,24 +154,28 @@ def test_curl_signs_by_itself(cluster: Cluster, outage: Outage, tmp_path: Path) 
     cluster.s3(0).create_bucket(Bucket=bucket)
     outage.begin()
     (tmp_path / "file").write_bytes(b"by curl")
-    common = [
-        curl, "--silent", "--show-error", "--fail-with-body", "--cacert", cluster.ca_file,
-        "--aws-sigv4", "aws:amz:us-east-1:s3",
-        "--user", f"{cluster.access_key}:{cluster.secret_key}",
-    ]  # fmt: skip
+    (tmp_path / "curl").write_text(
+        f'user = "{cluster.access_key}:{cluster.secret_key}"\n'
+        f'cacert = "{cluster.ca_file}"\n'
+        'aws-sigv4 = "aws:amz:us-east-1:s3"\nsilent\nshow-error\nfail-with-body\n'
+    )
     url = f"{cluster.nodes[1].s3}/{bucket}/file"
+
+    def run(*arguments: str) -> bytes:
+        done = subprocess.run(
+            [curl, "--config", str(tmp_path / "curl"), *arguments],
+            capture_output=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     digest = hashlib.sha256(b"by curl").hexdigest()
-    put = [
-        *common,
-        "-H",
-        f"x-amz-content-sha256: {digest}",
-        "-T",
-        str(tmp_path / "file"),
-        url,
-    ]
-    done = subprocess.run(put, capture_output=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    empty = hashlib.sha256(b"").hexdigest()
-    get = [*common, "-H", f"x-amz-content-sha256: {empty}", url]
-    done = subprocess.run(get, capture_output=True, timeout=30, check=False)
-    assert done.stdout == b"by curl", done.stderr
+    for payload in (digest, "UNSIGNED-PAYLOAD"):
+        header = f"x-amz-content-sha256: {payload}"
+        run("-H", header, "-T", str(tmp_path / "file"), url)
+        # What has no body needs no such header: curl before 8 does not send it.
+        assert run(url) == b"by curl"
+        assert b"content-length: 7" in run("--head", url).lower()
+        assert b"<Key>file</Key>" in run(f"{cluster.nodes[0].s3}/{bucket}?list-type=2")
+        run("-X", "DELETE", url)
+    assert b"KeyCount>0<" in run(f"{cluster.nodes[0].s3}/{bucket}?list-type=2")

@@ -13,14 +13,15 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
 
 def restic_of(cluster: Cluster, home: Path, node: int, bucket: str) -> Program:
-    return program(
+    restic = program(
         "restic",
         cluster,
         home,
         RESTIC_REPOSITORY=f"s3:{cluster.nodes[node].s3}/{bucket}",
         RESTIC_PASSWORD="a test",
-        RESTIC_CACERT=cluster.ca_file,
     )
+    restic.options = ("--cacert", cluster.ca_file)
+    return restic
 
 
 def test_init_backup_check_restore_while_a_node_dies(

@@ -67,6 +67,21 @@ def test_the_same_node_gets_a_new_key_each_time(host, authority):
     assert first.private_key_pem != second.private_key_pem
 
 
+def test_a_certificate_and_the_key_of_another_are_told_apart(host, authority):
+    first = host.pki.issue(authority, CLUSTER, NODE, now_ms=NOW_MS, days=30)
+    second = host.pki.issue_server(authority, ("s3.test",), now_ms=NOW_MS, days=30)
+    host.pki.check_identity(first)
+    host.pki.check_identity(second)
+    for wrong in (
+        attrs.evolve(first, private_key_pem=second.private_key_pem),
+        attrs.evolve(first, private_key_pem=b"no key"),
+        attrs.evolve(first, certificate_pem=b"no certificate"),
+        attrs.evolve(first, certificate_pem=b""),
+    ):
+        with pytest.raises(ValueError):
+            host.pki.check_identity(wrong)
+
+
 def test_private_keys_are_not_shown(host, authority):
     identity = host.pki.issue(authority, CLUSTER, NODE, now_ms=NOW_MS, days=30)
     assert "KEY" not in repr(authority)

@@ -15,6 +15,7 @@ from objstore.objects.requests import (
     MD5,
     SHA256_PAYLOAD,
     hash_of,
+    read_whole,
     verify,
 )
 from objstore.s3.call import S3Call
@@ -33,22 +34,24 @@ async def read_document(
     """The root element of the call's body; None where it is optional and empty.
 
     digests: those that are of this body, where headers may carry others.
-    Raises S3Error MalformedXML, MaxMessageLengthExceeded; DigestMismatch.
+    Raises S3Error MalformedXML, MaxMessageLengthExceeded; DigestMismatch; Unavailable
+    where there is no memory for it.
     """
-    data = await _read(call, size_max, digests)
-    if not data.strip() and is_optional:
-        return None
-    element = parse_xml(data)
+    if call.body.size > size_max:
+        raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
+    async with call.store.budget.hold(call.body.size):
+        data = await _read(call, digests)
+        if not data.strip() and is_optional:
+            return None
+        element = parse_xml(data)
     if element.name != root:
         raise malformed()
     return element
 
 
-async def _read(call: S3Call, size_max: int, digests: Container[str]) -> bytes:
+async def _read(call: S3Call, digests: Container[str]) -> bytes:
     body = call.body
-    if body.size > size_max:
-        raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
-    data = b"".join([piece async for piece in body])
+    data = await read_whole(body)
     promised = [digest for digest in body.digests if digest.algorithm in digests]
     promised += body.trailing_digests()
     if promised:

@@ -54,6 +54,18 @@ def test_nobody_is_given_up_while_half_of_all_seem_dead() -> None:
     assert states(deaths, now, GRACE_MS) == {}
 
 
+def test_nobody_is_given_up_where_fewer_than_three_voters_would_remain() -> None:
+    for count, given_up in ((3, {}), (4, {NODES[0]: "dead"}), (5, {NODES[0]: "dead"})):
+        deaths = Deaths(GRACE_MS)
+        now = layout(count)
+        deaths.observe(now, lambda node: node != NODES[0], 0)
+        assert states(deaths, now, GRACE_MS) == given_up
+    deaths = Deaths(GRACE_MS)
+    one_gone = with_member_state(layout(4), NODES[0], "dead")
+    deaths.observe(one_gone, lambda node: node not in NODES[:2], 0)
+    assert states(deaths, one_gone, GRACE_MS) == {}
+
+
 def test_a_dead_member_is_taken_back_after_a_while_of_living() -> None:
     """F21."""
     deaths = Deaths(GRACE_MS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -32,6 +33,7 @@ from objstore.meta.work import Context
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
 from objstore.objects.gather import FragmentDamage, Gather
+from objstore.objects.parallel import outcomes
 from objstore.objects.scatter import Scatter
 from objstore.objects.store import Store, StoreOptions
 from objstore.ring import layout as layouts
@@ -100,6 +102,14 @@ class DirectMeta:
             raise result
         # What a caller on another node would get.
         return codec.decode(codec.encode(result))
+
+    async def propose_each(
+        self, commands: Sequence[Command], *, timeout_ms: int
+    ) -> list[object]:
+        return await outcomes(
+            [partial(self.propose, c, timeout_ms=timeout_ms) for c in commands],
+            at_once_max=len(commands),
+        )
 
     async def query(self, query: Query, *, timeout_ms: int) -> Any:
         assert timeout_ms > 0

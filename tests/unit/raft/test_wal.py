@@ -1,6 +1,5 @@
 """The write-ahead log on a disk that tears, loses, rots and fails."""
 
-import errno
 from random import Random
 
 import pytest
@@ -8,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objstore.errors import CorruptData
-from objstore.raft.hard_state import Damage
+from objstore.raft.hard_state import Damage, HardState
 from objstore.raft.recovery import restore, tombstone_record
-from objstore.raft.hard_state import HardState
 from objstore.raft.state_machine import Applied, Membership
 from objstore.raft.wal import MARK, Wal, check
 from objstore.raft.wal_format import DATA_OFFSET, Record, RecordType
@@ -18,7 +16,7 @@ from objstore.testing.boot import Boot
 from objstore.testing.disk import DiskFault, SimulatedDisk, SimulatedDisks
 from objstore.testing.entropy import SimulatedEntropy
 from objstore.testing.threads import SimulatedThreads
-from tests.unit.raft.wals import A, FOLDER, Machine, entry, indexes, state
+from tests.unit.raft.wals import FOLDER, A, Machine, entry, indexes, state
 
 NOBODY = Applied(0, 0, Membership(()))
 

@@ -154,15 +154,23 @@ class Repairs:
 
     async def move(self, chunk: ChunkId, index: int, place: int) -> None:
         """Bring fragment `index` from its owner to nodes[place]."""
-        source, target = self.bench.owner(index), self.member(place)
         fragment = FragmentId(chunk, index)
+        await self._copy(fragment, self.bench.owner(index), self.member(place))
+        await self.bench.owner(index).store.delete([fragment])
+
+    async def copy_home(self, ref: ChunkRef, index: int, place: int) -> None:
+        """Have fragment `index` on its owner too, beside nodes[place]."""
+        fragment = FragmentId(ref.chunk, index)
+        await self._copy(fragment, self.member(place), self.bench.owner(index))
+
+    @staticmethod
+    async def _copy(fragment: FragmentId, source: Member, target: Member) -> None:
         (stat,) = await source.store.stat([fragment])
         assert stat is not None
         writer = await target.store.create(stat.header)
         for block in await source.store.read(fragment, 0, stat.header.payload_size):
             await writer.append(block.data, block.crc32c)
         await writer.commit()
-        await source.store.delete([fragment])
 
     def delete(self, key: bytes = KEY) -> None:
         self.meta.shard.must(c.DeleteVersion(SLOT, REF, Key(key)))

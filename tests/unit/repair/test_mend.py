@@ -18,12 +18,9 @@ from tests.unit.meta.builders import REF, intent, large_draft
 from .nodes import KEY, SLOT, repairs
 
 
-@pytest.fixture(autouse=True)
-def _virtual_time(autojump_clock: object) -> None:
-    del autojump_clock
-
-
-async def test_a_fragment_missing_at_the_commit_is_made_again_at_home() -> None:
+async def test_a_fragment_missing_at_the_commit_is_made_again_at_home(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(1,))
         assert r.meta.shard.usage().below_objects == 1
@@ -35,14 +32,18 @@ async def test_a_fragment_missing_at_the_commit_is_made_again_at_home() -> None:
         assert r.mender.queued == 0
 
 
-async def test_two_missing_fragments_of_a_chunk_are_both_mended_in_one_round() -> None:
+async def test_two_missing_fragments_of_a_chunk_are_both_mended_in_one_round(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(0, 2))
         await r.mender.work_once()
         assert await r.holders(ref) == {0: {0}, 1: {1}, 2: {2}}
 
 
-async def test_while_the_owner_is_dead_a_stand_in_gets_the_missing_fragment() -> None:
+async def test_while_the_owner_is_dead_a_stand_in_gets_the_missing_fragment(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(1,))
         r.kill(1)
@@ -56,7 +57,9 @@ async def test_while_the_owner_is_dead_a_stand_in_gets_the_missing_fragment() ->
         assert r.meta.below() == []
 
 
-async def test_a_stand_in_keeps_its_copy_until_the_row_says_that_it_is_home() -> None:
+async def test_a_stand_in_keeps_its_copy_until_the_row_says_that_it_is_home(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(away={1: 3})
         seen: list[bool] = []
@@ -72,7 +75,7 @@ async def test_a_stand_in_keeps_its_copy_until_the_row_says_that_it_is_home() ->
         assert await r.holders(ref) == {0: {0}, 1: {1}, 2: {2}}
 
 
-async def test_where_the_answer_is_lost_no_copy_is_deleted() -> None:
+async def test_where_the_answer_is_lost_no_copy_is_deleted(autojump_clock: object) -> None:
     """F01: the row may have been changed, or not."""
     async with repairs() as r:
         ref = await r.put(away={1: 3})
@@ -85,7 +88,7 @@ async def test_where_the_answer_is_lost_no_copy_is_deleted() -> None:
         assert (await r.holders(ref))[1] == {1, 3}
 
 
-async def test_a_mend_that_was_overtaken_deletes_nothing() -> None:
+async def test_a_mend_that_was_overtaken_deletes_nothing(autojump_clock: object) -> None:
     async with repairs() as r:
         ref = await r.put(away={1: 3})
 
@@ -99,7 +102,9 @@ async def test_a_mend_that_was_overtaken_deletes_nothing() -> None:
         assert (await r.holders(ref))[1] == {1, 3}
 
 
-async def test_what_was_copied_for_a_version_that_went_is_deleted_again() -> None:
+async def test_what_was_copied_for_a_version_that_went_is_deleted_again(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(1,))
         r.meta.before = lambda _: r.delete()
@@ -107,7 +112,9 @@ async def test_what_was_copied_for_a_version_that_went_is_deleted_again() -> Non
         assert (await r.holders(ref))[1] == set()
 
 
-async def test_a_rotten_source_is_passed_over_and_becomes_known_damage() -> None:
+async def test_a_rotten_source_is_passed_over_and_becomes_known_damage(
+    autojump_clock: object,
+) -> None:
     """F06"""
     async with repairs() as r:
         ref = await r.put(missing=(2,))
@@ -120,7 +127,9 @@ async def test_a_rotten_source_is_passed_over_and_becomes_known_damage() -> None
         assert r.meta.below() == []
 
 
-async def test_a_copy_that_is_simply_gone_becomes_known_damage_too() -> None:
+async def test_a_copy_that_is_simply_gone_becomes_known_damage_too(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(2,))
         await r.member(0).store.delete([FragmentId(ref.chunk, 0)])
@@ -129,7 +138,9 @@ async def test_a_copy_that_is_simply_gone_becomes_known_damage_too() -> None:
         assert await r.holders(ref) == {0: {0}, 1: {1}, 2: {2}}
 
 
-async def test_a_fenced_drive_is_no_proof_that_its_fragments_are_lost() -> None:
+async def test_a_fenced_drive_is_no_proof_that_its_fragments_are_lost(
+    autojump_clock: object,
+) -> None:
     """F10"""
     async with repairs() as r:
         ref = await r.put(missing=(2,))
@@ -140,7 +151,9 @@ async def test_a_fenced_drive_is_no_proof_that_its_fragments_are_lost() -> None:
         assert (await r.holders(ref))[2] == {2}
 
 
-async def test_a_source_that_dies_midway_is_replaced_by_another() -> None:
+async def test_a_source_that_dies_midway_is_replaced_by_another(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(0,))
         calls = 0
@@ -156,7 +169,9 @@ async def test_a_source_that_dies_midway_is_replaced_by_another() -> None:
         assert (await r.holders(ref))[0] == {0}
 
 
-async def test_a_node_that_is_being_drained_may_give_but_not_take() -> None:
+async def test_a_node_that_is_being_drained_may_give_but_not_take(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(0, 1))
         r.unusable.update({r.nodes[1], r.nodes[2]})
@@ -164,7 +179,7 @@ async def test_a_node_that_is_being_drained_may_give_but_not_take() -> None:
         assert await r.holders(ref) == {0: {0}, 1: {3}, 2: {2}}
 
 
-async def test_where_nobody_can_help_the_worker_rests() -> None:
+async def test_where_nobody_can_help_the_worker_rests(autojump_clock: object) -> None:
     async with repairs(3) as r:
         await r.put(missing=(1,))
         r.kill(1)
@@ -173,7 +188,9 @@ async def test_where_nobody_can_help_the_worker_rests() -> None:
         assert r.meta.changes() == []
 
 
-async def test_entries_that_cannot_be_mended_do_not_hide_those_behind_them() -> None:
+async def test_entries_that_cannot_be_mended_do_not_hide_those_behind_them(
+    autojump_clock: object,
+) -> None:
     """More of them than a page holds, and all of them first in order."""
     async with repairs() as r:
         for n in range(70):
@@ -185,7 +202,9 @@ async def test_entries_that_cannot_be_mended_do_not_hide_those_behind_them() -> 
         assert r.mender.queued == 70
 
 
-async def test_the_most_endangered_chunk_of_all_slots_comes_first() -> None:
+async def test_the_most_endangered_chunk_of_all_slots_comes_first(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         refs = [
             await r.put(size=100, away={0: 3}, key=b"a"),
@@ -197,7 +216,7 @@ async def test_the_most_endangered_chunk_of_all_slots_comes_first() -> None:
         assert chunks == [ref.chunk for ref in reversed(refs)]
 
 
-async def test_ranks_are_compared_over_slots() -> None:
+async def test_ranks_are_compared_over_slots(autojump_clock: object) -> None:
     async with repairs() as r:
         whole = await r.put(size=100, away={0: 3}, key=b"a")
         other = Slot(SLOT + 1)
@@ -208,21 +227,23 @@ async def test_ranks_are_compared_over_slots() -> None:
         assert chunks == [endangered.chunk, whole.chunk]
 
 
-async def test_a_node_that_hangs_costs_one_deadline_and_not_one_a_chunk() -> None:
+async def test_a_node_that_hangs_costs_one_deadline_and_not_one_a_chunk(
+    autojump_clock: object,
+) -> None:
     """F12, F20"""
     async with repairs() as r:
         for n in range(6):
             await r.put(size=100, missing=(1,), key=b"%d" % n)
         r.peers.delay_s[r.nodes[1]] = 1e6
         began = trio.current_time()
-        while r.mender.queued or not r.meta.changes():
-            if await r.mender.work_once() is WorkerState.IDLE:
-                await trio.sleep(1)
-        assert trio.current_time() - began < 100
-        assert all(ref.displaced == (Displaced(1, r.nodes[3]),) for ref in r.meta.below())
+        while r.meta.shard.usage().below_objects:
+            await r.mender.work_once()
+            await trio.sleep(1)
+        assert trio.current_time() - began < 40
+        assert {ref.displaced for ref in r.meta.below()} == {(Displaced(1, r.nodes[3]),)}
 
 
-async def test_a_full_target_leaves_room_for_another() -> None:
+async def test_a_full_target_leaves_room_for_another(autojump_clock: object) -> None:
     """F09"""
     async with repairs() as r:
         ref = await r.put(missing=(1,))
@@ -239,7 +260,9 @@ async def test_a_full_target_leaves_room_for_another() -> None:
         assert (await r.holders(ref))[1] == {3}
 
 
-async def test_a_chunk_whose_mend_fails_is_left_alone_for_a_while() -> None:
+async def test_a_chunk_whose_mend_fails_is_left_alone_for_a_while(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         await r.put(missing=(1,))
 
@@ -256,7 +279,9 @@ async def test_a_chunk_whose_mend_fails_is_left_alone_for_a_while() -> None:
         assert await r.mender.work_once() is WorkerState.BUSY
 
 
-async def test_a_scheme_that_cannot_be_rebuilt_yet_is_left_as_it_is() -> None:
+async def test_a_scheme_that_cannot_be_rebuilt_yet_is_left_as_it_is(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(1,), key=b"copies")
         of = intent(50)
@@ -268,7 +293,7 @@ async def test_a_scheme_that_cannot_be_rebuilt_yet_is_left_as_it_is() -> None:
         assert [it.chunk for it in r.meta.below()] == [coded.chunk]
 
 
-async def test_a_silent_shard_does_not_stop_the_others() -> None:
+async def test_a_silent_shard_does_not_stop_the_others(autojump_clock: object) -> None:
     async with repairs() as r:
         ref = await r.put(missing=(1,))
         silent = Slot(SLOT + 5)
@@ -283,7 +308,9 @@ async def test_a_silent_shard_does_not_stop_the_others() -> None:
         assert (await r.holders(ref))[1] == {1}
 
 
-async def test_a_mend_that_is_cancelled_leaves_no_write_session_behind() -> None:
+async def test_a_mend_that_is_cancelled_leaves_no_write_session_behind(
+    autojump_clock: object,
+) -> None:
     async with repairs() as r:
         await r.put(missing=(1,))
         r.peers.delay_s[r.nodes[1]] = 1
@@ -295,7 +322,7 @@ async def test_a_mend_that_is_cancelled_leaves_no_write_session_behind() -> None
 
 
 async def test_rounds_are_bounded_and_the_end_of_a_long_index_is_reached(
-    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("objstore.repair.mend.ROUND_S", 0.0)
     async with repairs() as r:
@@ -307,7 +334,9 @@ async def test_rounds_are_bounded_and_the_end_of_a_long_index_is_reached(
         assert await r.mender.work_once() is WorkerState.IDLE
 
 
-async def test_a_failed_sync_on_the_target_is_no_mended_fragment() -> None:
+async def test_a_failed_sync_on_the_target_is_no_mended_fragment(
+    autojump_clock: object,
+) -> None:
     """F11"""
     async with repairs() as r:
         ref = await r.put(missing=(1,))
@@ -317,7 +346,7 @@ async def test_a_failed_sync_on_the_target_is_no_mended_fragment() -> None:
         assert r.meta.below()[0].displaced == (Displaced(1, None),)
 
 
-async def test_slots_are_those_with_rows() -> None:
+async def test_slots_are_those_with_rows(autojump_clock: object) -> None:
     async with repairs() as r:
         await r.put(missing=(1,))
         assert r.slots(schema.Table.BELOW) == [SLOT]

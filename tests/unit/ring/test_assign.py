@@ -28,7 +28,7 @@ from .clusters import (
 
 WIDTHS = (1, 2, 3, 5, 6, 9, 16)
 slow = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

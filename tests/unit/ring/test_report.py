@@ -24,14 +24,14 @@ def hold(row: dict) -> None:
 
 @pytest.mark.parametrize("shape", list(shapes([10])), ids=str)
 def test_ten_nodes_keep_the_promises(shape: Shape) -> None:
-    for row in measure_shape(no_clock, shape, partition_count=2048):
+    for row in measure_shape(no_clock, shape, partition_count=1024):
         hold(row)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [s for s in shapes([100]) if s.uneven and s.odd], ids=str)
 def test_hundred_nodes_keep_the_promises(shape: Shape) -> None:
-    for row in measure_shape(no_clock, shape, partition_count=2048):
+    for row in measure_shape(no_clock, shape, partition_count=1024):
         hold(row)
 
 

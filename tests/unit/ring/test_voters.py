@@ -48,7 +48,7 @@ def test_voters_grow_as_nodes_join_and_nobody_is_replaced_needlessly() -> None:
         layout = grown
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clusters(), st.data())
 def test_voters_are_even_active_and_apart(
     cluster: list[Member], data: st.DataObject
@@ -108,7 +108,7 @@ def test_address_or_epoch_moves_no_voter() -> None:
     assert preferred_leaders(after) == preferred_leaders(before)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(clusters())
 def test_leaders_are_voters_and_even(cluster: list[Member]) -> None:
     layout = found(cluster, partition_count=64, widths=())

@@ -1,0 +1,178 @@
+"""What peers send, as bytes: round trips, and nothing but RemoteProtocolError for the rest."""
+
+from typing import Any
+
+import attrs
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objstore.errors import RemoteProtocolError
+from objstore.ids import NodeId
+from objstore.raft import messages
+from objstore.raft.messages import (
+    Append,
+    Heartbeat,
+    Message,
+    decode_membership,
+    decode_payload,
+    encode_membership,
+    encode_payload,
+)
+from objstore.raft.snapshot import (
+    Begin,
+    Commit,
+    Piece,
+    Reply,
+    Status,
+    decode_call,
+    decode_reply,
+    encode_call,
+    encode_reply,
+)
+from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
+
+u64 = st.integers(0, 2**64 - 1)
+nodes = st.integers(0, 2**64 - 1).map(lambda n: NodeId(f"{n:016x}"))
+node_sets = st.lists(nodes, max_size=5).map(lambda names: tuple(sorted(set(names))))
+memberships = st.builds(Membership, node_sets.filter(bool), node_sets, node_sets)
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> Append:
+    prev = draw(st.integers(0, 2**40))
+    count = draw(st.integers(0, 5))
+    kinds = st.sampled_from([EntryKind.NOOP, EntryKind.COMMAND])
+    entries = tuple(
+        Entry(
+            prev + n, draw(st.integers(1, 2**40)), draw(kinds), draw(st.binary(max_size=50))
+        )
+        for n in range(1, count + 1)
+    )
+    return Append(draw(u64), prev, draw(u64), draw(u64), entries)
+
+
+def plain(cls: type[Any]) -> st.SearchStrategy[Any]:
+    kinds = {"int": u64, int: u64, "bool": st.booleans(), bool: st.booleans()}
+    return st.builds(cls, *[kinds[field.type] for field in attrs.fields(cls)])
+
+
+any_message = st.one_of(
+    appends(), *[plain(cls) for cls in messages._CLASSES if cls is not Append]
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), any_message), max_size=6),
+    st.integers(0, 2**50),
+)
+def test_payloads_come_back_as_they_were(
+    batch: list[tuple[int, Message]], wall_ms: int
+) -> None:
+    payload = decode_payload(encode_payload(batch, wall_ms=wall_ms))
+    assert payload.messages == batch
+    assert payload.wall_ms == wall_ms
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_or_read(data: bytes) -> None:
+    for prefix in (b"", b"\x01"):
+        for decode in (decode_payload, decode_call, decode_reply):
+            try:
+                decode(prefix + data)
+            except RemoteProtocolError:
+                pass
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), any_message), min_size=1, max_size=3), st.data()
+)
+def test_a_changed_byte_never_does_worse(
+    batch: list[tuple[int, Message]], data: st.DataObject
+) -> None:
+    encoded = bytearray(encode_payload(batch, wall_ms=1))
+    position = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[position] = data.draw(st.integers(0, 255))
+    try:
+        decode_payload(bytes(encoded))
+    except RemoteProtocolError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [1],
+        [1, [[]]],
+        [1, [[1, 99]]],
+        [1, [[1, -1]]],
+        [1, [[-1, 6, 1]]],
+        [1, [[2**32, 6, 1]]],
+        [1, [[1, 6, -1]]],
+        [1, [[1, 6, True]]],
+        [1, [[1, 6, 1, 1]]],
+        [1, [[1, 0, 1, 1, 1, 1, 1]]],
+        [1, [[1, 2, 1, 1, 1, 1, [[0, 0, b""]]]]],
+        [1, [[1, 2, 1, 1, 1, 1, [[1, 9, b""]]]]],
+        [1, [[1, 2, 1, 1, 1, 1, [[1, 0, "text"]]]]],
+        [1, [[1, 2, 1, 1, 1, 1, [[1, 2, b"no membership"]]]]],
+        ["now", []],
+        {"a": 1},
+    ],
+)
+def test_wrong_shapes_are_refused(body: object) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_payload(b"\x01" + msgpack.packb(body))
+
+
+def test_an_unknown_version_is_refused() -> None:
+    data = encode_payload([(1, Heartbeat(1, 1, 1, 1, False, 0, False))], wall_ms=1)
+    with pytest.raises(RemoteProtocolError):
+        decode_payload(b"\x02" + data[1:])
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_payload(b"\x01" + b"\x91" * 100_000 + b"\xc0")
+
+
+@given(memberships)
+def test_memberships_come_back_as_they_were(membership: Membership) -> None:
+    assert decode_membership(encode_membership(membership)) == membership
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (2, ["a" * 16], [], []),
+        (1, [], [], []),
+        (1, ["b" * 16, "a" * 16], [], []),
+        (1, ["a" * 16, "a" * 16], [], []),
+        (1, ["nobody"], [], []),
+        (1, [1], [], []),
+        (1, ["a" * 16], []),
+    ],
+)
+def test_wrong_memberships_are_refused(row: object) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_membership(msgpack.packb(row))
+
+
+@given(memberships, st.integers(0, 2**63), st.binary(max_size=300))
+def test_snapshot_calls_come_back_as_they_were(
+    membership: Membership, number: int, data: bytes
+) -> None:
+    for call in (
+        Begin(7, number, 3, Applied(number, 2, membership)),
+        Piece(7, number, 3, data),
+        Commit(7, number, 3, 2**32 - 1),
+    ):
+        assert decode_call(encode_call(call)) == call
+    for status in Status:
+        assert decode_reply(encode_reply(Reply(status, number))) == Reply(status, number)
+
+
+def test_an_oversized_piece_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_call(encode_call(Piece(1, 1, 1, bytes(300_000))))
