@@ -88,6 +88,10 @@ AWS_CHUNK_SIZE_MAX = 4 * MiB
 XML_SIZE_MAX = 1 * MiB
 XML_LARGE_SIZE_MAX = 4 * MiB  # DeleteObjects and CompleteMultipartUpload.
 XML_DEPTH_MAX = 16
+XML_ATTRIBUTES_MAX = 16  # Of one element; S3 has two: xmlns and xsi:type.
+XML_ELEMENTS_MAX = 100_000  # 10,000 parts with number, etag and every checksum.
+# A tag and the text after it, at least; a key whose every byte is escaped needs 6 KiB.
+XML_RUN_MAX = 8 * KiB
 
 assert BLOCK_SIZE + FRAME_HEADER_SIZE_MAX <= FRAME_SIZE_MAX
 assert ENTRY_SIZE_MAX + FRAME_HEADER_SIZE_MAX <= FRAME_SIZE_MAX

@@ -44,6 +44,7 @@ from objstore.errors import (
 from objstore.host.clock import Clock
 from objstore.ids import NodeId
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
+from objstore.raft.answers import Answer, Signal
 from objstore.raft.core import Core
 from objstore.raft.effects import (
     Apply,
@@ -82,6 +83,7 @@ from objstore.raft.recovery import (
     restore,
     tombstone_record,
 )
+from objstore.raft.replica import Proposal, Replica
 from objstore.raft.state_machine import (
     Entry,
     EntryKind,
@@ -138,122 +140,6 @@ class GroupStatus:
     quiescent: bool
     # Own wall clock minus the median of the voters' clocks, as heard.
     clock_offset_ms: int
-
-
-class Answer:
-    """What callers wait for: settled once, with a value or an error."""
-
-    __slots__ = ("_result", "_tasks")
-
-    def __init__(self) -> None:
-        self._tasks: list[trio.lowlevel.Task] = []
-        self._result: Callable[[], object] | None = None
-
-    @property
-    def is_awaited(self) -> bool:
-        return bool(self._tasks)
-
-    async def wait(self) -> object:
-        """The value, or the error raised.  If cancelled, nobody else notices."""
-        if self._result is None:
-            task = trio.lowlevel.current_task()
-            self._tasks.append(task)
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._tasks.remove(task)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        assert self._result is not None
-        return self._result()
-
-    def succeed(self, value: object = None) -> None:
-        self._settle(lambda: value)
-
-    def fail(self, make_error: Callable[[], Exception]) -> None:
-        """Each waiter gets an error of its own."""
-
-        def result() -> object:
-            raise make_error()
-
-        self._settle(result)
-
-    def _settle(self, result: Callable[[], object]) -> None:
-        if self._result is not None:
-            return
-        self._result = result
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            trio.lowlevel.reschedule(task)
-
-
-class Signal:
-    """Wakes one task; setting it again before that changes nothing."""
-
-    __slots__ = ("_is_set", "_task")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._task: trio.lowlevel.Task | None = None
-
-    def set(self) -> None:
-        self._is_set = True
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
-
-    async def wait(self) -> None:
-        """Wait until it is set, and clear it."""
-        if self._is_set:
-            await trio.lowlevel.checkpoint()
-        else:
-            self._task = trio.lowlevel.current_task()
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._task = None
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        self._is_set = False
-
-
-@attrs.define(eq=False)
-class _Proposal:
-    data: bytes
-    answer: Answer
-    began: float  # In seconds of trio's clock.
-    term: int = 0  # In which it was appended.
-
-
-@attrs.define(eq=False)
-class Replica:
-    """One group on this node."""
-
-    group: int
-    core: Core
-    machine: StateMachine
-
-    proposals: deque[_Proposal] = attrs.field(factory=deque)  # Not appended yet.
-    proposals_size: int = 0
-    appended: dict[int, _Proposal] = attrs.field(factory=dict)  # By index.
-    next_read: Answer | None = None  # Joined by reads until the next pass.
-    reads: dict[int, Answer] = attrs.field(factory=dict)  # By request.
-    reads_waiting: int = 0
-    lost_ms: int | None = None  # When leadership was lost with proposals unsettled.
-    change: tuple[NodeId, ...] | None = None  # The voters of the change under way.
-    changes_waiting: int = 0
-    _moved: trio.Event | None = None
-
-    def note_moved(self) -> None:
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
-
-    async def moved(self) -> None:
-        """Wait until the group has been worked on."""
-        if self._moved is None:
-            self._moved = trio.Event()
-        await self._moved.wait()
 
 
 @attrs.frozen
@@ -432,13 +318,7 @@ class RaftHost:
     def _fail_everything(self) -> None:
         """Nobody waits for a host that has stopped."""
         for replica in self._replicas.values():
-            self._fail_proposals(replica)
-            self._fail_appended(replica)
-            self._fail_reads(replica, list(replica.reads))
-            if replica.next_read is not None:
-                replica.next_read.fail(partial(NotLeader, None))
-                replica.next_read = None
-            replica.note_moved()
+            replica.fail_all()
         self._writes.clear()
 
     async def found(self, groups: Iterable[int]) -> None:
@@ -539,9 +419,8 @@ class RaftHost:
             raise Unavailable(f"group {group} has too many proposals waiting")
         if self._writes_size > self.options.writes_size_max:
             raise Unavailable("the write-ahead log is too slow for more")
-        proposal = _Proposal(data, Answer(), trio.current_time())
-        replica.proposals.append(proposal)
-        replica.proposals_size += len(data)
+        proposal = Proposal(data, Answer(), trio.current_time())
+        replica.propose(proposal)
         self._touch(replica)
         return await proposal.answer.wait()
 
@@ -741,8 +620,13 @@ class RaftHost:
 
     def _serve(self, replica: Replica, now_ms: int) -> None:
         core = replica.core
-        if replica.proposals:
-            self._append_proposals(replica, now_ms)
+        if replica.proposals and core.is_leader:
+            waiting = len(replica.proposals)
+            replica.append_proposals(now_ms, size_max=self.options.uncommitted_size_max)
+            if 0 < len(replica.proposals) < waiting:
+                self._touch(replica)
+        elif replica.proposals:
+            replica.fail_proposals()
         if replica.next_read is not None:
             self._begin_read(replica, now_ms)
         passes = 0
@@ -754,35 +638,6 @@ class RaftHost:
             for effect in core.take():
                 self._carry_out(replica, effect, now_ms)
         replica.note_moved()
-
-    def _append_proposals(self, replica: Replica, now_ms: int) -> None:
-        core, options = replica.core, self.options
-        if not core.is_leader:
-            self._fail_proposals(replica)
-            return
-        batch: list[_Proposal] = []
-        size = 0
-        for proposal in replica.proposals:
-            if size > options.uncommitted_size_max:
-                break
-            batch.append(proposal)
-            size += len(proposal.data)
-        wanted = [proposal for proposal in batch if proposal.answer.is_awaited]
-        if wanted:
-            first = core.propose([proposal.data for proposal in wanted], now_ms)
-            if first is None:
-                return  # Later: when some are committed, or a transfer has ended.
-            for index, proposal in enumerate(wanted, first):
-                proposal.term = core.term
-                late = replica.appended.pop(index, None)
-                if late is not None:
-                    _fail_unknown(late)
-                replica.appended[index] = proposal
-        for proposal in batch:
-            replica.proposals.popleft()
-            replica.proposals_size -= len(proposal.data)
-        if replica.proposals:
-            self._touch(replica)
 
     def _begin_read(self, replica: Replica, now_ms: int) -> None:
         answer, replica.next_read = replica.next_read, None
@@ -809,7 +664,7 @@ class RaftHost:
                 for request in requests:
                     replica.reads.pop(request).succeed()
             case ReadsFailed(requests):
-                self._fail_reads(replica, requests)
+                replica.fail_reads(requests)
             case RoleChanged():
                 self._note_role(replica, effect, now_ms)
             case SendSnapshot(to):
@@ -880,15 +735,9 @@ class RaftHost:
         if not replica.appended:
             return
         for entry, result in zip(entries, results, strict=True):
-            proposal = replica.appended.pop(entry.index, None)
-            if proposal is None:
-                continue
-            if proposal.term == entry.term:
+            proposal = replica.settle(entry, result)
+            if proposal is not None:
                 metrics.RAFT_COMMIT_SECONDS.observe(trio.current_time() - proposal.began)
-                proposal.answer.succeed(result)
-            else:
-                # Another entry took its place for good: it never happened.
-                proposal.answer.fail(partial(NotLeader, replica.core.leader))
 
     def _note_role(self, replica: Replica, effect: RoleChanged, now_ms: int) -> None:
         if effect.role is Role.LEADER:
@@ -898,7 +747,7 @@ class RaftHost:
         if effect.role is Role.CANDIDATE:
             metrics.RAFT_ELECTIONS.inc()
             log.info("raft.election_begun", group=replica.group, term=effect.term)
-        self._fail_proposals(replica)
+        replica.fail_proposals()
         if replica.appended and replica.lost_ms is None:
             replica.lost_ms = now_ms
             log.info(
@@ -921,9 +770,7 @@ class RaftHost:
         group = replica.group
         log.info("raft.replica_removed", group=group, term=hard_state.term)
         del self._replicas[group]
-        self._fail_proposals(replica)
-        self._fail_appended(replica)
-        self._fail_reads(replica, list(replica.reads))
+        replica.fail_all()
         self._receivers.forget(group)
         self._destroying.add(group)
         self._tombstones[group] = attrs.evolve(hard_state, damage=Damage.NEW)
@@ -933,23 +780,6 @@ class RaftHost:
             self._destroying.discard(group)
 
         self._queue_write([tombstone_record(group, hard_state)], destroy)
-
-    def _fail_proposals(self, replica: Replica) -> None:
-        """What was not appended has not happened."""
-        while replica.proposals:
-            proposal = replica.proposals.popleft()
-            proposal.answer.fail(partial(NotLeader, replica.core.leader))
-        replica.proposals_size = 0
-
-    def _fail_appended(self, replica: Replica) -> None:
-        for proposal in replica.appended.values():
-            _fail_unknown(proposal)
-        replica.appended.clear()
-        replica.lost_ms = None
-
-    def _fail_reads(self, replica: Replica, requests: Iterable[int]) -> None:
-        for request in requests:
-            replica.reads.pop(request).fail(partial(NotLeader, replica.core.leader))
 
     # The WAL.
 
@@ -1006,7 +836,7 @@ class RaftHost:
                 replica.lost_ms is not None
                 and now_ms - replica.lost_ms >= self.options.election_timeout_ms
             ):
-                self._fail_appended(replica)
+                replica.fail_appended()
         if now_ms - self._slow_tick_ms >= 10 * self.options.heartbeat_ms:
             self._slow_tick_ms = now_ms
             self._tick_slowly(now_ms)
@@ -1113,18 +943,3 @@ class RaftHost:
 
     def touch(self, replica: Replica) -> None:
         self._touch(replica)
-
-    def settle_snapshot(self, replica: Replica) -> None:
-        """Proposals that the snapshot may or may not contain will never be heard of."""
-        self._fail_appended(replica)
-
-
-def _fail_unknown(proposal: _Proposal) -> None:
-    proposal.answer.fail(
-        partial(
-            Unavailable,
-            "leadership was lost before the outcome was known",
-            retry_after_ms=100,
-            unknown=True,
-        )
-    )

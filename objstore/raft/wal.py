@@ -146,7 +146,12 @@ class Wal:
     async def open(self) -> Recovered:
         """Read what is there, and begin a new segment.  Raises CorruptData, OSError."""
         self._worker = self._threads.worker("wal")
-        return await self._worker.run(self._open)
+        try:
+            return await self._worker.run(self._open)
+        except BaseException:
+            self._worker.close()
+            self._worker = None
+            raise
 
     async def close(self) -> None:
         """End in a known state; nothing may be written afterwards."""

@@ -18,6 +18,7 @@ from objstore.errors import RemoteProtocolError, Unavailable
 from objstore.ids import NodeId
 from objstore.raft.hard_state import HardState
 from objstore.raft.recovery import entry_record, hard_state_record, tombstone_record
+from objstore.raft.replica import Replica
 from objstore.raft.snapshot import (
     Begin,
     Call,
@@ -34,7 +35,7 @@ from objstore.raft.snapshot import (
 from objstore.raft.wal_format import Record, RecordType
 
 if TYPE_CHECKING:
-    from objstore.raft.driver import RaftHost, Replica
+    from objstore.raft.driver import RaftHost
 
 log = structlog.get_logger()
 
@@ -168,7 +169,8 @@ class SnapshotReceivers:
         del self._receivers[commit.group]
         receiver.install.commit(applied)
         replica.core.installed(applied, self._host.now_ms())
-        self._host.settle_snapshot(replica)
+        # Whether the snapshot contains what was proposed here will never be heard of.
+        replica.fail_appended()
         self._host.touch(replica)
         log.info("raft.snapshot_installed", group=commit.group, index=applied.index)
         return Reply(Status.OK)

@@ -1,8 +1,10 @@
 """XML, read and written.
 
-Reading: a request's document becomes a tree of `Element`.  Size is bounded by the caller,
-depth here; a DOCTYPE is refused before any entity can be declared (FAULTS 4), and
-namespaces are looked through: clients send S3's, none, or a made-up one.
+Reading: a request's document becomes a tree of `Element`.  Size is bounded by the caller;
+depth, elements and attributes here, and the time is linear: a document is parsed at one
+go, and nobody else is served meanwhile.  A DOCTYPE is refused before any entity can be
+declared (FAULTS 4), an encoding but UTF-8 as well, and namespaces are looked through:
+clients send S3's, none, or a made-up one.
 
 Writing: documents are joined from text, as lists are hot.  Text is escaped as AWS escapes
 it: control characters become character references, which an XML parser may refuse;
@@ -18,7 +20,12 @@ from xml.parsers import expat
 
 import attrs
 
-from objstore.limits import XML_DEPTH_MAX
+from objstore.limits import (
+    XML_ATTRIBUTES_MAX,
+    XML_DEPTH_MAX,
+    XML_ELEMENTS_MAX,
+    XML_RUN_MAX,
+)
 from objstore.s3.errors import S3Error
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -27,6 +34,7 @@ DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _SPECIAL = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]')
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
 _SEPARATOR = "\x1f"  # Between namespace and name; neither can hold it.
+_ENCODINGS = {"utf-8", "us-ascii"}
 
 
 # ---- reading --------------------------------------------------------------------------
@@ -82,10 +90,14 @@ def malformed() -> S3Error:
 
 def parse_xml(data: bytes) -> Element:
     """The root of a whole document.  Raises S3Error MalformedXML."""
+    # UTF-16, whose tags the next search would not see, has NULs; XML in UTF-8 has none.
+    if b"\0" in data or _has_long_run(data):
+        raise malformed()
     builder = _Builder()
-    parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
+    parser = expat.ParserCreate("UTF-8", namespace_separator=_SEPARATOR)
     parser.buffer_text = True
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+    parser.XmlDeclHandler = builder.on_declaration
     parser.StartDoctypeDeclHandler = builder.on_doctype
     parser.StartElementHandler = builder.on_start
     parser.EndElementHandler = builder.on_end
@@ -98,18 +110,43 @@ def parse_xml(data: bytes) -> Element:
     return builder.root
 
 
+def _has_long_run(data: bytes) -> bool:
+    """Whether a tag is longer than twice XML_RUN_MAX; some half as long count as well.
+
+    A "<" cannot stand inside a tag, so this bounds the attributes of one: the parser
+    makes all of them before it calls anybody.
+    """
+    return any(
+        data.find(b"<", offset, offset + XML_RUN_MAX) < 0
+        for offset in range(0, len(data) - XML_RUN_MAX, XML_RUN_MAX)
+    )
+
+
 class _Builder:
     """Makes the tree out of the parser's events."""
 
     def __init__(self) -> None:
         self.root: Element | None = None
         self._open: list[Element] = []
+        self._texts: list[list[str]] = []  # Of the open elements, joined at their end.
+        self._count = 0
+
+    def on_declaration(
+        self, _version: str, encoding: str | None, _standalone: int
+    ) -> None:
+        if encoding is not None and encoding.lower() not in _ENCODINGS:
+            raise malformed()
 
     def on_doctype(self, *_: object) -> None:
         raise malformed()
 
-    def on_start(self, name: str, _attributes: dict[str, str]) -> None:
-        if len(self._open) >= XML_DEPTH_MAX:
+    def on_start(self, name: str, attributes: dict[str, str]) -> None:
+        self._count += 1
+        if (
+            len(self._open) >= XML_DEPTH_MAX
+            or len(attributes) > XML_ATTRIBUTES_MAX
+            or self._count > XML_ELEMENTS_MAX
+        ):
             raise malformed()
         element = Element(name.rpartition(_SEPARATOR)[2])
         if self._open:
@@ -117,12 +154,13 @@ class _Builder:
         else:
             self.root = element
         self._open.append(element)
+        self._texts.append([])
 
     def on_end(self, _name: str) -> None:
-        self._open.pop()
+        self._open.pop().text = "".join(self._texts.pop())
 
     def on_text(self, text: str) -> None:
-        self._open[-1].text += text
+        self._texts[-1].append(text)
 
 
 # ---- writing --------------------------------------------------------------------------

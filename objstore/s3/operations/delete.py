@@ -79,7 +79,8 @@ def _parse(root: Element) -> tuple[list[_Item], bool]:
 
 def _item(described: Element) -> _Item:
     fields = {child.name: child.text for child in described}
-    if "Key" not in fields:
+    # A field twice: whoever checked the document before us may have read the other one.
+    if "Key" not in fields or len(fields) != len(described.children):
         raise malformed()
     refused = next((n for n in ("LastModifiedTime", "Size") if n in fields), None)
     condition = UNCONDITIONAL

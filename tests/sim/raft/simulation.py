@@ -53,6 +53,7 @@ from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 from objstore.raft.wal_format import Good, Lost, Record, RecordType
 
 GROUP = 7
+NOWHERE = Applied(0, 0, Membership(()))
 
 
 def node_id(number: int) -> NodeId:
@@ -94,10 +95,10 @@ QUIET = Faults(
 class Machine:
     """A register, and a hash chain of all that led to it."""
 
-    applied: Applied = Applied(0, 0, Membership(()))
+    applied: Applied = NOWHERE
     value: bytes = b""
     chain: int = 0
-    durable: tuple[Applied, bytes, int] = (Applied(0, 0, Membership(())), b"", 0)
+    durable: tuple[Applied, bytes, int] = (NOWHERE, b"", 0)
 
     def apply(self, entries: list[Entry], membership: Membership) -> None:
         for entry in entries:

@@ -200,13 +200,13 @@ def test_commands_and_queries_of_another_config_version_are_refused(
 
 
 def test_a_closed_bucket_refuses_every_put(shard: Shard) -> None:
-    shard.must(c.CloseBucket(SLOT, BUCKET))
+    shard.must(c.CloseBucket(SLOT, BUCKET, 2))
     assert isinstance(shard.put(b"key"), StaleBucket)
 
 
 def test_a_bucket_with_anything_in_it_does_not_close(shard: Shard) -> None:
     shard.put(b"key")
-    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET)), BucketNotEmpty)
+    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET, 2)), BucketNotEmpty)
     assert isinstance(shard.put(b"key2"), c.PutResult)
 
 
@@ -223,8 +223,18 @@ def test_a_delayed_open_does_not_open_a_closed_or_dropped_bucket(shard: Shard) -
 def test_a_delayed_close_does_not_close_what_was_opened_again(shard: Shard) -> None:
     shard.must(c.CloseBucket(SLOT, BUCKET, 2))
     shard.must(c.OpenBucket(SLOT, BucketFence(BUCKET, 2, "unversioned", is_open=True)))
-    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET, 2)), BucketNotEmpty)
+    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET, 2)), StaleBucket)
     assert isinstance(shard.put(b"key", ref=c.BucketRef(BUCKET, 2)), c.PutResult)
+
+
+def test_a_slot_closed_for_one_deletion_is_closed_for_the_next_one_too(
+    shard: Shard,
+) -> None:
+    """What was to open it again after the first one may come late."""
+    shard.must(c.CloseBucket(SLOT, BUCKET, 2))
+    shard.must(c.CloseBucket(SLOT, BUCKET, 3))
+    shard.must(c.OpenBucket(SLOT, BucketFence(BUCKET, 2, "unversioned", is_open=True)))
+    assert isinstance(shard.put(b"key", ref=c.BucketRef(BUCKET, 2)), StaleBucket)
 
 
 def test_steps_of_a_deletion_may_be_repeated(shard: Shard) -> None:

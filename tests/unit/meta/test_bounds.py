@@ -64,7 +64,7 @@ COMMANDS: list[Any] = [
     c.RaiseFloor(SLOT, 3),  # type: ignore[arg-type]
     c.FoundCluster(encode(LAYOUT), (("a", b"b"),), ROOT, b"hash"),
     c.CreateBucketRecord("name", "owner", SPAN, "ec:4+2"),
-    c.SetBucketState("name", BUCKET, BucketState.DROPPING),
+    c.SetBucketState("name", BUCKET, 2, BucketState.DROPPING),
     c.DropBucketRecord("name", BUCKET),
     c.CreateAccessKey(OTHER),
     c.DeleteAccessKey("AK"),

@@ -39,7 +39,9 @@ async def create_bucket(node: Node, name: str = "bucket") -> BucketRecord:
     record = await node.client.propose(
         c.CreateBucketRecord(name, "owner", span, "replicate:3")
     )
-    return await bucket_steps.finish_creation(node.client.propose, record)
+    made = await bucket_steps.finish(node.client.propose_each, record)
+    assert made is not None
+    return made
 
 
 def put(record: BucketRecord, name: bytes, data: bytes = b"x", **more: Any) -> Any:
@@ -324,7 +326,7 @@ async def test_half_done_bucket_steps_are_gone_on_with(autojump_clock: Any) -> N
         full = await create_bucket(nodes[0], "full")
         await propose(put(full, b"key"))
         for half in (record, full):
-            await propose(c.SetBucketState(half.name, half.bucket, BucketState.CLOSING))
+            await propose(c.SetBucketState(half.name, half.bucket, 1, BucketState.CLOSING))
 
         def is_settled() -> bool:
             view = nodes[0].view
@@ -342,9 +344,11 @@ async def test_half_done_bucket_steps_are_gone_on_with(autojump_clock: Any) -> N
         assert reopened is not None
         version = await nodes[0].client.query(get(reopened, b"key"))
         assert version.draft == draft(b"x")
-        closing = await propose(c.SetBucketState("full", full.bucket, BucketState.CLOSING))
+        again = c.SetBucketState(
+            "full", full.bucket, reopened.config_version, BucketState.CLOSING
+        )
         with pytest.raises(BucketNotEmpty):
-            await bucket_steps.finish_deletion(propose, closing)
+            await bucket_steps.finish(nodes[1].client.propose_each, await propose(again))
 
 
 async def test_a_leader_whose_clock_is_off_does_not_lead(autojump_clock: Any) -> None:

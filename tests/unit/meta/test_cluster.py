@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from objstore.ids import BucketId, NodeId, Slot
 from objstore.meta import cluster
 from objstore.meta import commands as c
 from objstore.meta import queries as q
-from objstore.meta.bucket_steps import finish, finish_deletion
+from objstore.meta.bucket_steps import finish
 from objstore.meta.errors import (
     AccessKeyExists,
     BucketExists,
@@ -55,7 +56,14 @@ def create(shard: Shard, name: str = "bucket") -> Any:
 
 
 def set_state(shard: Shard, record: BucketRecord, state: BucketState) -> Any:
-    return shard.do(c.SetBucketState(record.name, record.bucket, state))
+    version = record.config_version
+    return shard.do(c.SetBucketState(record.name, record.bucket, version, state))
+
+
+def drop_record(shard: Shard, record: BucketRecord) -> None:
+    for state in (BucketState.OPEN, BucketState.CLOSING, BucketState.DROPPING):
+        record = set_state(shard, record, state)
+    shard.must(c.DropBucketRecord(record.name, record.bucket))
 
 
 # ---- founding, layouts, settings ------------------------------------------------------
@@ -96,7 +104,7 @@ def test_a_name_is_given_to_one_bucket_only(shard: Shard) -> None:
 
 def test_a_name_used_again_is_another_incarnation(shard: Shard) -> None:
     first = create(shard)
-    shard.must(c.DropBucketRecord("bucket", first.bucket))
+    drop_record(shard, first)
     second = create(shard)
     assert second.bucket != first.bucket
     assert isinstance(set_state(shard, first, BucketState.OPEN), NoSuchBucket)
@@ -111,20 +119,33 @@ def test_buckets_are_counted_against_their_limit(
     one = create(shard, "one")
     create(shard, "two")
     assert isinstance(create(shard, "three"), TooManyBuckets)
-    shard.must(c.DropBucketRecord("one", one.bucket))
+    drop_record(shard, one)
     assert isinstance(create(shard, "three"), BucketRecord)
 
 
 def test_a_bucket_that_is_being_dropped_cannot_be_opened_again(shard: Shard) -> None:
     record = set_state(shard, create(shard), BucketState.OPEN)
-    assert isinstance(set_state(shard, record, BucketState.DROPPING), Conflict)
+    assert set_state(shard, record, BucketState.DROPPING) == record
     record = set_state(shard, record, BucketState.CLOSING)
     assert record.config_version == 2
     assert set_state(shard, record, BucketState.CLOSING) == record
-    assert isinstance(set_state(shard, record, BucketState.OPEN), Conflict)
+    assert set_state(shard, record, BucketState.OPEN) == record
+    dropped = c.DropBucketRecord(record.name, record.bucket)
+    assert isinstance(shard.do(dropped), Conflict)
     record = set_state(shard, record, BucketState.DROPPING)
     for state in (BucketState.OPEN, BucketState.CREATING, BucketState.CLOSING):
-        assert isinstance(set_state(shard, record, state), Conflict)
+        assert set_state(shard, record, state) == record
+
+
+def test_a_step_of_an_attempt_that_is_over_changes_nothing(shard: Shard) -> None:
+    record = set_state(shard, create(shard), BucketState.OPEN)
+    first = set_state(shard, record, BucketState.CLOSING)
+    reopened = set_state(shard, first, BucketState.CREATING)
+    second = set_state(
+        shard, set_state(shard, reopened, BucketState.OPEN), BucketState.CLOSING
+    )
+    assert second.config_version == 3
+    assert set_state(shard, first, BucketState.DROPPING) == second
 
 
 class Both:
@@ -141,7 +162,10 @@ class Both:
         if self.calls == self.fail_at:
             raise ConnectionError
         target = self.objects if hasattr(command, "slot") else self.cluster
-        return target.must(command)
+        return target.do(command)
+
+    async def propose_each(self, commands: Sequence[c.Command]) -> list[Any]:
+        return [await self.propose(command) for command in commands]
 
     def put(self, record: BucketRecord, key: bytes = b"k") -> Any:
         ref = c.BucketRef(record.bucket, record.config_version)
@@ -163,7 +187,7 @@ async def test_a_creation_or_deletion_cut_anywhere_is_finished_by_another(
         record = both.record()
         assert record is not None
         try:
-            await finish(both.propose, record)
+            await finish(both.propose_each, record)
         except ConnectionError:
             continue
         break
@@ -176,7 +200,7 @@ async def test_a_creation_or_deletion_cut_anywhere_is_finished_by_another(
         if now is None:
             break
         try:
-            await finish(both.propose, now)
+            await finish(both.propose_each, now)
         except ConnectionError:
             continue
     assert both.record() is None
@@ -190,19 +214,19 @@ async def test_a_deletion_that_finds_something_opens_the_bucket_again(
     create(shard)
     record = both.record()
     assert record is not None
-    await finish(both.propose, record)
+    await finish(both.propose_each, record)
     record = both.record()
     assert record is not None
     assert isinstance(both.put(record), c.PutResult)
     closing = set_state(shard, record, BucketState.CLOSING)
     with pytest.raises(BucketNotEmpty):
-        await finish_deletion(both.propose, closing)
+        await finish(both.propose_each, closing)
     reopened = both.record()
     assert reopened is not None and reopened.state is BucketState.OPEN
     assert isinstance(both.put(reopened, b"k"), c.PutResult)
     for slot in record.span:  # What the first deletion still had on its way.
         late = c.CloseBucket(slot, record.bucket, closing.config_version)
-        assert isinstance(both.objects.do(late), BucketNotEmpty)
+        assert isinstance(both.objects.do(late), StaleBucket)
 
 
 def test_a_bucket_whose_creation_never_came_to_a_slot_can_be_closed_there() -> None:

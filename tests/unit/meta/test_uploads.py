@@ -87,9 +87,9 @@ def test_a_completion_makes_a_version_of_the_listed_parts(shard: Shard) -> None:
 
 def test_an_upload_keeps_its_bucket_from_closing(shard: Shard) -> None:
     begin(shard)
-    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET)), BucketNotEmpty)
+    assert isinstance(shard.do(c.CloseBucket(SLOT, BUCKET, 2)), BucketNotEmpty)
     shard.must(c.AbortUpload(SLOT, REF, KEY, upload_id(1)))
-    shard.must(c.CloseBucket(SLOT, BUCKET))
+    shard.must(c.CloseBucket(SLOT, BUCKET, 2))
 
 
 def test_spans_say_which_part_has_which_byte(shard: Shard) -> None:
@@ -250,7 +250,7 @@ def test_a_bucket_may_be_dropped_before_its_parts_are_drained(shard: Shard) -> N
     begin(shard)
     put_chunk_part(shard, 1, of_intent=1, missing=(1,))
     shard.must(c.AbortUpload(SLOT, REF, KEY, upload_id(1)))
-    shard.must(c.CloseBucket(SLOT, BUCKET))
+    shard.must(c.CloseBucket(SLOT, BUCKET, 2))
     shard.must(c.DropBucket(SLOT, BUCKET))
     shard.drain()
     assert released(shard) == [1]

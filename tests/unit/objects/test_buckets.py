@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from objstore.errors import Unavailable
+from objstore.meta.bucket_steps import finish
 from objstore.meta.commands import (
     CloseBucket,
     CreateBucketRecord,
@@ -176,8 +177,10 @@ async def test_deletion_cut_anywhere_is_finished_by_the_worker_f02(step):
             await drop_bucket(c.store, record)
         c.meta.after = None
         await c.view.refresh()
-        (left,) = buckets.half_done(c.view.buckets())
-        await buckets.finish_deletion(c.store, left)
+        left = c.view.bucket("photos")
+        assert left.state is not BucketState.OPEN
+        assert await finish(c.store.propose_each, left) is None
+        await c.view.refresh()
         with pytest.raises(NoSuchBucket):
             await c.store.find_bucket("photos")
 
@@ -186,11 +189,11 @@ async def test_finishing_twice_at_once_is_as_good_as_once():
     async with composed() as c:
         record = await make_bucket(c.store)
         closing = await c.store.propose(
-            SetBucketState("photos", record.bucket, BucketState.CLOSING)
+            SetBucketState("photos", record.bucket, 1, BucketState.CLOSING)
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(buckets.finish_deletion, c.store, closing)
-            nursery.start_soon(buckets.finish_deletion, c.another_view(), closing)
+            nursery.start_soon(finish, c.store.propose_each, closing)
+            nursery.start_soon(finish, c.another_view().propose_each, closing)
         assert await names(c.store) == []
 
 
@@ -207,7 +210,7 @@ async def test_slot_that_cannot_be_reached_leaves_the_deletion_to_be_taken_up():
             await drop_bucket(c.store, record)
         c.meta.before = None
         await c.view.refresh()
-        (left,) = buckets.half_done(c.view.buckets())
+        left = c.view.bucket("photos")
         assert left.state is BucketState.CLOSING
-        await buckets.finish_deletion(c.store, left)
+        await finish(c.store.propose_each, left)
         assert await names(c.store) == []

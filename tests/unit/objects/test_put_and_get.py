@@ -1,7 +1,6 @@
 """Objects go in and come out; what breaks on the way leaves nothing visible."""
 
 import hashlib
-from functools import partial
 
 import pytest
 import trio
@@ -11,14 +10,12 @@ from objstore.ids import Key
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.commands import (
     BeginIntent,
-    CloseBucket,
     DropIntent,
     PutVersion,
-    SetBucketState,
     WriteCondition,
 )
 from objstore.meta.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
-from objstore.meta.values import BucketState, Chunks, Inline
+from objstore.meta.values import Chunks, Inline
 from objstore.objects import copy, delete, get, put
 from objstore.objects.budget import Budget, Overloaded
 from objstore.objects.get import NoSuchPart
@@ -284,20 +281,6 @@ async def test_bucket_deleted_during_a_large_put_never_gets_the_object():
         now = await c.store.find_bucket("photos")
         with pytest.raises(NoSuchKey):
             await fetch(c.store, now, b"k")
-
-
-async def test_slot_that_lost_step_with_an_open_record_is_mended(autojump_clock):
-    """A deletion closed the slots and died, while another that reopened was ahead."""
-    async with composed() as c:
-        record = await make_bucket(c.store)
-        states = partial(SetBucketState, record.name, record.bucket)
-        closing = await c.store.propose(states(BucketState.CLOSING))
-        for slot in record.span:
-            close = CloseBucket(slot, record.bucket, closing.config_version)
-            await c.store.propose(close)
-        await c.store.propose(states(BucketState.OPEN))
-        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(b"x"), PLAIN)
-        assert c.meta.names()[-5:] == [*["OpenBucket"] * 4, "PutVersion"]
 
 
 async def test_copy_of_a_small_object_stays_inline_and_of_a_large_one_is_new_chunks():

@@ -25,6 +25,7 @@ from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 
 A, B, C, D, E = (NodeId(letter * 16) for letter in "abcde")
 OPTIONS = Options(quiesce=False)
+NOWHERE = Applied(0, 0, Membership(()))
 
 
 def founding(*voters: NodeId) -> Entry:
@@ -42,7 +43,7 @@ class Peer:
     core: Core
     hard_state: HardState  # Durable, like `entries`.
     entries: list[Entry]
-    applied: Applied = Applied(0, 0, Membership(()))
+    applied: Applied = NOWHERE
     commands: list[bytes] = attrs.field(factory=list)
     persists: list[Persist] = attrs.field(factory=list)  # Not durable yet.
     syncs: bool = True  # Whether a Persist is durable at once.

@@ -399,7 +399,7 @@ async def test_f12_a_disk_that_hangs_for_long_loses_leadership(
 
 
 async def test_f11_an_error_of_the_disk_ends_the_host(autojump_clock: MockClock) -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
         async with cluster_of(1) as cluster:
             cluster.computers[node_id(1)].disk.inject(DiskFault("/wal/*", "sync"))
             with trio.move_on_after(5):

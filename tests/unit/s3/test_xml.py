@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objstore.limits import XML_DEPTH_MAX
+from objstore.limits import (
+    XML_ATTRIBUTES_MAX,
+    XML_DEPTH_MAX,
+    XML_ELEMENTS_MAX,
+    XML_RUN_MAX,
+)
 from objstore.s3.errors import S3Error
 from objstore.s3.xml import NAMESPACE, document, escape, parse_xml, tag, url_encode
 
@@ -55,14 +60,33 @@ def is_refused(data: bytes) -> bool:
         b"<x:A/>",
         b"<A>" * (XML_DEPTH_MAX + 1) + b"</A>" * (XML_DEPTH_MAX + 1),
         b"<A>" * 200_000,
+        # Each of these held up everybody for seconds.
+        b"<D>" + b"<A/>" * XML_ELEMENTS_MAX + b"</D>",
+        b"<D " + b" ".join(b'a%d=""' % i for i in range(XML_ATTRIBUTES_MAX + 1)) + b"/>",
+        b"<D " + b" ".join(b'a%d=">"' % i for i in range(100_000)) + b"/>",
+        b"<D>" + b"x" * (2 * XML_RUN_MAX) + b"</D>",
+        # What one reader takes for tags, another does not.
+        "<A/>".encode("utf-16"),
+        "<A/>".encode("utf-32"),
+        '<?xml version="1.0" encoding="utf-16"?><A/>'.encode("utf-16"),
+        b'<?xml version="1.0" encoding="cp037"?><A/>',
+        b'<?xml version="1.0" encoding="iso-8859-1"?><A/>',
     ],
 )
 def test_what_is_no_plain_document_is_malformed(data):
     assert is_refused(data)
 
 
-def test_depth_is_allowed_up_to_its_bound():
+def test_depth_elements_and_text_are_allowed_up_to_their_bounds():
     assert not is_refused(b"<A>" * XML_DEPTH_MAX + b"</A>" * XML_DEPTH_MAX)
+    assert not is_refused(b"<D>" + b"<A/>" * (XML_ELEMENTS_MAX - 1) + b"</D>")
+    assert not is_refused(b"<D>" + b"x" * (XML_RUN_MAX - 3) + b"</D>")
+    assert not is_refused(b'<?xml version="1.0" encoding="utf-8"?><D a="1" b="2"/>')
+
+
+def test_text_between_many_children_is_joined_in_linear_time():
+    root = parse_xml(b"<D>" + b"some text, <A/>" * 90_000 + b"</D>")
+    assert root.text == "some text, " * 90_000
 
 
 def test_shapes_are_strict_where_asked():

@@ -1,0 +1,88 @@
+"""What tasks wait for: answers to requests, and a wake-up for a loop.
+
+Cheaper than events and channels where each request needs one (SPEED, 5), and made for the
+callbacks of a pass: settling never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+
+class Answer:
+    """What callers wait for: settled once, with a value or an error."""
+
+    __slots__ = ("_result", "_tasks")
+
+    def __init__(self) -> None:
+        self._tasks: list[trio.lowlevel.Task] = []
+        self._result: Callable[[], object] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._tasks)
+
+    async def wait(self) -> object:
+        """The value, or the error raised.  If cancelled, nobody else notices."""
+        if self._result is None:
+            task = trio.lowlevel.current_task()
+            self._tasks.append(task)
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._tasks.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        assert self._result is not None
+        return self._result()
+
+    def succeed(self, value: object = None) -> None:
+        self._settle(lambda: value)
+
+    def fail(self, make_error: Callable[[], Exception]) -> None:
+        """Each waiter gets an error of its own."""
+
+        def result() -> object:
+            raise make_error()
+
+        self._settle(result)
+
+    def _settle(self, result: Callable[[], object]) -> None:
+        if self._result is not None:
+            return
+        self._result = result
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            trio.lowlevel.reschedule(task)
+
+
+class Signal:
+    """Wakes one task; setting it again before that changes nothing."""
+
+    __slots__ = ("_is_set", "_task")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Wait until it is set, and clear it."""
+        if self._is_set:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._is_set = False
