@@ -54,6 +54,9 @@ FRAGMENTS_MAX = 256  # The fragment number is one byte.
 RECORD_ALIGNMENT = 4 * KiB  # Records start at page boundaries, so a scan can resync.
 WRITE_SESSIONS_MAX = 1024  # Fragments that peers write here at once; a few KiB each.
 
+# Every node holds all access keys in memory: a few MiB.
+ACCESS_KEYS_MAX = 10_000
+
 # Node to node.
 FRAME_SIZE_MAX = 4 * MiB  # A block, or a batch of Raft messages, with headers.
 FRAME_HEADER_SIZE_MAX = 64 * KiB

@@ -7,9 +7,18 @@ under its heading; docs/reference/metrics.md has a line for each and a test comp
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # Half of the lines otherwise.
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)  # process_*: memory, CPU, open files, start time.
 
 _LATENCY_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -47,6 +56,10 @@ HTTP_CONNECTIONS = _gauge("objstore_http_connections", "Client connections open.
 HTTP_EXPIRED = _counter(
     "objstore_http_connections_expired_total", "Cut for being too slow.", "phase"
 )
+HTTP_EVICTED = _counter(
+    "objstore_http_connections_evicted_total",
+    "Closed without a request, to make room for others.",
+)
 
 # raft
 RAFT_COMMIT_SECONDS = _histogram(
@@ -65,6 +78,13 @@ RAFT_APPLY_LAG = _gauge(
     "objstore_raft_apply_lag_entries", "Committed but not applied, over all groups."
 )
 RAFT_ELECTIONS = _counter("objstore_raft_elections_total", "Elections begun here.")
+RAFT_DAMAGED = _gauge(
+    "objstore_raft_damaged_groups",
+    "Groups whose replica here has lost something, and does not vote until mended.",
+)
+RAFT_WAL_FULL = _gauge(
+    "objstore_raft_wal_full", "1 where the disk has no room for the log to grow."
+)
 
 # meta
 META_DIVERGED = _counter(
@@ -89,6 +109,9 @@ RPC_CASTS_DROPPED = _counter(
 
 # chunks
 DRIVE_BYTES = _gauge("objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind")
+DRIVE_FRAGMENTS = _gauge(
+    "objstore_chunks_drive_fragments", "Fragments on a drive.", "drive"
+)
 DRIVE_FENCED = _gauge(
     "objstore_chunks_drive_fenced", "1 where a drive is fenced after an error.", "drive"
 )

@@ -7,7 +7,7 @@ shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -16,6 +16,7 @@ import trio
 
 import objstore
 from objstore.chunks.store import ChunkStore
+from objstore.ec.scheme import Scheme
 from objstore.errors import ObjstoreError
 from objstore.ids import ClusterId, NodeId, Slot
 from objstore.limits import SLOT_COUNT
@@ -29,11 +30,13 @@ from objstore.ring.layout import Member
 from objstore.ring.voters import voters_for
 from objstore.rpc.client import Peers
 from objstore.rpc.server import Call, Reply
+from objstore.units import human_size
 
 log = structlog.get_logger()
 
 _REPORT_TIMEOUT_MS = 2_000
 _USAGE_TIMEOUT_MS = 3_000
+CLOCK_OFFSET_MAX_MS = 500  # Beyond it a node hands its leaderships over (meta.reconcile).
 ALL_SLOTS = tuple(Slot(number) for number in range(SLOT_COUNT))
 
 
@@ -58,6 +61,7 @@ class NodeReporter:
         statuses = [status for group in groups if (status := self.raft.status(group))]
         led = [status for status in statuses if status.role is Role.LEADER]
         drives = self.chunks.space()
+        offsets_ms = [status.clock_offset_ms for status in statuses]
         return {
             "version": objstore.__version__,
             "pid": self.pid,
@@ -68,6 +72,9 @@ class NodeReporter:
                 for s in led
             ],
             "damaged_groups": [s.group for s in statuses if s.damaged],
+            "log_full": self.raft.wal.is_full,
+            # Own wall clock minus the median of the others'; the farthest of all groups.
+            "clock_offset_ms": max(offsets_ms, key=abs, default=0),
             "fragments": sum(drive.fragments for drive in drives),
             "drives": [
                 {
@@ -75,6 +82,8 @@ class NodeReporter:
                     "path": drive.path,
                     "total": drive.total,
                     "free": drive.free,
+                    "fragments": drive.fragments,
+                    "damaged_segments": drive.damaged_segments,
                     "state": "ok" if drive.fenced is None else "fenced",
                     "reason": drive.fenced,
                 }
@@ -166,15 +175,18 @@ class ClusterStatus:
         nodes = [self._describe(m, reports.get(m.node)) for m in members]
         usage, usage_problem = await self._usage()
         metadata = self._metadata(reports)
-        problems = [*_node_problems(nodes), *_metadata_problems(metadata)]
+        problems = [
+            *_node_problems(nodes, self.reserve),
+            *_metadata_problems(metadata),
+            *self._space_problems(nodes),
+        ]
         if usage_problem:
             problems.append(usage_problem)
         if len(members) == 1:
             problems.append("one node: nothing is redundant")
-        roomy = [n for n in nodes if _has_room(n, self.reserve)]
         reason = self.unready_reason()
         if reason:
-            problems.append(reason)
+            problems.append(f"node {self.node}: {reason}")
         return {
             "cluster": self.cluster,
             "region": self.region,
@@ -182,7 +194,9 @@ class ClusterStatus:
             "node": self.node,
             "epoch": self.view.layout.epoch,
             "redundancy": self.redundancy,
-            "writable": usage_problem is None and reason is None and bool(roomy),
+            "writable": (
+                usage_problem is None and reason is None and not self._space_problems(nodes)
+            ),
             "below_promise": {"objects": usage.below_objects, "bytes": usage.below_bytes},
             "usage": {
                 "objects": usage.objects,
@@ -195,6 +209,19 @@ class ClusterStatus:
             "problems": problems,
             "nodes": nodes,
         }
+
+    def _space_problems(self, nodes: list[dict[str, Any]]) -> list[str]:
+        """Why new data cannot be placed: too few nodes have room for a write quorum."""
+        scheme = Scheme.parse(self.redundancy)
+        holders = sum(member.holds_data for member in self.view.layout.members)
+        needed = scheme.write_quorum(min(scheme.width, holders))
+        roomy = sum(
+            node["layout_state"] == "active" and _has_room(node, self.reserve)
+            for node in nodes
+        )
+        if roomy >= needed:
+            return []
+        return [f"{roomy} nodes can take new data, {self.redundancy} needs {needed}"]
 
     async def _usage(self) -> tuple[Usage, str | None]:
         try:
@@ -211,7 +238,7 @@ class ClusterStatus:
         led = {
             group: (voters, is_changing)
             for report in reports.values()
-            for group, voters, is_changing in report["led"]
+            for group, voters, is_changing in report.get("led", ())
         }
         below = [
             shard
@@ -233,23 +260,45 @@ def _has_room(node: dict[str, Any], reserve: int) -> bool:
     return any(d["free"] > reserve for d in node.get("drives", ()) if d["state"] == "ok")
 
 
-def _node_problems(nodes: list[dict[str, Any]]) -> list[str]:
+def _node_problems(nodes: list[dict[str, Any]], reserve: int) -> list[str]:
     problems = [
         f"node {node['id']} is {node['state']}"
         for node in nodes
         if node["state"] != "alive"
     ]
     for node in nodes:
-        problems += [
-            f"drive {drive['path']} of node {node['id']}: {drive['reason']}"
-            for drive in node.get("drives", ())
-            if drive["reason"]
-        ]
+        name = f"node {node['id']}"
+        if node["layout_state"] == "draining":
+            problems.append(f"{name} is on its way out")
+        elif node["layout_state"] == "dead":
+            problems.append(f"{name} was dead for long: others vote in its place")
+        problems += _drive_problems(name, node.get("drives", ()), reserve)
         if node.get("damaged_groups"):
-            problems.append(
-                f"node {node['id']} mends the logs of shards {node['damaged_groups']}"
-            )
+            problems.append(f"{name} mends the logs of shards {node['damaged_groups']}")
+        if node.get("log_full"):
+            problems.append(f"{name} has no room for its log: metadata cannot be written")
+        offset_ms = node.get("clock_offset_ms", 0)
+        if abs(offset_ms) > CLOCK_OFFSET_MAX_MS:
+            problems.append(f"{name}: its clock is {offset_ms} ms off the others'")
     return problems
+
+
+def _drive_problems(
+    name: str, drives: Sequence[dict[str, Any]], reserve: int
+) -> Iterator[str]:
+    for drive in drives:
+        if drive["reason"]:
+            yield f"{name}, drive {drive['path']}: {drive['reason']}"
+        elif drive["free"] <= reserve:
+            yield (
+                f"{name}, drive {drive['path']}: {human_size(drive['free'])} are free, its"
+                f" reserve is {human_size(reserve)}: it takes no new data"
+            )
+        if drive.get("damaged_segments"):
+            yield (
+                f"{name}, drive {drive['path']}: {drive['damaged_segments']} damaged"
+                " segments, kept as they are"
+            )
 
 
 def _metadata_problems(metadata: dict[str, Any]) -> list[str]:

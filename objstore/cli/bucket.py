@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import click
 
 from objstore.cli.client import client_for
@@ -16,6 +18,7 @@ COLUMNS = [
     Column("redundancy", "redundancy"),
     Column("below promise", "below_objects"),
     Column("state", "state"),
+    Column("what is wrong", "problem"),
 ]
 
 
@@ -42,7 +45,7 @@ def list_buckets(config_path: str, as_json: bool) -> None:
 @json_option
 def info(name: str, config_path: str, as_json: bool) -> None:
     """One bucket."""
-    bucket = client_for(config_path).call("GET", f"buckets/{name}")
+    bucket = client_for(config_path).call("GET", f"buckets/{quote(name, safe='')}")
     if as_json:
         print_json(bucket)
     else:
@@ -50,6 +53,5 @@ def info(name: str, config_path: str, as_json: bool) -> None:
 
 
 def _shown(bucket: dict[str, object]) -> dict[str, object]:
-    size = bucket["bytes"]
-    assert isinstance(size, int)
-    return bucket | {"shown_size": human_size(size)}
+    size = bucket["bytes"]  # None where its shards do not answer.
+    return bucket | {"shown_size": human_size(size) if isinstance(size, int) else None}

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,8 @@ from objstore.errors import ConfigError
 from objstore.host.real_host import real_host
 from objstore.node.identity import load_secrets
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 30.0  # Longer than the admin API takes for any request but a leave.
+_PEM_END = "-----END CERTIFICATE-----"
 
 
 @attrs.frozen
@@ -31,9 +33,21 @@ class AdminClient:
     # Whether `trust_pem` is the node's own certificate: whatever name it bears is right.
     is_pinned: bool = False
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        """The decoded answer.  Raises Failure: unreachable, or what the node said."""
-        status, answer = self.request(method, f"/-/admin/v1/{path}", body)
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> Any:
+        """The decoded answer.  Raises Failure: unreachable, or what the node said.
+
+        path: below /-/admin/v1/, quoted.
+        """
+        status, answer = self.request(
+            method, f"/-/admin/v1/{path}", body, timeout_s=timeout_s
+        )
         if status < http.client.BAD_REQUEST:
             return answer
         error = answer if isinstance(answer, dict) else {}
@@ -46,12 +60,24 @@ class AdminClient:
             code=code,
         )
 
-    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> tuple[int, Any]:
         """Status and decoded body of any request under /-/.  Raises Failure."""
         parts = urlsplit(self.url)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         data = None if body is None else json.dumps(body).encode()
-        connection = self._connection(parts.hostname or "", parts.port)
+        try:
+            connection = self._connection(parts.hostname or "", parts.port, timeout_s)
+        except (ssl.SSLError, ValueError) as error:
+            raise Failure(
+                f"the certificate to trust cannot be read: {error}", code=UNUSABLE
+            ) from error
         try:
             connection.request(method, path, body=data, headers=headers)
             response = connection.getresponse()
@@ -69,14 +95,16 @@ class AdminClient:
         except ValueError:
             return response.status, content.decode(errors="replace")
 
-    def _connection(self, host: str, port: int | None) -> http.client.HTTPConnection:
+    def _connection(
+        self, host: str, port: int | None, timeout_s: float
+    ) -> http.client.HTTPConnection:
         if not self.url.startswith("https:"):
-            return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
         context = ssl.create_default_context(cadata=self.trust_pem)
         if self.is_pinned:
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.check_hostname = False
-        return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
 def client_for(config_path: str) -> AdminClient:
@@ -94,8 +122,9 @@ def client_for(config_path: str) -> AdminClient:
         trust_pem = secrets.authority_pem.decode()
     except (ConfigError, OSError) as error:
         if not token:
+            sentence = str(error).partition(" hint: ")[0]
             raise Failure(
-                f"no admin token: {error}",
+                f"no admin token: {sentence}",
                 hint="run this on the node's machine, or set OBJSTORE_ADMIN_TOKEN",
                 code=UNUSABLE,
             ) from error
@@ -109,16 +138,26 @@ def admin_client(config: Config, token: str, authority_pem: str | None) -> Admin
     """
     if config.s3.tls != "files":
         return AdminClient(s3_url(config), token, authority_pem)
+    leaf_pem = _leaf_of(config.s3.tls_certificate)
+    return AdminClient(s3_url(config), token, leaf_pem, is_pinned=True)
+
+
+def _leaf_of(path: str) -> str:
+    """The first certificate of a PEM file: the one that the server shows as its own.
+
+    Names are not compared then, so nothing above the leaf may be trusted: whoever else
+    got a certificate there would be believed too.
+    """
     try:
-        with open(config.s3.tls_certificate, encoding="ascii") as file:  # noqa: PTH123
-            certificate_pem = file.read()
+        text = Path(path).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(
             f"s3.tls_certificate cannot be read: {error}",
             hint="name the PEM file of the certificate chain",
             code=UNUSABLE,
         ) from error
-    return AdminClient(s3_url(config), token, certificate_pem, is_pinned=True)
+    leaf, end, _ = text.partition(_PEM_END)
+    return leaf + end
 
 
 def s3_url(config: Config) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import click
 
 from objstore.cli.client import client_for
@@ -53,7 +55,7 @@ def list_keys(config_path: str, as_json: bool) -> None:
 @json_option
 def delete(access_key: str, config_path: str, as_json: bool) -> None:
     """Take a key back; it stops working within auth.max_staleness."""
-    client_for(config_path).call("DELETE", f"keys/{access_key}")
+    client_for(config_path).call("DELETE", f"keys/{quote(access_key, safe='')}")
     if as_json:
         print_json({"deleted": access_key})
     else:

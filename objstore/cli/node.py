@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import click
 import trio
 
@@ -20,6 +22,7 @@ from objstore.cli.settings import read_config
 from objstore.errors import ObjstoreError
 from objstore.units import parse_duration_ms
 
+_LEAVE_TIMEOUT_S = 180.0  # Its votes move to others first.
 NODE_COLUMNS = [
     Column("node", "id"),
     Column("state", "state"),
@@ -81,7 +84,8 @@ def join(address: str, token: str, config_path: str, as_json: bool) -> None:
     try:
         identity = trio.run(join_folder, config, real_host())
     except ObjstoreError as error:
-        raise Failure(str(error), code=UNUSABLE) from error
+        sentence, _, hint = str(error).partition(" hint: ")
+        raise Failure(sentence, hint=hint, code=UNUSABLE) from error
     if as_json:
         print_json({"node": identity.node, "cluster": identity.cluster})
     else:
@@ -94,11 +98,15 @@ def join(address: str, token: str, config_path: str, as_json: bool) -> None:
 @json_option
 def leave(node: str, config_path: str, as_json: bool) -> None:
     """Take a node that holds no data out of the cluster."""
-    answer = client_for(config_path).call("POST", f"nodes/{node}/leave")
+    client = client_for(config_path)
+    path = f"nodes/{quote(node, safe='')}/leave"
+    answer = client.call("POST", path, timeout_s=_LEAVE_TIMEOUT_S)
     if as_json:
         print_json(answer)
-    else:
+    elif answer["was_told"]:
         say(f"node {node} has left; its daemon stops by itself")
+    else:
+        say(f"node {node} has left, and could not be told: stop its daemon")
 
 
 def _not_built(verb: str) -> Failure:

@@ -14,6 +14,7 @@ import attrs
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 FAILED = 1
 UNREACHABLE = 3
@@ -27,7 +28,7 @@ class Failure(click.ClickException):
     def __init__(self, sentence: str, *, hint: str = "", code: int = FAILED) -> None:
         super().__init__(sentence)
         self.hint = hint
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc]  # click says that it is the class's.
 
     def show(self, file: object = None) -> None:
         del file
@@ -60,7 +61,8 @@ def print_table(rows: Sequence[dict[str, object]], columns: Sequence[Column]) ->
     for column in columns:
         table.add_column(column.title, overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(row.get(column.key)) for column in columns))
+        # As Text: a name with brackets in it is no markup.
+        table.add_row(*(Text(_shown(row.get(column.key))) for column in columns))
     width = None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False).print(table)
 

@@ -60,7 +60,8 @@ def command(
     try:
         trio.run(serve, config, real_host())
     except* ConfigError as errors:
-        raise Failure(_first(errors), code=UNUSABLE) from errors
+        sentence, _, hint = _first(errors).partition(" hint: ")
+        raise Failure(sentence, hint=hint, code=UNUSABLE) from errors
     except* (ObjstoreError, OSError) as errors:
         raise Failure(
             f"the node stopped: {_first(errors)}",

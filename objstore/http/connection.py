@@ -10,7 +10,8 @@ While the handler works it is infinite: the handler has deadlines of its own.
 
 How a body that the handler did not read ends: a short rest is drained and the connection
 goes on; a long one is drained a little, so that a client still sending gets to read its
-answer instead of a reset, and then the connection is closed.
+answer instead of a reset, and then the connection is closed.  Either way for a few seconds
+in all: whoever was refused may not hold a connection by sending slowly.
 
 If cancelled, the connection is closed at once; so a client never takes a broken answer
 for a whole one: an answer whose end is the end of the connection is never given.
@@ -26,7 +27,7 @@ import structlog
 import trio
 
 from objstore.errors import LocalProtocolError, RemoteProtocolError
-from objstore.host.network import Stream
+from objstore.host.network import Address, Stream
 from objstore.http.answer import encode_head, has_body
 from objstore.http.framing import ChunkedReader, Head, Refused, take_head
 from objstore.http.message import Bytes, Request, Response, TruncatedBody
@@ -43,9 +44,11 @@ from objstore.limits import (
 log = structlog.get_logger()
 
 Handler = Callable[[Request], Awaitable[Response]]
+# The answer to what is no request: its framing is broken.  Whose, is all that is known.
+RefusalHandler = Callable[[Refused, Address], Response]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LINGER_S = 5.0  # For the rest of a body that nobody wants, once it is answered.
+_LINGER_S = 5.0  # Waiting for the rest of a body that nobody wants, once it is answered.
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +88,12 @@ class RequestBody:
         self._connection = None
 
 
+def plain_refusal(refusal: Refused, remote: Address) -> Response:
+    """The reason, in a line."""
+    del remote
+    return _plain(refusal.status, str(refusal), close=True)
+
+
 class Connection:
     """Serves one stream until either end has had enough."""
 
@@ -96,6 +105,7 @@ class Connection:
         timeouts: Timeouts,
         date: Callable[[], str],
         secure: bool,
+        refuse: RefusalHandler = plain_refusal,
     ) -> None:
         self.deadline = inf  # By trio's clock; see the module.
         self.phase = "head"  # What is waited for: head, idle, body, answer.
@@ -105,6 +115,7 @@ class Connection:
         self._timeouts = timeouts
         self._date = date
         self._secure = secure
+        self._refusal = refuse
         self._is_draining = False
         self.is_idle = False  # Between requests, nothing of the next one received.
         self._has_served = False
@@ -117,6 +128,13 @@ class Connection:
         self._patience_s = timeouts.body_s
         self._waited_s = 0.0  # For bytes of the body, ours to judge its rate by.
         self._received = 0  # Bytes of the body.
+        self._is_answered = False  # What comes of the body is thrown away.
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether nobody would miss it: no request has arrived whole, or it is answered."""
+        is_waiting = self.deadline < inf and not self.scope.cancel_called
+        return is_waiting and (self.phase in {"head", "idle"} or self._is_answered)
 
     # ---- the life of a connection -----------------------------------------------------
 
@@ -192,6 +210,7 @@ class Connection:
         self._is_broken = False
         self._waited_s = 0.0
         self._received = 0
+        self._is_answered = False
         self._patience_s = self._timeouts.body_s
         body = RequestBody(self, head.length)
         raw_path, _, raw_query = head.target.partition(b"?")
@@ -241,16 +260,18 @@ class Connection:
             status=refusal.status,
             reason=str(refusal),
         )
-        response = _plain(refusal.status, str(refusal), close=True)
+        response = self._refusal(refusal, self._stream.remote)
+        body = response.body
+        assert isinstance(body, bytes)
         head = encode_head(
             response.status,
             response.headers,
-            content_length=len(response.body),  # type: ignore[arg-type]
+            content_length=len(body),
             date=self._date(),
             is_last=True,
         )
         self._wait("answer", self._timeouts.body_s)
-        await self._stream.send_all(head + response.body)  # type: ignore[operator]
+        await self._stream.send_all(head + body)
         self._left, self._chunked = HTTP_DRAIN_SIZE_MAX, None
         self._buffer.clear()
         await self._discard_body()
@@ -305,7 +326,8 @@ class Connection:
                 self._owes_continue = False
                 await self._send_all(_CONTINUE)
             patience_s = self._patience_s
-            spare_s = patience_s + self._received / HTTP_BODY_RATE_MIN - self._waited_s
+            earned_s = 0.0 if self._is_answered else self._received / HTTP_BODY_RATE_MIN
+            spare_s = patience_s + earned_s - self._waited_s
             self._wait("body", min(patience_s, max(0.0, spare_s)))
             return await self._stream.receive_some(size_max)
         except trio.BrokenResourceError as error:
@@ -327,6 +349,7 @@ class Connection:
     async def _discard_body(self) -> bool:
         """Read on for a while; whether the body's end was reached."""
         self._owes_continue = False
+        self._is_answered = True
         self._patience_s = min(_LINGER_S, self._timeouts.body_s)
         self._waited_s = 0.0
         discarded = 0

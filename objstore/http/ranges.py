@@ -16,7 +16,7 @@ import attrs
 
 from objstore.errors import InvalidRequest
 
-_BYTES = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
+_BYTES = re.compile(r"bytes=([0-9]{0,99})-([0-9]{0,99})", re.IGNORECASE)
 
 
 class RangeNotSatisfiable(InvalidRequest):

@@ -1,11 +1,14 @@
 """The HTTP server: a listener, its connections, their deadlines, a graceful stop.
 
 accept (while fewer than connections_max) --> one task a Connection
+full: of those without a request, the ones that have waited longest are closed
 timer, twice a second: cancels connections that let us wait for too long
 drain(): stop accepting, close the idle, give the others until a deadline
 """
 
 from __future__ import annotations
+
+from heapq import nsmallest
 
 import structlog
 import trio
@@ -14,11 +17,18 @@ from objstore import metrics
 from objstore.config import HttpConfig
 from objstore.host.clock import Clock
 from objstore.host.network import Address, Listener, Network, ServerTls, Stream
-from objstore.http.connection import Connection, Handler, Timeouts
+from objstore.http.connection import (
+    Connection,
+    Handler,
+    RefusalHandler,
+    Timeouts,
+    plain_refusal,
+)
 from objstore.http.dates import format_http_date
 
 log = structlog.get_logger()
 
+_EVICTED_SHARE = 64  # Of all connections at a time: looking for them is not for nothing.
 _TIMER_S = 0.5  # Coarse: deadlines are tens of seconds, and no connection pays for one.
 
 
@@ -34,10 +44,13 @@ class HttpServer:
         clock: Clock,
         tls: ServerTls | None = None,
         config: HttpConfig | None = None,
+        refuse: RefusalHandler = plain_refusal,
     ) -> None:
+        """refuse: answers a head that cannot be read, which `handler` never sees."""
         self._network = network
         self._address = address
         self._handler = handler
+        self._refuse = refuse
         self._clock = clock
         self._tls = tls
         self._config = config or HttpConfig()
@@ -89,18 +102,25 @@ class HttpServer:
             with self._accepting:
                 while True:
                     if not self._places.value:
-                        self._close_an_idle_connection()
+                        self._make_room()
                     await self._places.acquire()
                     stream = await listener.accept()
                     nursery.start_soon(self._serve, self._begin(stream))
         finally:
             await listener.aclose()
 
-    def _close_an_idle_connection(self) -> None:
-        """Make room: the one that would time out first goes first."""
-        idle = [it for it in self._connections if it.is_idle and it.phase == "idle"]
-        if idle:
-            min(idle, key=lambda connection: connection.deadline).scope.cancel()
+    def _make_room(self) -> None:
+        """Close connections that have no request: those that would time out first.
+
+        Not the idle alone, or who opens enough connections and says nothing, or little
+        and slowly, locks everybody else out (F34).
+        """
+        count = max(1, self._config.connections_max // _EVICTED_SHARE)
+        waiting = [it for it in self._connections if it.waits_for_request]
+        for connection in nsmallest(count, waiting, key=lambda it: it.deadline):
+            log.debug("http.connection_evicted", phase=connection.phase)
+            metrics.HTTP_EVICTED.inc()
+            connection.scope.cancel()
 
     async def _finish(self) -> None:
         """Let requests in progress end; `drain` says for how long."""
@@ -116,6 +136,7 @@ class HttpServer:
             timeouts=self._timeouts,
             date=self.date,
             secure=self._tls is not None,
+            refuse=self._refuse,
         )
         self._connections.add(connection)
         metrics.HTTP_CONNECTIONS.set(len(self._connections))

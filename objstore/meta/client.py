@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from objstore.errors import ObjstoreError, Unavailable
+from objstore.errors import NotFound, ObjstoreError, OutOfSpace, Unavailable
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
 from objstore.meta import envelope, listing, slots
@@ -149,7 +149,9 @@ class MetaClient:
         rest = query
         while True:
             left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
-            answer: q.ListAnswer = await self._ask_all(rest, left_ms)
+            # The second time for what little is missing: then shares do not pay.
+            by_share = rest is query
+            answer: q.ListAnswer = await self._ask_all(rest, left_ms, by_share=by_share)
             room = query.limit - len(found)
             if room == 0 and answer.entries:
                 return q.ListAnswer(tuple(found), is_truncated=True)
@@ -159,8 +161,11 @@ class MetaClient:
             rest = listing.next_page(rest, answer)
             rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
 
-    async def _ask_all(self, query: Any, timeout_ms: int) -> Any:
-        """Ask every shard that has some of the query's slots, and join the answers."""
+    async def _ask_all(self, query: Any, timeout_ms: int, *, by_share: bool = False) -> Any:
+        """Ask every shard that has some of the query's slots, and join the answers.
+
+        by_share: each for no more of a list than it will have (`listing.share`).
+        """
         split = slots.by_shard(query.slots, self.view.shard_of)
         if len(split) == 1:
             (shard,) = split
@@ -173,7 +178,11 @@ class MetaClient:
         try:
             async with trio.open_nursery() as nursery:
                 for shard, mine in split.items():
-                    nursery.start_soon(ask, shard, attrs.evolve(query, slots=mine))
+                    part = attrs.evolve(query, slots=mine)
+                    if by_share:
+                        limit = listing.share(query, len(mine))
+                        part = attrs.evolve(part, limit=limit)
+                    nursery.start_soon(ask, shard, part)
         except* Exception as group:
             raise _first_error(group) from group
         return _join(query, [answers[shard] for shard in split])
@@ -217,6 +226,11 @@ class MetaClient:
             except NoSuchMethod as error:  # It is starting, or stopping.
                 tried.add(node)
                 problem = Unavailable(str(error))
+            except OutOfSpace as error:
+                if not is_unknown:
+                    raise
+                # An earlier attempt may be applied all the same: "no" would be a lie.
+                raise _given_up(shard, Unavailable(str(error)), unknown=True) from error
             else:
                 if self._leaders.get(shard) != node:
                     self._leaders[shard] = node
@@ -262,13 +276,13 @@ class MetaClient:
         """From any replica, as it is."""
         nodes = [n for n in self._candidates(CLUSTER_SHARD) if n != self.peers.node]
         self.entropy.random.shuffle(nodes)
-        problem: Unavailable = Unavailable("nobody else has a replica")
+        problem = Unavailable("nobody else has a replica")
         for node in nodes:
             each_ms = max(1, timeout_ms // len(nodes))
             try:
                 reply = await self.peers.call(node, CHANGES, query, timeout_ms=each_ms)
-            except Unavailable as error:
-                problem = error
+            except (Unavailable, NotFound, NoSuchMethod) as error:
+                problem = Unavailable(str(error))
                 continue
             assert isinstance(reply.value, q.ClusterDelta)
             return reply.value
@@ -295,7 +309,7 @@ def _join(query: q.Query, answers: list[Any]) -> Any:
     """Make one answer of those of several shards."""
     match query:
         case q.ListKeys():
-            pages = [listing.Page(a.entries, a.is_truncated, a.scanned_to) for a in answers]
+            pages = [listing.page_of(answer, query.limit) for answer in answers]
             page = listing.join_pages(pages, query.limit)
             return q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
         case q.ListUploads():

@@ -57,7 +57,6 @@ from objstore.meta.values import AccessKey, BucketRecord, BucketState, JoinToken
 from objstore.meta.work import Work
 from objstore.rpc import codec
 
-ADMIN_TOKEN_HASH = "admin_token_hash"  # noqa: S105 - a setting's name.
 FEATURE_LEVEL = "feature_level"
 
 _NO_STATE = (0, 0, 0, 0)
@@ -165,7 +164,6 @@ def found_cluster(work: Work, command: FoundCluster) -> None:
     put_layout(work, epoch_of(command.layout), command.layout)
     for name, value in command.settings:
         _put(work, Table.SETTING, name.encode(), value)
-    _put(work, Table.SETTING, ADMIN_TOKEN_HASH.encode(), command.admin_token_hash)
     root = attrs.evolve(command.root_key, created_ms=work.context.time_ms)
     _put(work, Table.ACCESS_KEY, root.access_key.encode(), codec.encode(root))
 
@@ -281,12 +279,16 @@ def spend_join_token(work: Work, command: SpendJoinToken) -> None:
         token is not None
         and hmac.compare_digest(token.secret_hash, command.secret_hash)
         and token.expires_ms > work.context.time_ms
-        and token.uses_left > 0
     )
     if not is_right or token is None:
         raise InvalidToken("this join token cannot be used")
-    spent = attrs.evolve(token, uses_left=token.uses_left - 1)
-    if spent.uses_left:
+    if command.node and command.node in token.spent_by:
+        return
+    if token.uses_left <= 0:
+        raise InvalidToken("this join token cannot be used")
+    spent_by = (*token.spent_by, command.node) if command.node else token.spent_by
+    spent = attrs.evolve(token, uses_left=token.uses_left - 1, spent_by=spent_by)
+    if spent.uses_left or spent_by:  # One that is used up stays for who comes again.
         _put(work, Table.JOIN_TOKEN, name, codec.encode(spent))
     else:
         _delete(work, Table.JOIN_TOKEN, name)

@@ -337,7 +337,6 @@ class FoundCluster:
     layout: bytes  # ring.layout.Layout, encoded.
     settings: tuple[tuple[str, bytes], ...]  # cluster id, CA, gossip secret ...
     root_key: AccessKey
-    admin_token_hash: bytes
 
 
 @wire("c.create_bucket_record")
@@ -403,10 +402,14 @@ class CreateJoinToken:
 @wire("c.spend_join_token")
 @attrs.frozen
 class SpendJoinToken:
-    """Take one use.  Result: None; InvalidToken where unknown, expired, used up, wrong."""
+    """Take one use.  Result: None; InvalidToken where unknown, expired, used up, wrong.
+
+    A node that has spent one may come again (its answer was lost): that costs nothing.
+    """
 
     token_id: str
     secret_hash: bytes
+    node: str = ""  # Who spends it.
 
 
 @wire("c.set_layout")

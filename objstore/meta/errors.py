@@ -111,6 +111,11 @@ class ChecksumMismatch(InvalidRequest):
     """A whole-object checksum or size at completion is not what the parts give."""
 
 
+@wire_error("meta.size_mismatch")
+class SizeMismatch(ChecksumMismatch):
+    """The whole object's size at completion is not the sum of the parts'."""
+
+
 @wire_error("meta.invalid_token")
 class InvalidToken(InvalidRequest):
     """A join token is unknown, expired, spent or wrong (which one is not said)."""

@@ -154,9 +154,7 @@ class _KeyWalk:
         if query.is_prefix_after:
             return schema.range_end(self._base + schema.escape(query.after))
         prefix = schema.key_rows(self._base, query.after)
-        if query.after_version is None:
-            return schema.versions_end(prefix)
-        return schema.version_key(prefix, query.after_version) + b"\0"
+        return schema.versions_end(prefix) if query.after_version is None else prefix
 
     def _keys(self, begin: bytes, end: bytes) -> _Steps:
         """Walk current objects until a seek pays; gives where to go on, None at the end."""
@@ -192,7 +190,13 @@ class _KeyWalk:
             if rolled is not None:
                 yield rolled, None
                 return schema.range_end(self._base + schema.escape(rolled))
-            yield key, payloads.unpack_listed(payloads.unpack_head(payload))
+            head = payloads.unpack_head(payload)
+            seen = query.after_version
+            if seen is not None and head.order >= seen and key == query.after:
+                # The current version, mostly; but an older one takes its place, and its
+                # row, when that is deleted between two pages.
+                return schema.version_key(row_key[:-8], seen) + b"\0"
+            yield key, payloads.unpack_listed(head)
         return None
 
 

@@ -51,6 +51,9 @@ class ReadSpans:
     spans_max: int = 64
 
 
+FROM_NEWEST = (1 << 63) - 1  # Above the order of every version.
+
+
 @wire("q.list_keys")
 @attrs.frozen
 class ListKeys:
@@ -60,7 +63,7 @@ class ListKeys:
     every key that begins with it), in byte order, rolled up by `delimiter`; at most
     `limit` (1 .. 1,000) entries: keys and common prefixes together.
     versions: all versions and markers instead of current objects; then `after_version`
-    continues within key `after`.
+    continues within key `after`, with versions of a lower order (FROM_NEWEST: with all).
     """
 
     slots: tuple[Slot, ...]

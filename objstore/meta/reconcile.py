@@ -26,7 +26,7 @@ from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
 from objstore.meta import bucket_steps
 from objstore.meta.client import MetaClient
 from objstore.meta.commands import SetLayout
-from objstore.meta.server import CHAINS, Chain, MetaServer
+from objstore.meta.server import CHAINS, CLOCK_OFFSET_MAX_MS, Chain, MetaServer
 from objstore.meta.upkeep import Deaths, HalfDone, Holds
 from objstore.meta.values import BucketRecord
 from objstore.meta.view import ClusterView
@@ -42,7 +42,6 @@ _INTERVAL_S = 1.0
 _PAUSE_S = 0.05  # Between two rounds, however much is wanted.
 _CHANGES_AT_ONCE = 4  # Groups whose members change: each may send a snapshot.
 _CHANGE_TIMEOUT_S = 60.0  # A learner that does not catch up is tried again after that.
-_CLOCK_OFFSET_MAX_MS = 500
 _COMPARE_EVERY_S = 30.0
 _TIMEOUT_MS = 5_000
 _STEPS_TIMEOUT_S = 20.0
@@ -117,11 +116,14 @@ class Reconciler:
                 self._changing[group] = (wanted, scope)
                 nursery.start_soon(self._change_voters, group, wanted, scope)
             elif (
-                abs(status.clock_offset_ms) > _CLOCK_OFFSET_MAX_MS
+                abs(status.clock_offset_ms) > CLOCK_OFFSET_MAX_MS
                 and group not in self._handing_over
             ):
                 self._handing_over.add(group)
                 nursery.start_soon(self._hand_over, status)
+        # Whoever leads by and by must know since when somebody has been dead.
+        now_ms = int(trio.current_time() * 1000)
+        self._deaths.observe(self.view.layout, self.is_alive, now_ms)
         if CLUSTER_SHARD in led:
             self._lead_cluster(nursery)
         now_s = trio.current_time()
@@ -234,7 +236,6 @@ class Reconciler:
 
     def _lead_cluster(self, nursery: trio.Nursery) -> None:
         now_ms = int(trio.current_time() * 1000)
-        self._deaths.observe(self.view.layout, self.is_alive, now_ms)
         changed = self._deaths.changes(self.view.layout, now_ms)
         if changed and not self._is_laying_out:
             self._is_laying_out = True

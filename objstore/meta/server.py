@@ -43,7 +43,9 @@ PROPOSE = "meta.propose"
 QUERY = "meta.query"
 CHANGES = "meta.changes"
 CHAINS = "meta.chains"
+CLOCK_OFFSET_MAX_MS = 500  # From the voters' median, for a leader's stamps.
 _DRAIN_INTERVAL_S = 5.0
+_DRAIN_TIMEOUT_S = 10.0  # Then the next round goes on.
 _DRAIN_STEPS_MAX = 64  # Of one slot in one round: four thousand rows.
 
 
@@ -105,6 +107,8 @@ class MetaServer:
         self, shard: ShardId, request: RequestId, command: Command, encoded: bytes
     ) -> Any:
         check_command(command, encoded_size=len(encoded))
+        if len(request) != envelope.REQUEST_ID_SIZE:
+            raise InvalidRequest("a request id has 16 bytes")
         self._check_shard(shard, getattr(command, "slot", None))
         level = envelope.level_of(command)
         if level > self.view.feature_level:
@@ -112,8 +116,7 @@ class MetaServer:
                 f"{type(command).__name__} needs feature level {level},"
                 f" the cluster is at {self.view.feature_level}"
             )
-        stamp_ms = min(max(0, self.clock.utc_now_ms()), envelope.STAMP_MAX_MS)
-        data = envelope.encode(request, stamp_ms, encoded, level=level)
+        data = envelope.encode(request, self._stamp_ms(shard), encoded, level=level)
         try:
             result = await self.raft.propose(shard, data)
         except NotLeader as error:
@@ -121,6 +124,17 @@ class MetaServer:
         if isinstance(result, ObjstoreError):
             raise result
         return result
+
+    def _stamp_ms(self, shard: ShardId) -> int:
+        """Our clock, but never far ahead of most voters' clocks.
+
+        Cluster time only grows: a single stamp of 2099 would let all that expires expire,
+        now, and nothing ever again.  A clock that is behind does no harm; either way the
+        reconciler hands the group to another.
+        """
+        ahead_ms = max(0, self.raft.clock_offset_ms(shard) - CLOCK_OFFSET_MAX_MS)
+        stamp_ms = self.clock.utc_now_ms() - ahead_ms
+        return min(max(0, stamp_ms), envelope.STAMP_MAX_MS)
 
     def _check_shard(self, shard: ShardId, slot: Slot | None) -> None:
         """Refuse a slot that is not the shard's: the asker's layout is another one."""
@@ -212,11 +226,12 @@ class MetaServer:
     async def _drain(self, shard: ShardId, slot: Slot) -> None:
         for _ in range(_DRAIN_STEPS_MAX):
             request = RequestId(self.entropy.token(envelope.REQUEST_ID_SIZE))
+            has_more = False
             try:
-                has_more = await self.propose(shard, request, PurgeStep(slot))
+                with trio.move_on_after(_DRAIN_TIMEOUT_S):
+                    has_more = await self.propose(shard, request, PurgeStep(slot))
             except (Unavailable, OutOfSpace) as error:
                 log.debug("meta.drain_postponed", shard=shard, reason=str(error))
-                return
             if not has_more:
                 return
 

@@ -50,6 +50,7 @@ from objstore.meta.errors import (
     InvalidPart,
     InvalidPartOrder,
     NoSuchUpload,
+    SizeMismatch,
 )
 from objstore.meta.payloads import PartHead, Place
 from objstore.meta.rows import RowView, first_row
@@ -160,7 +161,7 @@ def complete_upload(work: Work, command: CompleteUpload) -> CompleteResult:
     chosen = _choose(work, bucket, command)
     checksum = _checksum(upload, chosen)
     _check_expected(command, chosen, checksum)
-    versions.check_condition(command.condition, None if top is None else top[1])
+    versions.check_condition(command.condition, versions.etag_of(top))
     draft = _draft(upload, chosen, checksum)
     put = versions.store_version(work, bucket, key, draft, versioning=versioning, top=top)
     map_key = schema.part_map_key(work.slot, bucket, upload.upload)
@@ -287,7 +288,7 @@ def _check_expected(
     command: CompleteUpload, chosen: _Chosen, checksum: Checksum | None
 ) -> None:
     if command.expected_size is not None and command.expected_size != chosen.size:
-        raise ChecksumMismatch(
+        raise SizeMismatch(
             f"the parts have {chosen.size} bytes, expected {command.expected_size}"
         )
     expected = command.expected_checksum

@@ -70,6 +70,15 @@ def version_id_of(order: int, index: int) -> VersionId:
     return VersionId(f"{order:016x}{index:016x}")
 
 
+def order_of(version_id: VersionId) -> int | None:
+    """The order that a version id tells; None for the null version, or what is no id."""
+    try:
+        order = int(version_id[:_HALF], 16)
+    except ValueError:
+        return None
+    return order if 0 <= order < schema.ORDER_MAX else None
+
+
 def find_named(
     view: RowView, slot: Slot, bucket: BucketId, key: Key, version_id: VersionId
 ) -> Found | None:
@@ -77,11 +86,8 @@ def find_named(
     prefix = schema.versions_prefix(slot, bucket, key)
     if version_id == NULL_VERSION:
         return _find_null(view, slot, bucket, key, prefix)
-    try:
-        order = int(version_id[:_HALF], 16)
-    except ValueError:
-        return None
-    if not 0 <= order < schema.ORDER_MAX:
+    order = order_of(version_id)
+    if order is None:
         return None
     found = find_by_order(view, prefix, order)
     return found if found is not None and found[1].version_id == version_id else None
@@ -105,22 +111,25 @@ def _find_null(
 # ---- conditions -----------------------------------------------------------------------
 
 
-def check_condition(condition: WriteCondition, head: VersionHead | None) -> None:
-    """Judge a write's condition by the version it is about; a marker is no object.
+def etag_of(found: Found | None) -> str | None:
+    """The etag that a condition is about: a delete marker is no object and has none."""
+    return None if found is None or found[1].is_delete_marker else found[1].etag
+
+
+def check_condition(condition: WriteCondition, etag: str | None) -> None:
+    """Judge a write's condition by the etag of the object that is there, None: there is none.
 
     Raises NoSuchKey, PreconditionFailed.
     """
     if condition is UNCONDITIONAL or condition == UNCONDITIONAL:
         return
-    if head is not None and head.is_delete_marker:
-        head = None
     if condition.if_match:
-        if head is None:
-            raise NoSuchKey("If-Match names a version, the key has none")
-        if not _matches(condition.if_match, head.etag):
-            raise PreconditionFailed("If-Match differs", condition="If-Match")
-    if head is not None and _matches(condition.if_none_match, head.etag):
-        raise PreconditionFailed("If-None-Match holds", condition="If-None-Match")
+        if etag is None:
+            raise NoSuchKey("If-Match, and there is no such object")
+        if not _matches(condition.if_match, etag):
+            raise PreconditionFailed("the object has another etag", condition="If-Match")
+    if etag is not None and _matches(condition.if_none_match, etag):
+        raise PreconditionFailed("the object exists", condition="If-None-Match")
 
 
 def _matches(etags: Iterable[str], etag: str) -> bool:
@@ -135,7 +144,7 @@ def put_version(work: Work, command: PutVersion) -> PutResult:
     versioning = fences.require(work.rows, work.slot, ref)
     prefix = schema.versions_prefix(work.slot, ref.bucket, key)
     top = current(work.rows, prefix)
-    check_condition(command.condition, None if top is None else top[1])
+    check_condition(command.condition, etag_of(top))
     intents.use_intent(work, ref.bucket, command.intent, draft.location)
     return store_version(work, ref.bucket, key, draft, versioning=versioning, top=top)
 
@@ -248,7 +257,7 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
         return _delete_named(work, command, command.version_id, versioning)
     prefix = schema.versions_prefix(work.slot, ref.bucket, key)
     top = current(work.rows, prefix)
-    check_condition(command.condition, None if top is None else top[1])
+    check_condition(command.condition, etag_of(top))
     if versioning == UNVERSIONED:
         if top is not None:
             _count_objects(work, ref.bucket, before=top, is_object=False)
@@ -264,7 +273,7 @@ def _delete_named(
 ) -> DeleteResult:
     bucket, key = command.ref.bucket, command.key
     found = find_named(work.rows, work.slot, bucket, key, version_id)
-    check_condition(command.condition, None if found is None else found[1])
+    check_condition(command.condition, etag_of(found))
     if found is None:
         return DeleteResult(version_id, is_delete_marker=False)
     prefix = schema.versions_prefix(work.slot, bucket, key)

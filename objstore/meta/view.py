@@ -203,11 +203,14 @@ class ClusterView:
             assert self._pull is not None, "refresh before attach"
             began_s = trio.current_time()
             self._rounds_begun += 1
-            self._round_problem = "the last one to ask gave up"
             try:
                 await self._pull_pages(self._pull, timeout_ms)
             except Unavailable as error:
                 self._round_problem = str(error)
+                raise
+            except BaseException:
+                # One who gave up waiting says nothing about the shard: ask again.
+                self._rounds_begun -= 1
                 raise
             self._round_problem = None
             self.confirmed_ms = int(began_s * 1000)

@@ -8,7 +8,6 @@ cluster answers the same id again.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import structlog
@@ -113,7 +112,6 @@ def founding_command(
             (settings.ADMIN_TOKEN, secrets.admin_token.encode()),
         ),
         root_key=root,
-        admin_token_hash=hashlib.sha256(secrets.admin_token.encode()).digest(),
     )
 
 

@@ -372,6 +372,7 @@ class Parts:
             clock=host.clock,
             tls=self.front_door_tls.server_tls(),
             config=config.http,
+            refuse=self.s3.refuse,
         )
 
     async def _answer(self, request: Request) -> Response:
@@ -427,7 +428,6 @@ class Parts:
             layout = self.folder.load_first_layout()
             if layout is not None:
                 self.view.adopt_layout(layout)
-        self.view.follow(self.meta_store.machine(CLUSTER_SHARD))
         for service in (self.meta_server.run, self.view.run, self.meta_store.run):
             await nursery.start(service)
         nursery.start_soon(self._tell_gossip)

@@ -10,7 +10,9 @@ import attrs
 
 from objstore.ids import Key, UploadId, VersionId
 from objstore.meta.errors import NoSuchKey, NoSuchVersion
+from objstore.meta.listing import roll_up
 from objstore.meta.queries import (
+    FROM_NEWEST,
     GetVersion,
     ListAnswer,
     ListKeys,
@@ -21,6 +23,7 @@ from objstore.meta.queries import (
     UploadsAnswer,
 )
 from objstore.meta.values import Version
+from objstore.meta.versions import order_of
 from objstore.objects.capability import Capability
 from objstore.objects.store import Store
 
@@ -37,15 +40,8 @@ class KeysPage:
     @property
     def is_prefix_after(self) -> bool:
         """Whether `after` is a common prefix itself: then all it stands for was listed."""
-        return rolled_up(self.after, self.prefix, self.delimiter) == self.after != b""
-
-
-def rolled_up(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
-    """The common prefix that a list shows in the place of `key`; None: the key itself."""
-    if not delimiter or not key.startswith(prefix):
-        return None
-    found = key.find(delimiter, len(prefix))
-    return None if found < 0 else key[: found + len(delimiter)]
+        rolled = roll_up(self.after, self.prefix, self.delimiter)
+        return rolled == self.after != b"" and self.after.startswith(self.prefix)
 
 
 async def list_keys(store: Store, capability: Capability, page: KeysPage) -> ListAnswer:
@@ -109,9 +105,16 @@ async def list_versions(
 async def _order_of(
     store: Store, capability: Capability, key: bytes, version_id: VersionId | None
 ) -> int | None:
-    """The place of a version among its key's; None where there is none to go on from."""
+    """Below which order a list goes on within `key`; None: behind the key.
+
+    An id tells the order, whether the version is still there or not.  The null version's
+    must be looked up; where it is gone, better to show some again than to skip any.
+    """
     if version_id is None or not key:
         return None
+    order = order_of(version_id)
+    if order is not None:
+        return order
     record = capability.record
     query = GetVersion(
         slot=store.slot_of(record, Key(key)),
@@ -122,7 +125,7 @@ async def _order_of(
     try:
         version: Version = await store.query(query)
     except (NoSuchKey, NoSuchVersion):
-        return None
+        return FROM_NEWEST
     return version.order
 
 

@@ -12,9 +12,10 @@ from functools import partial
 import attrs
 
 from objstore.meta.commands import PutResult, PutVersion, WriteCondition
-from objstore.meta.errors import NoSuchKey, PreconditionFailed
+from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import GetVersion
 from objstore.meta.values import Checksum, Draft, Version
+from objstore.meta.versions import check_condition
 from objstore.objects.capability import Capability
 from objstore.objects.intake import Received, take_in
 from objstore.objects.requests import Body, ObjectAttributes
@@ -96,11 +97,11 @@ async def check_early(
     Only to save the sender's time: what decides is the command.
     """
     if condition.if_match or condition.if_none_match:
-        current = await store.fenced(capability, partial(_current, store))
-        check_condition(condition, current)
+        etag = await store.fenced(capability, partial(_current_etag, store))
+        check_condition(condition, etag)
 
 
-async def _current(store: Store, capability: Capability) -> Version | None:
+async def _current_etag(store: Store, capability: Capability) -> str | None:
     slot = store.slot_of(capability.record, capability.object_key)
     try:
         version: Version = await store.query(
@@ -108,15 +109,4 @@ async def _current(store: Store, capability: Capability) -> Version | None:
         )
     except NoSuchKey:
         return None
-    return None if version.is_delete_marker else version
-
-
-def check_condition(condition: WriteCondition, current: Version | None) -> None:
-    """Raise NoSuchKey or PreconditionFailed where `condition` does not hold."""
-    etag = None if current is None or current.draft is None else current.draft.etag
-    if condition.if_match and etag is None:
-        raise NoSuchKey("If-Match, and there is no such object")
-    if condition.if_match and not {"*", etag} & set(condition.if_match):
-        raise PreconditionFailed("the object has another etag", condition="If-Match")
-    if etag is not None and {"*", etag} & set(condition.if_none_match):
-        raise PreconditionFailed("the object exists", condition="If-None-Match")
+    return None if version.draft is None else version.draft.etag

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from random import Random
-from statistics import median
+from statistics import median_low
 from typing import Protocol
 
 import attrs
@@ -138,7 +138,7 @@ class GroupStatus:
     followers: dict[NodeId, FollowerStatus]  # On the leader: all members but itself.
     damaged: bool  # It has lost something, and does not vote until mended.
     quiescent: bool
-    # Own wall clock minus the median of the voters' clocks, as heard.
+    # Own wall clock minus the lower median of the voters' clocks, as heard.
     clock_offset_ms: int
 
 
@@ -390,13 +390,20 @@ class RaftHost:
             },
             damaged=core.damage > Damage.NEW,
             quiescent=core.quiescent,
-            clock_offset_ms=self._clock_offset_ms(core.membership.voters),
+            clock_offset_ms=self.clock_offset_ms(group),
         )
 
-    def _clock_offset_ms(self, nodes: Sequence[NodeId]) -> int:
+    def clock_offset_ms(self, group: int) -> int:
+        """Own wall clock minus the median of the voters' clocks, as heard.
+
+        Of an even number the lower one: a clock that is ahead does more harm than one
+        that is behind.  0 where there is no replica.
+        """
+        replica = self._replicas.get(group)
+        nodes = () if replica is None else replica.core.membership.voters
         own_ms = self._clock.utc_now_ms() - trio.current_time() * 1000
         others_ms = [self._clocks_ms[n] for n in nodes if n in self._clocks_ms]
-        return round(own_ms - median([own_ms, *others_ms]))
+        return round(own_ms - median_low([own_ms, *others_ms]))
 
     # Requests.
 

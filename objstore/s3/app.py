@@ -27,6 +27,8 @@ from objstore import metrics
 from objstore.errors import Unavailable
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
+from objstore.host.network import Address
+from objstore.http.framing import Refused
 from objstore.http.message import Bytes, Headers, Request, Response
 from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
@@ -52,6 +54,16 @@ _SERVER = ("Server", "objstore")
 _XML = ("Content-Type", "application/xml")
 _METHODS = {"GET", "PUT", "HEAD", "DELETE", "POST"}
 _UNROUTED = "Unknown"  # The operation of a request that did not come so far.
+_NAMED_BY = {
+    "BucketAlreadyExists": ("BucketName",),
+    "BucketAlreadyOwnedByYou": ("BucketName",),
+    "BucketNotEmpty": ("BucketName",),
+    "NoSuchBucket": ("BucketName",),
+    "NoSuchKey": ("Key",),
+    "NoSuchUpload": ("UploadId",),
+    "NoSuchVersion": ("Key", "VersionId"),
+}
+_REFUSAL_CODES = {431: "RequestHeaderSectionTooLarge", 501: "NotImplemented"}
 # Operations that store their body, so that its length must be said (AWS: 411).
 _NEEDS_LENGTH = {"PutObject", "UploadPart"}
 # Its x-amz-checksum-* is of the object that is completed, not of the request's body.
@@ -106,6 +118,17 @@ class S3App:
             exchange.done(status=499, is_whole=False)  # The client, or the node, left.
             raise
         return exchange.finish(response)
+
+    def refuse(self, refusal: Refused, remote: Address) -> Response:
+        """The answer to what never became a request: ids and an error document as ever."""
+        request = Request(
+            method="", target=b"", path="", query="", headers=Headers(), remote=remote
+        )
+        exchange = _Exchange(request, self._entropy.token(8).hex().upper(), self._host_id)
+        metrics.S3_IN_FLIGHT.inc()
+        code = _REFUSAL_CODES.get(refusal.status, "BadRequest")
+        error = S3Error(code, str(refusal), status=refusal.status)
+        return exchange.finish(exchange.error_response(error))
 
     async def _answer(self, request: Request, exchange: _Exchange) -> Response:
         if request.method == "OPTIONS":
@@ -230,6 +253,8 @@ class _Exchange:
     def _translate(self, error: Exception) -> S3Error:
         cause = _cause(error)
         translated = to_s3_error(cause)
+        if not translated.details:
+            translated.details = self._names_for(translated.code)
         if translated.code == "InternalError":
             log.error(
                 "s3.request_failed",
@@ -240,6 +265,18 @@ class _Exchange:
             )
         self._error_code = translated.code
         return translated
+
+    def _names_for(self, code: str) -> dict[str, str]:
+        """What of the request an error of this code is about, by S3's element names."""
+        route, query = self.route, {} if self.call is None else self.call.query
+        known = {
+            "BucketName": None if route is None else route.bucket,
+            "Key": _shown_key(route),
+            "UploadId": query.get("uploadId"),
+            "VersionId": query.get("versionId"),
+        }
+        named = ((name, known[name]) for name in _NAMED_BY.get(code, ()))
+        return {name: text for name, text in named if text is not None}
 
     def _document(self, error: S3Error) -> bytes:
         return document(

@@ -350,6 +350,7 @@ register(meta.InvalidPart, _invalid_part)
 register(meta.InvalidPartOrder, _plain("InvalidPartOrder"))
 register(meta.EntityTooSmall, _too_small)
 register(meta.EntityTooLarge, _plain("EntityTooLarge"))
+register(meta.SizeMismatch, lambda error: S3Error("InvalidRequest", str(error)))
 register(
     meta.ChecksumMismatch,
     lambda error: S3Error("BadDigest", str(error) or None),

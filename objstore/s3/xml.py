@@ -131,9 +131,7 @@ class _Builder:
         self._texts: list[list[str]] = []  # Of the open elements, joined at their end.
         self._count = 0
 
-    def on_declaration(
-        self, _version: str, encoding: str | None, _standalone: int
-    ) -> None:
+    def on_declaration(self, _version: str, encoding: str | None, _standalone: int) -> None:
         if encoding is not None and encoding.lower() not in _ENCODINGS:
             raise malformed()
 

@@ -10,6 +10,7 @@ import re
 
 import attrs
 
+from objstore.errors import NotFound
 from objstore.http.conditions import Conditions, Outcome
 from objstore.http.message import Response
 from objstore.limits import COPY_SIZE_MAX
@@ -21,16 +22,18 @@ from objstore.objects.get import draft_of
 from objstore.objects.requests import DEFAULT_CHECKSUM_ALGORITHM, ObjectAttributes
 from objstore.s3.authorize import authorize
 from objstore.s3.call import S3Call
-from objstore.s3.errors import S3Error
+from objstore.s3.errors import S3Error, to_s3_error
 from objstore.s3.operations import arguments, stored
 from objstore.s3.operations.answers import (
     checksum_tags,
     iso_time,
+    key_text,
     part_checksum_tag,
     quoted,
     version_headers,
     xml_response,
 )
+from objstore.s3.operations.arguments import CopySource
 from objstore.s3.operations.features import refuse_unknown_features
 from objstore.s3.operations.object import (
     find_version,
@@ -61,11 +64,16 @@ async def _find_source(call: S3Call) -> _Source:
     """Authorise and find the source, and judge the conditions on it."""
     named = arguments.copy_source(call)
     action = "s3:GetObject" if named.version_id is None else "s3:GetObjectVersion"
-    capability = await authorize(call, action, named.bucket, named.key, named.version_id)
-    arguments.check_expected_owner(
-        call, capability.record, "x-amz-source-expected-bucket-owner"
-    )
-    version = await find_version(call, capability)
+    try:
+        capability = await authorize(
+            call, action, named.bucket, named.key, named.version_id
+        )
+        arguments.check_expected_owner(
+            call, capability.record, "x-amz-source-expected-bucket-owner"
+        )
+        version = await find_version(call, capability)
+    except NotFound as error:
+        raise _missing(named, error) from error
     conditions = Conditions.from_headers(call.headers, prefix=_CONDITIONS_PREFIX)
     outcome, header = conditions.check(
         etag=draft_of(version).etag, modified_ms=version.time_ms
@@ -73,6 +81,16 @@ async def _find_source(call: S3Call) -> _Source:
     if outcome is not Outcome.PROCEED:
         raise precondition_failed(_CONDITIONS_PREFIX + header)
     return _Source(capability, version)
+
+
+def _missing(named: CopySource, error: NotFound) -> S3Error:
+    """The answer that names the source: the request's own resource is the target."""
+    translated = to_s3_error(error)
+    if translated.code == "NoSuchBucket":
+        translated.details = {"BucketName": named.bucket}
+    else:
+        translated.details = {"Key": key_text(named.key, None)}
+    return translated
 
 
 # ---- CopyObject -----------------------------------------------------------------------

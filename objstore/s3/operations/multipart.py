@@ -161,15 +161,15 @@ async def complete_multipart_upload(call: S3Call) -> Response:
     expected_size = _expected_size(call)
     root = await read_document(call, "CompleteMultipartUpload", size_max=XML_LARGE_SIZE_MAX)
     assert root is not None
-    algorithm = await _kept_algorithm(call, capability, upload_id)
-    completion = Completion(
-        parts=_parse_parts(root, algorithm),
-        condition=condition,
-        expected_size=expected_size,
-        expected_checksum=_expected_checksum(call, algorithm),
-    )
 
     async def answer() -> Response:
+        algorithm = await _kept_algorithm(call, capability, upload_id)
+        completion = Completion(
+            parts=_parse_parts(root, algorithm),
+            condition=condition,
+            expected_size=expected_size,
+            expected_checksum=_expected_checksum(call, algorithm),
+        )
         result = await multipart.complete_upload(
             call.store, capability, upload_id, completion
         )

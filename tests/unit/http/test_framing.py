@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from objstore.errors import RemoteProtocolError
 from objstore.http.framing import ChunkedReader, Refused, take_head
 from objstore.http.message import TruncatedBody
-from objstore.limits import HTTP_HEAD_SIZE_MAX, HTTP_TRAILERS_SIZE_MAX
+from objstore.limits import (
+    CHUNKS_OF_ANY_SIZE_MAX,
+    HTTP_HEAD_SIZE_MAX,
+    HTTP_TRAILERS_SIZE_MAX,
+)
 
 
 def head(text: str):
@@ -185,6 +189,22 @@ def test_a_broken_chunked_body_is_refused(raw):
 def test_chunks_extensions_and_trailers_are_read_and_dropped():
     raw = b'3;a="b"\r\nabc\r\nA\r\n0123456789\r\n0;x\r\nTrailer: t\r\n\r\nnext'
     assert decode(raw) == (b"abc0123456789", b"next")
+
+
+def test_chunks_that_came_together_are_one_piece():
+    reader = ChunkedReader()
+    reader.feed(b"1\r\nx\r\n" * 100 + b"2\r\ny")
+    assert reader.take() == b"x" * 100 + b"y"
+    assert reader.take() is None
+
+
+def test_a_flood_of_tiny_chunks_is_refused():  # F43: seconds of parsing a megabyte
+    tiny, large = b"1\r\nx\r\n", b"400\r\n" + b"x" * 1024 + b"\r\n"
+    few = CHUNKS_OF_ANY_SIZE_MAX - 1
+    assert decode(tiny * few + b"0\r\n\r\n")[0] == b"x" * few
+    with pytest.raises(Refused):
+        decode(tiny * (few + 2) + b"0\r\n\r\n")
+    assert decode((tiny * 3 + large) * 4096 + b"0\r\n\r\n")
 
 
 def test_a_chunked_body_that_breaks_off_is_truncated():

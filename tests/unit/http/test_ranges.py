@@ -17,6 +17,7 @@ from objstore.http.ranges import RangeNotSatisfiable, Span, parse_range
         ("bytes=-3", Span(7, 3)),
         ("bytes=-99", Span(0, 10)),
         ("BYTES=0-1", Span(0, 2)),
+        ("bytes=0-99999999999999999999999999", Span(0, 10)),
     ],
 )
 def test_a_range_of_ten_bytes_is(value, span):

@@ -49,6 +49,49 @@ async def test_an_idle_connection_makes_room_for_a_new_one(autojump_clock):
                 assert (await client.answer()).status == 200
 
 
+async def test_who_sends_a_head_slowly_makes_room_for_others(autojump_clock):  # F34
+    async with serving(hello, connections_max=4) as served:
+        slow = [served.connect() for _ in range(20)]
+        for client in slow:
+            await client.send(b"GET / HTTP/1.1\r\nHost:")
+            await trio.testing.wait_all_tasks_blocked()
+        client = served.connect()
+        await client.send(GET)
+        with trio.fail_after(1):
+            assert (await client.answer()).status == 200
+
+
+async def test_who_was_refused_and_sends_on_makes_room_for_others(autojump_clock):  # F34
+    async with serving(hello, connections_max=4) as served:
+        for _ in range(20):
+            client = served.connect()
+            await client.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 9999\r\n\r\n.")
+            with trio.fail_after(1):
+                assert (await client.answer("PUT")).status == 200
+
+
+async def test_a_request_in_progress_is_never_closed_to_make_room(autojump_clock):
+    gate = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        body = b"".join([piece async for piece in request.body])
+        await gate.wait()
+        return Response(200, [], body)
+
+    async with serving(handler, connections_max=2) as served:
+        reading, working = served.connect(), served.connect()
+        await reading.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab")
+        await working.send(GET)
+        waiting = served.connect()
+        await waiting.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        await reading.send(b"cd")
+        gate.set()
+        assert (await reading.answer("PUT")).body == b"abcd"
+        for client in (working, waiting):
+            assert (await client.answer()).status == 200
+
+
 async def test_draining_closes_the_idle_and_lets_the_others_finish(autojump_clock):  # F22
     entered = trio.Event()
     gate = trio.Event()

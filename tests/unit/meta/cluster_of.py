@@ -218,7 +218,7 @@ async def running(*numbers: int) -> AsyncIterator[Cluster]:
         for number in numbers[1:]:
             await cluster.start(number, encode(layout))
         await first.raft.found(range(SHARDS + 1))
-        await first.client.propose(FoundCluster(encode(layout), (), ROOT, b"hash"))
+        await first.client.propose(FoundCluster(encode(layout), (), ROOT))
         await cluster.until(lambda: has_voters(cluster))
         yield cluster
         nursery.cancel_scope.cancel()

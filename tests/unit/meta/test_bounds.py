@@ -62,7 +62,7 @@ COMMANDS: list[Any] = [
     c.ChangeDisplaced(SLOT, PLACE, ((0, None, "a" * 16), (1, "", None))),
     c.PurgeStep(SLOT),
     c.RaiseFloor(SLOT, 3),  # type: ignore[arg-type]
-    c.FoundCluster(encode(LAYOUT), (("a", b"b"),), ROOT, b"hash"),
+    c.FoundCluster(encode(LAYOUT), (("a", b"b"),), ROOT),
     c.CreateBucketRecord("name", "owner", SPAN, "ec:4+2"),
     c.SetBucketState("name", BUCKET, 2, BucketState.DROPPING),
     c.DropBucketRecord("name", BUCKET),

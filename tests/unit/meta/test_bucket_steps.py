@@ -1,19 +1,18 @@
-"""Bucket steps under every interleaving: who races, dies half-way, or is heard late.
+"""Bucket steps under many interleavings: who races, dies half-way, or is heard late.
 
-Creators, deletions and reconcilers each walk their own `BucketSteps`; writers use records
-that may be old; what was said once may be said again much later.  After every single
-command no object is in a bucket that is gone or going, and an open bucket is open in all
-its slots; in the end nothing stays half-way.
+Creators, deletions and reconcilers each walk their own `BucketSteps`, one command at a
+time and in any order; writers use records that may be old; what was said once may come
+again much later.  After every single command no object is in a bucket that is gone or
+going, and an open bucket is open in all its slots; in the end nothing stays half-way.
 """
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import attrs
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+import pytest
 
 from objstore.errors import ObjstoreError
 from objstore.ids import Key, Slot
@@ -28,6 +27,7 @@ from tests.unit.meta.builders import Shard, draft
 NAME = "bucket"
 SPAN = (Slot(1), Slot(2))
 WORKERS_MAX = 4
+STEPS = 600
 
 
 @attrs.define(eq=False)
@@ -40,16 +40,17 @@ class Worker:
     outcomes: dict[int, object] = attrs.field(factory=dict)
 
 
-class BucketMachine(RuleBasedStateMachine):
-    """One name, from bucket to bucket."""
+class World:
+    """One name, from bucket to bucket, in an order from a seed."""
 
-    @initialize()
-    def begin(self) -> None:
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
         self.cluster = Shard(slot=CLUSTER_SLOT)
         self.objects = Shard()
         self.workers: list[Worker] = []
         self.seen: list[BucketRecord] = []  # Records as some view may still have them.
         self.said: list[c.Command] = []  # Commands that may come again.
+        self.ends: set[str] = set()
 
     # ---- what there is ----------------------------------------------------------------
 
@@ -60,91 +61,83 @@ class BucketMachine(RuleBasedStateMachine):
         target = self.objects if hasattr(command, "slot") else self.cluster
         result = target.do(command)
         now = self.record()
-        if now is not None and now not in self.seen:
+        if now is not None and now not in self.seen[-1:]:
             self.seen.append(now)
+        self.check()
         return result
 
-    def objects_in(self, slot: Slot) -> set[int]:
+    def known(self) -> BucketRecord | None:
+        """A record as somebody has it: mostly a new one."""
+        back = min(int(self.random.expovariate(0.7)), len(self.seen) - 1)
+        return self.seen[-1 - back] if self.seen else None
+
+    def buckets_in(self, slot: Slot) -> set[int]:
         """The buckets that have versions in a slot."""
         prefix = schema.table_prefix(slot, Table.VERSION)
         rows = self.objects.view.scan(prefix, schema.range_end(prefix))
         return {schema.bucket_of_row(key) for key, _ in rows}
 
-    def fence(self, slot: Slot, record: BucketRecord) -> tuple[Any, bool]:
-        row = self.objects.view.get(schema.fence_key(slot, record.bucket))
-        assert row is not None
-        return payloads.unpack_fence(record.bucket, row)
+    def check(self) -> None:
+        now = self.record()
+        for slot in SPAN:
+            for bucket in self.buckets_in(slot):
+                assert now is not None, "an object is in a deleted bucket"
+                assert now.bucket == bucket
+                assert now.state is not BucketState.DROPPING
+            if now is not None and now.state is BucketState.OPEN:
+                row = self.objects.view.get(schema.fence_key(slot, now.bucket))
+                assert row is not None
+                fence, _ = payloads.unpack_fence(now.bucket, row)
+                assert (fence.is_open, fence.config_version) == (True, now.config_version)
 
-    def start(self, record: BucketRecord) -> None:
-        if len(self.workers) < WORKERS_MAX:
+    # ---- what may happen --------------------------------------------------------------
+
+    def start(self, record: object) -> None:
+        if isinstance(record, BucketRecord) and len(self.workers) < WORKERS_MAX:
             self.workers.append(Worker(BucketSteps(record)))
 
-    # ---- who comes --------------------------------------------------------------------
-
-    @rule()
     def create(self) -> None:
-        made = self.do(c.CreateBucketRecord(NAME, "owner", SPAN, "replicate:1"))
-        if isinstance(made, BucketRecord):
-            self.start(made)
+        self.start(self.do(c.CreateBucketRecord(NAME, "owner", SPAN, "replicate:1")))
 
-    @rule(choice=st.integers(0, 9))
-    def delete(self, choice: int) -> None:
+    def delete(self) -> None:
         """By one who looked at some moment; it joins where others are ahead."""
-        if self.seen:
-            known = self.seen[-1 - choice % len(self.seen)]
-            closing = self.do(
-                c.SetBucketState(
-                    NAME, known.bucket, known.config_version, BucketState.CLOSING
-                )
-            )
-            if isinstance(closing, BucketRecord):
-                self.start(closing)
+        if (known := self.known()) is not None:
+            self.start(self.do(closing_step(known)))
 
-    @rule()
     def reconcile(self) -> None:
-        now = self.record()
-        if now is not None:
-            self.start(now)
+        self.start(self.record())
 
-    @rule(choice=st.integers(0, 9), slot=st.sampled_from(SPAN))
-    def write(self, choice: int, slot: Slot) -> None:
-        if self.seen:
-            known = self.seen[-1 - choice % len(self.seen)]
+    def write(self) -> None:
+        if (known := self.known()) is not None:
             ref = c.BucketRef(known.bucket, known.config_version)
+            slot = self.random.choice(SPAN)
             result = self.do(c.PutVersion(slot, ref, Key(b"k"), draft()))
             assert isinstance(result, c.PutResult | StaleBucket)
 
-    @rule(choice=st.integers(0, 9), slot=st.sampled_from(SPAN))
-    def remove(self, choice: int, slot: Slot) -> None:
-        if self.seen:
-            known = self.seen[-1 - choice % len(self.seen)]
+    def remove(self) -> None:
+        if (known := self.known()) is not None:
             ref = c.BucketRef(known.bucket, known.config_version)
-            self.do(c.DeleteVersion(slot, ref, Key(b"k")))
+            self.do(c.DeleteVersion(self.random.choice(SPAN), ref, Key(b"k")))
 
-    # ---- what happens to them ---------------------------------------------------------
-
-    @rule(choice=st.integers(0, 9), order=st.integers(0, 9))
-    def deliver(self, choice: int, order: int) -> None:
+    def work(self) -> None:
         """One command of one worker is applied; with the last, it goes on."""
         if not self.workers:
             return
-        worker = self.workers[choice % len(self.workers)]
+        worker = self.random.choice(self.workers)
         if not worker.waiting and not self._next(worker):
             return
-        place = worker.waiting.pop(order % len(worker.waiting))
+        place = worker.waiting.pop(self.random.randrange(len(worker.waiting)))
         command = worker.commands[place]
         worker.outcomes[place] = self.do(command)
-        if not isinstance(command, c.SetBucketState):  # Which is remembered by its id.
-            self.said.append(command)
+        self._say(command)
         if not worker.waiting:
             outcomes = [worker.outcomes[n] for n in range(len(worker.commands))]
-            try:
-                worker.steps.take(outcomes)
-            except ObjstoreError as error:
-                raise AssertionError("steps are never at a loss") from error
+            worker.steps.take(outcomes)  # Never at a loss.
 
     def _next(self, worker: Worker) -> bool:
         if worker.steps.is_over:
+            found = worker.steps.record
+            self.ends.add("gone" if found is None else found.state.name)
             self.workers.remove(worker)
             return False
         worker.commands = worker.steps.commands()
@@ -152,50 +145,39 @@ class BucketMachine(RuleBasedStateMachine):
         worker.outcomes = {}
         return True
 
-    @rule(choice=st.integers(0, 9))
-    def die(self, choice: int) -> None:
+    def _say(self, command: c.Command) -> None:
+        # SetBucketState is remembered by its request: it is never applied twice.
+        if not isinstance(command, c.SetBucketState):
+            self.said.append(command)
+
+    def die(self) -> None:
         """Where it stands; what it had on its way may still come."""
         if self.workers:
-            worker = self.workers.pop(choice % len(self.workers))
-            self.said += [
-                worker.commands[place]
-                for place in worker.waiting
-                if not isinstance(worker.commands[place], c.SetBucketState)
-            ]
+            worker = self.workers.pop(self.random.randrange(len(self.workers)))
+            for place in worker.waiting:
+                self._say(worker.commands[place])
 
-    @rule(choice=st.integers(0, 30))
-    def come_again(self, choice: int) -> None:
+    def come_again(self) -> None:
         if self.said:
-            self.do(self.said[choice % len(self.said)])
+            back = min(int(self.random.expovariate(0.2)), len(self.said) - 1)
+            self.do(self.said[-1 - back])
 
-    # ---- what always holds ------------------------------------------------------------
+    def run(self) -> None:
+        deeds = {
+            self.work: 60,
+            self.write: 5,
+            self.remove: 8,
+            self.delete: 5,
+            self.create: 3,
+            self.reconcile: 2,
+            self.die: 2,
+            self.come_again: 5,
+        }
+        for deed in self.random.choices(list(deeds), list(deeds.values()), k=STEPS):
+            deed()
 
-    @invariant()
-    def no_object_is_in_a_bucket_that_is_gone_or_going(self) -> None:
-        if not hasattr(self, "cluster"):
-            return
-        now = self.record()
-        for slot in SPAN:
-            for bucket in self.objects_in(slot):
-                assert now is not None
-                assert now.bucket == bucket
-                assert now.state is not BucketState.DROPPING
-
-    @invariant()
-    def an_open_bucket_is_open_in_every_slot(self) -> None:
-        if not hasattr(self, "cluster"):
-            return
-        now = self.record()
-        if now is not None and now.state is BucketState.OPEN:
-            for slot in SPAN:
-                fence, _ = self.fence(slot, now)
-                assert fence.is_open
-                assert fence.config_version == now.config_version
-
-    def teardown(self) -> None:
+    def settle(self) -> None:
         """Whatever was left half-way, one reconciler ends it."""
-        if not hasattr(self, "cluster"):
-            return
         last = self.record()
         if last is None:
             return
@@ -210,33 +192,35 @@ class BucketMachine(RuleBasedStateMachine):
             assert isinstance(result, StaleBucket if now is None else c.PutResult)
 
 
-BucketMachine.TestCase.settings = settings(
-    max_examples=400, stateful_step_count=60, deadline=None
-)
-TestBucketMachine = BucketMachine.TestCase
+def closing_step(record: BucketRecord) -> c.SetBucketState:
+    return c.SetBucketState(NAME, record.bucket, record.config_version, BucketState.CLOSING)
 
 
-def closing_of(shard: Shard, record: BucketRecord) -> BucketRecord:
-    version = record.config_version
-    step = c.SetBucketState(NAME, record.bucket, version, BucketState.CLOSING)
-    closing: BucketRecord = shard.must(step)
-    return closing
+@pytest.mark.parametrize("batch", range(4))
+def test_no_object_is_in_a_deleted_bucket_and_none_stays_half_way(batch: int) -> None:
+    ends: set[str] = set()
+    for seed in range(batch * 15, batch * 15 + 15):
+        world = World(seed)
+        try:
+            world.run()
+            world.settle()
+        except (AssertionError, ObjstoreError) as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+        ends |= world.ends
+    assert ends >= {"gone", "OPEN", "CLOSING"}
 
 
 def test_whoever_is_second_learns_what_the_first_one_did() -> None:
-    machine = BucketMachine()
-    machine.begin()
-    record = machine.do(c.CreateBucketRecord(NAME, "owner", SPAN, "replicate:1"))
+    world = World(0)
+    record = world.do(c.CreateBucketRecord(NAME, "owner", SPAN, "replicate:1"))
     one, other = BucketSteps(record), BucketSteps(record)
     for steps in (one, other, one, other):
-        steps.take([machine.do(command) for command in steps.commands()])
-    assert one.record == other.record == machine.record()
-    closing = closing_of(machine.cluster, machine.record())  # type: ignore[arg-type]
+        steps.take([world.do(command) for command in steps.commands()])
+    assert one.record == other.record == world.record()
+    closing = world.do(closing_step(world.record()))  # type: ignore[arg-type]
     one, other = BucketSteps(closing), BucketSteps(closing)
-    while not one.is_over:
-        one.take([machine.do(command) for command in one.commands()])
-    assert one.record is None
-    while not other.is_over:
-        other.take([machine.do(command) for command in other.commands()])
-    assert other.record is None
-    assert isinstance(machine.do(c.SetBucketState(NAME, record.bucket, 2, 3)), NoSuchBucket)  # type: ignore[arg-type]
+    for steps in (one, other):
+        while not steps.is_over:
+            steps.take([world.do(command) for command in steps.commands()])
+        assert steps.record is None
+    assert isinstance(world.do(closing_step(record)), NoSuchBucket)

@@ -361,6 +361,24 @@ async def test_a_leader_whose_clock_is_off_does_not_lead(autojump_clock: Any) ->
         await cluster.until(lambda: not leader.raft.is_leader(0), within_s=30)
 
 
+async def test_one_clock_set_to_2099_moves_no_time(autojump_clock: Any) -> None:
+    """F15: nothing expires because a leader's clock is ahead, not even for a moment."""
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        await cluster.until(lambda: any(n.raft.is_leader(0) for n in nodes))
+        record = await create_bucket(nodes[0])
+        for node in nodes:
+            world_clock = cluster.world.clock(node.node)
+            world_clock.jump(75 * 365 * 86_400_000)
+            others = [n for n in nodes if n is not node]
+            for number in range(8):
+                key = b"%d" % number
+                result = await nodes[0].client.propose(put(record, key))
+                now_ms = others[0].host.clock.utc_now_ms()
+                assert abs(result.time_ms - now_ms) < 2_000
+            world_clock.jump(-75 * 365 * 86_400_000)
+
+
 async def test_what_is_due_is_drained_by_the_leaders_worker(autojump_clock: Any) -> None:
     async with running(1, 2, 3) as cluster:
         nodes = list(cluster.nodes.values())

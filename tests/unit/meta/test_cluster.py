@@ -47,7 +47,7 @@ SPAN = (Slot(1), Slot(2))
 def shard() -> Shard:
     made = Shard(slot=CLUSTER_SLOT)
     settings = (("cluster_id", b"c" * 32),)
-    made.must(c.FoundCluster(encode(LAYOUT), settings, ROOT, b"hash"))
+    made.must(c.FoundCluster(encode(LAYOUT), settings, ROOT))
     return made
 
 
@@ -70,7 +70,7 @@ def drop_record(shard: Shard, record: BucketRecord) -> None:
 
 
 def test_a_cluster_is_founded_once(shard: Shard) -> None:
-    again = c.FoundCluster(encode(LAYOUT), (), ROOT, b"hash")
+    again = c.FoundCluster(encode(LAYOUT), (), ROOT)
     assert isinstance(shard.do(again), Conflict)
     assert cluster.newest_epoch(shard.view) == 1
 

@@ -248,3 +248,28 @@ def test_a_marker_upload_that_is_gone_skips_no_other() -> None:
     shard.must(c.AbortUpload(shard.slot, REF, Key(b"big"), upload_id(1)))
     query = q.ListUploads((shard.slot,), REF, after=b"big", after_upload=upload_id(1))
     assert uploads_of(shard, query) == [(b"big", upload_id(2)), (b"big", upload_id(3))]
+
+
+@given(st.integers(0, 3), st.sets(st.integers(0, 4)))
+def test_versions_that_stay_are_listed_whatever_is_deleted_between_pages(
+    seen: int, deleted: set[int]
+) -> None:
+    """I3L: above all the one that takes the place of the current version."""
+    shard = Shard(slot=SPAN[0])
+    shard.open("enabled")
+    made = [shard.put(b"key", b"%d" % number) for number in range(4)]
+    newest_first = [result.version_id for result in reversed(made)]
+    query = q.ListKeys((SPAN[0],), REF, versions=True, limit=seen + 1)
+    (*_, (key, last)) = shard.ask(query).entries
+    assert last is not None
+    for number in deleted & set(range(4)):
+        shard.must(c.DeleteVersion(SPAN[0], REF, Key(key), newest_first[number]))
+    if 4 in deleted:
+        shard.put(b"key", b"newer")
+    rest = attrs.evolve(query, after=key, after_version=last.order, limit=1000)
+    found = [version.version_id for _, version in shard.ask(rest).entries if version]
+    kept = [n for n in range(seen + 1, 4) if n not in deleted]
+    assert found == [newest_first[number] for number in kept]
+    everything = attrs.evolve(rest, after_version=q.FROM_NEWEST)
+    whole = attrs.evolve(query, limit=1000)
+    assert shard.ask(everything).entries == shard.ask(whole).entries

@@ -4,6 +4,9 @@ import hashlib
 
 import pytest
 import trio
+from botocore.auth import HmacV1QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from structlog.testing import capture_logs
 
 from objstore.errors import Unavailable
@@ -264,6 +267,47 @@ async def test_a_presigned_url_works_without_headers():
     assert (await make_app()(request)).body == b"hello"
 
 
+async def test_a_url_presigned_by_version_2_works_and_its_parameters_are_not_shown():
+    seen = []
+
+    async def get(call: S3Call) -> Response:
+        seen.append(call)
+        return Response(200)
+
+    url = AWSRequest(
+        method="GET", url="http://localhost:9000/photos/k?response-expires=x&x-amz-acl=y"
+    )
+    HmacV1QueryAuth(Credentials("ACCESS", "secret")).add_auth(url)
+    target = url.url.removeprefix("http://localhost:9000")
+    for name in ("GetObject", "HeadObject"):
+        app = make_app(GetObject=get)
+        method = "GET" if name == "GetObject" else "HEAD"
+        response = await app(make_request(method, target, {"host": "localhost:9000"}))
+        assert response.status == (200 if method == "GET" else 403)
+    (call,) = seen
+    assert call.query == {"response-expires": "x", "x-amz-acl": "y"}
+    assert "x-amz-acl" not in call.headers  # One in the query is none, by Version 2.
+    assert call.principal == OWNER
+
+
+@pytest.mark.parametrize(
+    ("code", "target", "names"),
+    [
+        ("NoSuchKey", "/photos/a%20b", {"Key": "a b"}),
+        ("NoSuchBucket", "/photos/k", {"BucketName": "photos"}),
+        ("NoSuchUpload", "/photos/k?uploadId=u1", {"UploadId": "u1"}),
+        ("NoSuchVersion", "/photos/k?versionId=v1", {"Key": "k", "VersionId": "v1"}),
+    ],
+)
+async def test_an_error_names_what_is_missing(code, target, names):
+    async def get(call: S3Call) -> Response:
+        raise S3Error(code)
+
+    app = make_app(GetObject=get, ListParts=get)
+    error = error_of(await ask(app, "GET", target))
+    assert names.items() <= error.items()
+
+
 async def test_headers_in_a_presigned_query_count_as_headers():
     seen = []
 
@@ -348,7 +392,8 @@ async def test_a_clock_far_off_is_said_so():  # F15
 
 async def serve(app: S3App, nursery) -> Client:
     network = MemoryNetwork()
-    await nursery.start(HttpServer(network, ADDRESS, app, clock=Clock()).run)
+    server = HttpServer(network, ADDRESS, app, clock=Clock(), refuse=app.refuse)
+    await nursery.start(server.run)
     return Client(*network.listener.connect())
 
 
@@ -405,6 +450,30 @@ async def test_a_lower_case_method_is_not_allowed(nursery):
     await client.send(raw_request("get", "/photos/k", sign("get", "/photos/k")))
     answer = await client.answer()
     assert (answer.status, b"MethodNotAllowed" in answer.body) == (405, True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"NONSENSE\r\n\r\n", 400, "BadRequest"),
+        (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505, "BadRequest"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", 417, "BadRequest"),
+        (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "NotImplemented"),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 40_000, 431, "RequestHeaderSectionTooLarge"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_request_is_answered_like_one(nursery, raw, status, code):
+    client = await serve(make_app(), nursery)
+    with capture_logs() as logs:
+        await client.send(raw)
+        answer = await client.answer()
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    root = parse_xml(answer.body)
+    assert (root.name, root.value("Code")) == ("Error", code)
+    assert root.value("RequestId") == answer.headers["x-amz-request-id"]
+    assert {"x-amz-id-2", "server", "date"} <= answer.headers.keys()
+    (line,) = [line for line in logs if line["event"] == "s3.request_done"]
+    assert (line["request_id"], line["status"]) == (root.value("RequestId"), status)
 
 
 async def test_a_signature_covers_the_host_that_an_absolute_target_names(nursery):

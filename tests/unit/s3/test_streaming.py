@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objstore.limits import AWS_CHUNK_SIZE_MAX
+from objstore.limits import AWS_CHUNK_SIZE_MAX, CHUNKS_OF_ANY_SIZE_MAX
 from objstore.s3.checksums import encode_checksum
 from objstore.s3.errors import S3Error
 from objstore.s3.sigv4 import (
@@ -235,6 +235,22 @@ def test_a_signed_chunk_is_bounded_because_it_is_held():  # F43
     line = f"{AWS_CHUNK_SIZE_MAX + 1:x};chunk-signature={'0' * 64}\r\n".encode()
     chunks = decoder(STREAMING_SIGNED, AWS_CHUNK_SIZE_MAX + 1)
     assert refusal(chunks, line) == "InvalidChunkSizeError"
+
+
+@pytest.mark.parametrize("mode", [STREAMING_SIGNED, STREAMING_UNSIGNED_TRAILER])
+def test_a_flood_of_tiny_chunks_is_refused(mode):  # F43
+    few = [b"x"] * (CHUNKS_OF_ANY_SIZE_MAX - 1)
+    raw, chunks = coded(mode, few)
+    assert decode(chunks, raw) == b"x" * len(few)
+    raw, chunks = coded(mode, [b"x"] * 2000)
+    assert refusal(chunks, raw) == "InvalidChunkSizeError"
+
+
+def test_chunks_that_came_together_are_one_piece():
+    raw, chunks = coded(STREAMING_UNSIGNED_TRAILER, [b"x"] * 100)
+    chunks.feed(raw)
+    assert chunks.take() == b"x" * 100
+    assert chunks.is_done
 
 
 def test_a_large_unsigned_chunk_passes_through_as_it_comes():

@@ -75,8 +75,10 @@ class Front:
             path=path,
             query=query,
             headers=Headers(
-                {"host": "127.0.0.1:9000", "content-length": str(len(body))}.items()
-                | (headers or {}).items()
+                (
+                    {"host": "127.0.0.1:9000", "content-length": str(len(body))}
+                    | (headers or {})
+                ).items()
             ),
             body=BytesBody(body),
         )

@@ -116,6 +116,10 @@ async def test_bad_sources_are_refused(named, code):
     async with front_door() as front:
         answer = await front.put("/photos/copy", x_amz_copy_source=named)
         assert answer.code == code
+        if code == "NoSuchKey":
+            assert answer.text("Key") == "absent"  # The source; Resource is the target.
+        if code == "NoSuchBucket":
+            assert answer.text("BucketName") == "absent"
 
 
 async def test_source_is_authorised_as_a_read_of_its_own():

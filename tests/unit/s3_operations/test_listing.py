@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objstore.objects.listing import rolled_up
+from objstore.meta.listing import roll_up
 from objstore.s3.operations.tokens import (
     InvalidContinuation,
     decode_token,
@@ -28,7 +28,7 @@ def shown(keys, *, prefix="", delimiter="", after=""):
     for key in keys:
         if not key.startswith(prefix):
             continue
-        group = rolled_up(key.encode(), prefix.encode(), delimiter.encode())
+        group = roll_up(key.encode(), prefix.encode(), delimiter.encode())
         entries[group if group is not None else key.encode()] = group is not None
     return [e for e in sorted(entries.items()) if e[0] > after.encode()]
 
