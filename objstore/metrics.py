@@ -106,6 +106,10 @@ RPC_CALLS = _counter("objstore_rpc_calls_total", "Calls served.", "method", "out
 RPC_CASTS_DROPPED = _counter(
     "objstore_rpc_dropped_casts_total", "One-way messages dropped: link down or full."
 )
+RPC_EVICTED = _counter(
+    "objstore_rpc_connections_evicted_total",
+    "Connections without a certificate or hello, closed to make room for others.",
+)
 
 # chunks
 DRIVE_BYTES = _gauge("objstore_chunks_drive_bytes", "Space of a drive.", "drive", "kind")

@@ -44,3 +44,4 @@ class Host:
     pki: Pki
     threads: Threads
     pid: int = 0  # Of the process, to show people.
+    descriptors_max: int = 65_536  # Files and sockets that may be open at once.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 
 from objstore.host.clock import SystemClock
 from objstore.host.entropy import SystemEntropy
@@ -11,6 +13,8 @@ from objstore.host.real_disk import RealDisks
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
 from objstore.host.real_threads import RealThreads
+
+_DESCRIPTORS_WANTED = 65_536  # Every bound of ours on connections and files, many times.
 
 
 def real_host() -> Host:
@@ -23,4 +27,22 @@ def real_host() -> Host:
         pki=RealPki(),
         threads=RealThreads(),
         pid=os.getpid(),
+        descriptors_max=_raise_descriptors_max(),
     )
+
+
+def _raise_descriptors_max() -> int:
+    """Allow this process what it may allow itself; how many descriptors that is.
+
+    The usual soft limit of 1024 is for programs that call select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS_WANTED
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _DESCRIPTORS_WANTED if soft == resource.RLIM_INFINITY else soft
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft

@@ -48,6 +48,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 RefusalHandler = Callable[[Refused, Address], Response]
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_EVICTED_AFTER_S = 1.0  # Time for a handshake and a head, when places are short.
 _LINGER_S = 5.0  # Waiting for the rest of a body that nobody wants, once it is answered.
 
 
@@ -117,6 +118,7 @@ class Connection:
         self._secure = secure
         self._refusal = refuse
         self._is_draining = False
+        self._waits_since = inf
         self.is_idle = False  # Between requests, nothing of the next one received.
         self._has_served = False
         self._buffer = bytearray()  # Received, not yet understood.
@@ -130,11 +132,16 @@ class Connection:
         self._received = 0  # Bytes of the body.
         self._is_answered = False  # What comes of the body is thrown away.
 
-    @property
-    def waits_for_request(self) -> bool:
-        """Whether nobody would miss it: no request has arrived whole, or it is answered."""
-        is_waiting = self.deadline < inf and not self.scope.cancel_called
-        return is_waiting and (self.phase in {"head", "idle"} or self._is_answered)
+    def may_be_evicted(self, now: float) -> bool:
+        """Whether hardly anybody would miss it: it is idle, or has long been without a
+        request that arrived whole and is not answered yet.
+        """
+        if self.deadline == inf or self.scope.cancel_called:
+            return False
+        if self.phase == "idle":
+            return self.is_idle
+        has_no_request = self.phase == "head" or self._is_answered
+        return has_no_request and now - self._waits_since >= _EVICTED_AFTER_S
 
     # ---- the life of a connection -----------------------------------------------------
 
@@ -197,7 +204,8 @@ class Connection:
 
     def _wait(self, phase: str, timeout_s: float) -> None:
         self.phase = phase
-        self.deadline = trio.current_time() + timeout_s
+        self._waits_since = trio.current_time()
+        self.deadline = self._waits_since + timeout_s
 
     async def _answer(self, head: Head) -> bool:
         """Serve one request; whether the connection goes on."""

@@ -115,8 +115,9 @@ class HttpServer:
         Not the idle alone, or who opens enough connections and says nothing, or little
         and slowly, locks everybody else out (F34).
         """
+        now = trio.current_time()
         count = max(1, self._config.connections_max // _EVICTED_SHARE)
-        waiting = [it for it in self._connections if it.waits_for_request]
+        waiting = [it for it in self._connections if it.may_be_evicted(now)]
         for connection in nsmallest(count, waiting, key=lambda it: it.deadline):
             log.debug("http.connection_evicted", phase=connection.phase)
             metrics.HTTP_EVICTED.inc()
@@ -157,6 +158,8 @@ class HttpServer:
     async def _watch_deadlines(self) -> None:
         while True:
             await trio.sleep(_TIMER_S)
+            if self._places.statistics().tasks_waiting:
+                self._make_room()
             now = trio.current_time()
             for connection in list(self._connections):
                 if connection.deadline <= now and not connection.scope.cancel_called:

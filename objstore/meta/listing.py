@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from math import isqrt
 from operator import itemgetter
 from typing import Generic, TypeVar
 
@@ -26,13 +27,13 @@ from objstore.meta import payloads, schema
 from objstore.meta.queries import ListAnswer, ListKeys, ListUploads, UploadsAnswer
 from objstore.meta.rows import RowView
 from objstore.meta.schema import Table
-from objstore.meta.values import Upload, Version
+from objstore.meta.values import Listed, Upload
 from objstore.rpc import codec
 
 T = TypeVar("T")
 Entry = tuple[bytes, T | None]  # (key, value) or (common prefix, None).
 # Entries, and in the end where to seek to; None: nothing is left.
-_Steps = Generator[tuple[bytes, Version | None], None, bytes | None]
+_Steps = Generator[tuple[bytes, Listed | None], None, bytes | None]
 
 
 @attrs.frozen
@@ -77,6 +78,27 @@ def join_pages(pages: Sequence[Page[T]], limit: int) -> Page[T]:
     return Page(tuple(found), is_truncated, reach)
 
 
+def share(query: ListKeys, slot_count: int) -> int:
+    """How many entries to ask of a shard that has `slot_count` of the query's slots.
+
+    Keys are spread by hash, so a page has about as many of each slot; the margin is four
+    times the spread of that.  A page that it does not fill is filled by asking again.
+    Common prefixes are in every slot and versions of a key in one: those get no share.
+    """
+    if query.delimiter or query.versions:
+        return query.limit
+    mean = query.limit * slot_count // len(query.slots)
+    return min(query.limit, mean + 4 * isqrt(mean) + 8)
+
+
+def page_of(answer: ListAnswer, limit: int) -> Page[Listed]:
+    """A shard's answer; one that was asked for its share says how far that reached."""
+    reach = answer.scanned_to
+    if reach is None and answer.is_truncated and len(answer.entries) < limit:
+        reach = answer.entries[-1][0]
+    return Page(answer.entries, answer.is_truncated, reach)
+
+
 def next_page(query: ListKeys, page: ListAnswer) -> ListKeys:
     """The query for the rest of a page that stopped at its row bound.
 
@@ -106,36 +128,45 @@ def list_keys(
 ) -> ListAnswer:
     """One page over the query's slots, all of which `view` has."""
     rows_each = max(1, rows_max // max(1, len(query.slots)))
-    walks = [_KeyWalk(view, slot, query, rows_each) for slot in query.slots]
-    found: list[Entry[Version]] = []
+    stopped: list[_KeyWalk] = []
+    walks = [_KeyWalk(view, slot, query, rows_each, stopped) for slot in query.slots]
+    found: list[Entry[Listed]] = []
     for entry in merge([walk.entries() for walk in walks]):
-        reach = _reach(walks)
-        if reach is not None and entry[0] > reach:
+        if stopped and entry[0] > (reach := _reach(stopped)):
             return ListAnswer(tuple(found), is_truncated=True, scanned_to=reach)
         if len(found) == query.limit:
             return ListAnswer(tuple(found), is_truncated=True)
         found.append(entry)
-    reach = _reach(walks)
-    return ListAnswer(tuple(found), is_truncated=reach is not None, scanned_to=reach)
+    if stopped:
+        return ListAnswer(tuple(found), is_truncated=True, scanned_to=_reach(stopped))
+    return ListAnswer(tuple(found), is_truncated=False)
 
 
-def _reach(walks: list[_KeyWalk]) -> bytes | None:
-    """Up to which key all walks have looked; None: as far as they had to."""
-    return min((walk.seen for walk in walks if walk.is_stopped), default=None)
+def _reach(stopped: list[_KeyWalk]) -> bytes:
+    """Up to which key all walks have looked, some of which stopped early."""
+    return min(walk.seen for walk in stopped)
 
 
 class _KeyWalk:
     """One slot's entries, in order."""
 
-    def __init__(self, view: RowView, slot: Slot, query: ListKeys, rows_max: int) -> None:
+    def __init__(
+        self,
+        view: RowView,
+        slot: Slot,
+        query: ListKeys,
+        rows_max: int,
+        stopped: list[_KeyWalk],
+    ) -> None:
+        """stopped: where a walk enters itself that reaches its bound of rows."""
         self._view = view
         self._query = query
         self._rows_left = rows_max
         self._base = schema.bucket_prefix(slot, Table.VERSION, query.ref.bucket)
         self.seen = b""  # The last key looked at.
-        self.is_stopped = False
+        self._stopped = stopped
 
-    def entries(self) -> Iterator[Entry[Version]]:
+    def entries(self) -> Iterator[Entry[Listed]]:
         query = self._query
         begin, end = _range(self._base, query.prefix)
         begin = max(begin, self._after())
@@ -178,7 +209,7 @@ class _KeyWalk:
                 yield rolled, None
                 self.seen = key
                 return schema.range_end(self._base + schema.escape(rolled))
-            yield key, payloads.unpack_listed(head)
+            yield key, payloads.listed(head)
             self.seen = key
         return None
 
@@ -196,7 +227,7 @@ class _KeyWalk:
                 # The current version, mostly; but an older one takes its place, and its
                 # row, when that is deleted between two pages.
                 return schema.version_key(row_key[:-8], seen) + b"\0"
-            yield key, payloads.unpack_listed(head)
+            yield key, payloads.listed(head)
         return None
 
 

@@ -35,6 +35,7 @@ from objstore.meta.values import (
     Draft,
     External,
     Inline,
+    Listed,
     Location,
     Part,
     Parts,
@@ -182,10 +183,17 @@ def unpack_version(payload: bytes) -> Version:
     return _version(head, draft)
 
 
-def unpack_listed(head: VersionHead) -> Version:
-    """A version as lists show it: without headers, user metadata, tags and bytes."""
-    draft = None if head.body is None else _draft(head, (), (), (), NO_BYTES)
-    return _version(head, draft)
+def listed(head: VersionHead) -> Listed:
+    """A version as lists show it.  Hot: a page has a thousand."""
+    version_id, order, time_ms, _, _, size, etag, owner, storage, checksum, body = head
+    algorithm, _, kind = checksum or _NO_CHECKSUM
+    is_marker = body is None
+    return Listed(
+        version_id, order, time_ms, size, etag, owner, storage, algorithm, kind, is_marker
+    )
+
+
+_NO_CHECKSUM = (None, b"", None)
 
 
 def _draft(

@@ -13,7 +13,7 @@ import attrs
 
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
 from objstore.meta.commands import BucketRef
-from objstore.meta.values import ChunkPlace, ChunkRef, Part, Upload, Version
+from objstore.meta.values import ChunkPlace, ChunkRef, Listed, Part, Upload
 from objstore.rpc.codec import wire
 
 
@@ -85,7 +85,7 @@ class ListAnswer:
     Versions come without headers, user metadata, tags and bytes: a page stays small.
     """
 
-    entries: tuple[tuple[bytes, Version | None], ...]
+    entries: tuple[tuple[bytes, Listed | None], ...]
     is_truncated: bool
     # Where a scan reached its row bound before the page was full: everything up to and
     # with this key was looked at.  The client goes on from there; callers see None.

@@ -10,6 +10,7 @@ Times are cluster time in milliseconds (fixed when a command is applied).
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import attrs
 
@@ -204,6 +205,21 @@ class Version:
     @property
     def is_delete_marker(self) -> bool:
         return self.draft is None
+
+
+class Listed(NamedTuple):
+    """A version as lists show it: without headers, user metadata, tags and bytes."""
+
+    version_id: VersionId
+    order: int
+    time_ms: int
+    size: int
+    etag: str
+    owner: str
+    storage_class: str
+    checksum_algorithm: str | None
+    checksum_kind: str | None
+    is_delete_marker: bool
 
 
 @wire("v.upload")

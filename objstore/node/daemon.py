@@ -10,6 +10,7 @@ process (crash-only); what it had promised is on disk.
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import structlog
 import trio
@@ -20,6 +21,7 @@ from objstore.host.host import Host
 from objstore.node.identity import DataFolder, Identity, IdentityState, open_data_folder
 from objstore.node.joining import join, prepare_founding
 from objstore.node.parts import Parts
+from objstore.node.stopping import unless
 
 log = structlog.get_logger()
 
@@ -27,22 +29,29 @@ log = structlog.get_logger()
 async def serve(config: Config, host: Host) -> None:
     """Run one node until SIGTERM or SIGINT, or until it has left its cluster.
 
+    The first signal stops it in order, the second at once: that loses nothing that was
+    promised, only requests in progress and the others' time.
     Raises ConfigError where it must not start; whatever else it raises ended the node.
     """
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
-        await nursery.start(_watch_signals, stopping)
+        await nursery.start(_watch_signals, stopping, nursery.cancel_scope)
         await run_node(config, host, stopping)
         nursery.cancel_scope.cancel()
 
 
 async def _watch_signals(
-    stopping: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    stopping: trio.Event,
+    everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
             log.info("node.stop_asked", reason=signal.Signals(number).name)
+            if stopping.is_set():
+                everything.cancel()
             stopping.set()
 
 
@@ -56,7 +65,7 @@ async def run_node(
     """Run one node until `stopping` is set; started() once it serves clients."""
     folder = open_data_folder(host.disks, config.node.data)
     try:
-        identity = await _identify(folder, config, host)
+        identity = await unless(stopping, partial(_identify, folder, config, host))
         if identity is None:
             return
         structlog.contextvars.bind_contextvars(node=identity.node)
@@ -75,7 +84,7 @@ async def run_node(
         folder.close()
 
 
-async def _identify(folder: DataFolder, config: Config, host: Host) -> Identity | None:
+async def _identify(folder: DataFolder, config: Config, host: Host) -> Identity:
     """Who this folder is; a new one founds a cluster or joins one first."""
     identity = folder.identity
     if identity is None and not config.cluster.join:

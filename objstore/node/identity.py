@@ -60,6 +60,7 @@ class Identity:
     cluster: ClusterId  # "" while joining.
     state: IdentityState
     start_count: int = 0  # Daemon starts on this folder.
+    has_log: bool = False  # A log was made here: one that is empty now was emptied.
 
 
 @attrs.frozen
@@ -92,6 +93,12 @@ class DataFolder:
         self.save(attrs.evolve(identity, start_count=identity.start_count + 1))
         assert self.identity is not None
         return self.identity
+
+    def note_log(self) -> None:
+        """Remember that the node's log has been made, before anything relies on it."""
+        assert self.identity is not None
+        if not self.identity.has_log:
+            self.save(attrs.evolve(self.identity, has_log=True))
 
     def save(self, identity: Identity) -> None:
         """Make `identity` that of the folder, durably."""
@@ -193,7 +200,8 @@ def open_data_folder(disks: Disks, path: str) -> DataFolder:
 
 def _read_identity(directory: Directory) -> Identity | None:
     if not directory.exists(_IDENTITY):
-        strangers = sorted(set(directory.names()) & {"wal", "meta", _SECRETS})
+        # Secrets alone are what a founding left that was cut off: nobody knows them.
+        strangers = sorted(set(directory.names()) & {"wal", "meta"})
         if strangers:
             raise ConfigError(
                 f"{directory.path}: has {', '.join(strangers)} but no {_IDENTITY}: a node's"
@@ -208,6 +216,8 @@ def _read_identity(directory: Directory) -> Identity | None:
             " return under its old id. hint: join with an empty folder"
         )
     missing = sorted({"wal", "meta"} - set(directory.names()))
+    if identity.has_log and "wal" not in missing and not directory.folder("wal").names():
+        missing.append("wal")
     if identity.state is IdentityState.MEMBER and missing and identity.start_count > 0:
         raise ConfigError(
             f"{directory.path}: node {identity.node} is here, but its"
@@ -248,6 +258,7 @@ def _parse_identity(directory: Directory) -> Identity:
         ClusterId(body["cluster"]),
         IdentityState(body["state"]),
         body["start_count"],
+        body["has_log"],
     )
 
 

@@ -221,10 +221,11 @@ def _admitted(folder: DataFolder, identity: Identity, answer: dict[str, Any]) ->
             seeds=tuple(answer["seeds"]),
         )
     )
-    member = Identity(identity.node, ClusterId(answer["cluster"]), IdentityState.MEMBER)
-    folder.save(member)
     # Where to find the others, before the first state is pulled.
     folder.save_first_layout(answer["layout"])
+    # Last: with it the join is over, and all that belongs to it is there.
+    member = Identity(identity.node, ClusterId(answer["cluster"]), IdentityState.MEMBER)
+    folder.save(member)
     return member
 
 

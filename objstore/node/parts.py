@@ -37,8 +37,11 @@ from objstore.meta.server import MetaServer
 from objstore.meta.store import MetaStore
 from objstore.meta.view import ClusterView
 from objstore.node.certificates import FrontDoorTls, NodeCertificate
+from objstore.node.descriptors import Shares, share
 from objstore.node.identity import DataFolder, Identity, IdentityState
-from objstore.node.joining import drive_paths, founding_command, weight_of
+from objstore.node.joining import drive_paths, founding_command, member_of, weight_of
+from objstore.node.place import Place
+from objstore.node.stopping import either, unless
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
 from objstore.objects.gather import Gather
@@ -52,6 +55,7 @@ from objstore.repair.mend import Mender
 from objstore.repair.throttle import Throttle
 from objstore.repair.worker import run_worker
 from objstore.rpc.client import Peers, call_address
+from objstore.rpc.config import RpcConfig
 from objstore.rpc.server import Call, Reply, RpcServer
 from objstore.s3.app import S3App
 from objstore.s3.authenticate import Credential
@@ -59,8 +63,7 @@ from objstore.s3.router import virtual_bucket
 
 log = structlog.get_logger()
 
-_STOP_TIMEOUT_S = 15.0
-_TRANSFER_TIMEOUT_S = 2.0
+_STOP_STEP_S = 1.5  # After the draining: 15 s in all, by default.
 _FOUND_TIMEOUT_S = 20.0
 _STATE_TIMEOUT_S = 60.0
 
@@ -94,6 +97,7 @@ class Parts:
         self.left = trio.Event()  # Set when this node has left its cluster.
         self.secrets = folder.load_secrets()
         self.boot_id = host.entropy.token(8)
+        self.shares = self._share_descriptors()
         self._build_rpc()
         self._build_meta()
         self._build_chunks()
@@ -103,8 +107,26 @@ class Parts:
 
     # ---- building ---------------------------------------------------------------------
 
+    def _share_descriptors(self) -> Shares:
+        asked = self.config.http.connections_max
+        shares = share(
+            self.host.descriptors_max,
+            drives=len(drive_paths(self.config)),
+            connections_max=asked,
+            links_max=RpcConfig().links_max,
+        )
+        if shares.clients < asked:
+            log.warning(
+                "node.connections_limited",
+                asked=asked,
+                connections=shares.clients,
+                descriptors=self.host.descriptors_max,
+            )
+        return shares
+
     def _build_rpc(self) -> None:
         node, cluster = self.identity.node, self.identity.cluster
+        peers = self.shares.peers
         self.certificate = NodeCertificate.load(self.folder, self.identity, self.host)
         self.server = RpcServer(
             self.host.network,
@@ -112,6 +134,10 @@ class Parts:
             tls=ServerTls(identity=self.certificate.get, mutual=True),
             node=node,
             cluster=cluster,
+            config=RpcConfig(
+                links_max=peers,
+                strangers_max=max(1, min(RpcConfig().strangers_max, peers // 2)),
+            ),
             boot_id=self.boot_id,
         )
         self.peers = Peers(
@@ -301,6 +327,15 @@ class Parts:
             authority_pem=self.secrets.authority_pem,
             is_alive=self._is_alive,
         )
+        member = member_of(node, config, weight=0)
+        self.place = Place(
+            node=node,
+            cluster_address=member.cluster_address,
+            s3_address=member.s3_address,
+            view=self.view,
+            membership=self.membership,
+            on_removed=self._note_removed,
+        )
         self.status = ClusterStatus(
             node=node,
             cluster=self.identity.cluster,
@@ -348,10 +383,19 @@ class Parts:
         if self.view.layout.find(self.identity.node) is not None:
             raise Conflict("this node is a member")
         del call
-        self.folder.save(attrs.evolve(self.identity, state=IdentityState.LEFT))
+        self._note_removed()
+        return Reply()
+
+    def _note_removed(self) -> None:
+        """End this node, for good: its cluster has no place for it any more."""
+        self._save_state(IdentityState.LEFT)
         log.info("node.left_cluster")
         self.left.set()
-        return Reply()
+
+    def _save_state(self, state: IdentityState) -> None:
+        assert self.folder.identity is not None
+        self.identity = attrs.evolve(self.folder.identity, state=state)
+        self.folder.save(self.identity)
 
     def _build_front_door(self) -> None:
         config, host = self.config, self.host
@@ -371,7 +415,7 @@ class Parts:
             self._answer,
             clock=host.clock,
             tls=self.front_door_tls.server_tls(),
-            config=config.http,
+            config=attrs.evolve(config.http, connections_max=self.shares.clients),
             refuse=self.s3.refuse,
         )
 
@@ -405,26 +449,36 @@ class Parts:
         *,
         task_status: trio.TaskStatus[Parts] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until `stopping` is set or the node has left; started() when it serves."""
+        """Serve until `stopping` is set or the node has left; started() when it serves.
+
+        A part that raises ends all others, and this.  If cancelled, nobody is told: to
+        the others the node has died.
+        """
         async with trio.open_nursery() as nursery:
-            # Before peers can ask for fragments: the store is recovering until then.
-            await nursery.start(self.chunk_store.run)
-            await self._start_cluster_side(nursery)
-            await self._start_stores(nursery)
-            await self._start_front_door(nursery)
-            task_status.started(self)
-            await _either(stopping, self.left)
-            await self._stop()
+            if await unless(stopping, partial(self._start, nursery)):
+                task_status.started(self)
+                await either(stopping, self.left)
+                await self._stop()
             nursery.cancel_scope.cancel()
+
+    async def _start(self, nursery: trio.Nursery) -> bool:
+        # Before peers can ask for fragments: the store is recovering until then.
+        await nursery.start(self.chunk_store.run)
+        await self._start_cluster_side(nursery)
+        await self._start_stores(nursery)
+        await self._start_front_door(nursery)
+        return True
 
     async def _start_cluster_side(self, nursery: trio.Nursery) -> None:
         await nursery.start(self.server.run)
         await nursery.start(self.peers.run)
         await self._start_gossip(nursery)
         await nursery.start(self.raft.run)
+        self.folder.note_log()
         if self.identity.state is IdentityState.FOUNDING:
             await self._found()
         else:
+            self.folder.forget_authority_key()  # A founding may have been cut before that.
             layout = self.folder.load_first_layout()
             if layout is not None:
                 self.view.adopt_layout(layout)
@@ -534,8 +588,7 @@ class Parts:
             except Conflict:
                 log.info("node.founded_already")
         await self.meta_store.flush()
-        self.identity = attrs.evolve(self.identity, state=IdentityState.MEMBER)
-        self.folder.save(self.identity)
+        self._save_state(IdentityState.MEMBER)
         self.folder.forget_authority_key()
         log.info("node.cluster_founded", cluster=self.identity.cluster)
 
@@ -553,6 +606,7 @@ class Parts:
                 )
             )
         await nursery.start(self.reconciler.run)
+        nursery.start_soon(self.place.run)
         nursery.start_soon(self.certificate.run, self._authority)
 
     async def _start_front_door(self, nursery: trio.Nursery) -> None:
@@ -577,12 +631,15 @@ class Parts:
     async def _stop(self) -> None:
         """Leave in order: no request is cut off that could still be answered."""
         log.info("node.stopping")
-        with trio.move_on_after(_STOP_TIMEOUT_S):
-            await self.http.drain()
-            await self._hand_over_leadership()
-            if self.gossip is not None:
-                await self.gossip.leave()
-            await self.meta_store.flush()
+        await self.http.drain()  # By `http.drain_timeout`.
+        for step in (self._hand_over_leadership, self._say_goodbye, self.meta_store.flush):
+            # One that hangs (a peer, a disk) does not take the others' time.
+            with trio.move_on_after(_STOP_STEP_S):
+                await step()
+
+    async def _say_goodbye(self) -> None:
+        assert self.gossip is not None
+        await self.gossip.leave()
 
     async def _hand_over_leadership(self) -> None:
         """Let other voters lead what this node leads, so nobody waits for an election."""
@@ -598,22 +655,10 @@ class Parts:
 
     async def _transfer(self, group: int, to: NodeId) -> None:
         try:
-            with trio.move_on_after(_TRANSFER_TIMEOUT_S):
-                await self.raft.transfer(group, to)
+            await self.raft.transfer(group, to)
         except ObjstoreError as error:
             log.info("node.leadership_kept", shard=group, reason=str(error))
 
     def close(self) -> None:
         """Close what was opened when the parts were built."""
         self.kv.close()
-
-
-async def _either(one: trio.Event, other: trio.Event) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def wait(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(wait, one)
-        nursery.start_soon(wait, other)

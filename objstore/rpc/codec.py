@@ -4,6 +4,7 @@
     error with @wire_error("meta.no_key")   [ "!", 1, code, base code, message, attributes ]
     tuple or list where anything may stand  [ nil, item, item, ... ]
     the same in a field typed tuple[...]    [ item, item, ... ]
+    a NamedTuple in a field typed so        [ field, field, ... ], all of them scalars
     None, bool, int, float, str, bytes      msgpack's own; enums as their value
     dict                                    msgpack map, keys sorted
     frozenset                               array, items sorted
@@ -510,10 +511,37 @@ def _plain_decoder(hint: Any) -> Callable[[Any], Any]:
     if origin in {Union, types.UnionType}:
         return _union_decoder(get_args(hint))
     if isinstance(hint, type):
+        if issubclass(hint, tuple):
+            return _compile_row_decoder(hint)
         if issubclass(hint, enum.Enum):
             return hint  # Called with a value it gives the member, or ValueError.
         return _class_decoder((hint,))
     raise TypeError(f"{hint!r} cannot be a field of a @wire class")
+
+
+def _compile_row_decoder(cls: type[tuple[Any, ...]]) -> Callable[[Any], Any]:
+    """Compile a function from an array to a NamedTuple of scalars, without a tag."""
+    fields = getattr(cls, "_fields", ())
+    hints = typing.get_type_hints(cls)
+    checks = [_scalar_check(hints[name], f"f{place}") for place, name in enumerate(fields)]
+    if not fields or None in checks:
+        raise TypeError(f"{cls!r} is no NamedTuple of scalars")
+    values = "".join([f"f{place}, " for place in range(len(fields))])
+    source = "\n".join(
+        [
+            "def build(raw):",
+            f" if type(raw) is not tuple or len(raw) < {len(fields)}: _wrong('row', raw)",
+            f" {values}= raw[:{len(fields)}]",
+            *[
+                f" if {check}: _wrong({name!r}, f{place})"
+                for place, (name, check) in enumerate(zip(fields, checks, strict=True))
+            ],
+            f" return _cls({values})",
+        ]
+    )
+    names: dict[str, Any] = {"_cls": cls, "_wrong": _wrong_field}
+    exec(source, names)  # noqa: S102 - our own text.
+    return names["build"]  # type: ignore[no-any-return]
 
 
 def _scalar_decoder(kind: Any) -> Callable[[Any], Any]:

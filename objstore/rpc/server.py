@@ -8,7 +8,9 @@ another takes its place.  Deadlines of all calls are in one alarm.
 
 Who is there: the node of the client's certificate.  Its hello must name the same node,
 and this cluster (F30).  A stranger, who shows no certificate, may call anonymous methods
-only, in small frames, a few at a time, for a short while (F32).
+only, in small frames, a few at a time, for a short while (F32).  Whoever has not said hello
+yet counts as one.  When there are too many the oldest has to go, not the newest: a peer
+that returns says hello at once, and must not be locked out by those who never do.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ class RpcServer:
         self._methods: dict[str, _Method] = {}
         self._casts: dict[str, CastHandler] = {}
         self._sessions: set[_Session] = set()
-        self._strangers = 0
+        self._strangers: dict[Stream, trio.CancelScope] = {}  # The oldest one first.
 
     def register(self, method: str, handler: Handler, *, anonymous: bool = False) -> None:
         """Answer calls of `method` by `handler`.
@@ -168,19 +170,21 @@ class RpcServer:
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         while True:
             stream = await listener.accept()
-            if (
-                self._strangers >= self.config.strangers_max
-                or len(self._sessions) >= self.config.links_max
-            ):
+            if len(self._sessions) >= self.config.links_max:
                 nursery.start_soon(close_stream, stream)
                 continue
-            # Until its hello, whoever it is counts as a stranger.
-            self._strangers += 1
-            nursery.start_soon(self._serve, stream)
+            while len(self._strangers) >= self.config.strangers_max:
+                self._strangers.pop(next(iter(self._strangers))).cancel()
+                metrics.RPC_EVICTED.inc()
+            scope = self._strangers[stream] = trio.CancelScope()
+            nursery.start_soon(self._serve_within, scope, stream)
+
+    async def _serve_within(self, scope: trio.CancelScope, stream: Stream) -> None:
+        with scope:
+            await self._serve(stream)
 
     async def _serve(self, stream: Stream) -> None:
         config = self.config
-        is_stranger = True
         session: _Session | None = None
         try:
             try:
@@ -197,16 +201,14 @@ class RpcServer:
                 log.info("rpc.connection_refused", peer=str(stream.remote), reason=reason)
                 return
             if peer is not None:
-                is_stranger = False
-                self._strangers -= 1
+                self._strangers.pop(stream, None)
             session = _Session(self, Connection(stream, config, reader=reader), peer)
             self._sessions.add(session)
             await session.run()
         finally:
             if session is not None:
                 self._sessions.discard(session)
-            if is_stranger:
-                self._strangers -= 1
+            self._strangers.pop(stream, None)
             await close_stream(stream)
 
     async def _greet(self, stream: Stream) -> tuple[NodeId | None, FrameReader]:

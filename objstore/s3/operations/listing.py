@@ -13,9 +13,8 @@ import attrs
 from objstore.http.message import Response
 from objstore.ids import UploadId
 from objstore.meta.queries import ListAnswer, UploadsAnswer
-from objstore.meta.values import Part, Upload, Version
+from objstore.meta.values import Listed, Part, Upload
 from objstore.objects import listing
-from objstore.objects.get import draft_of
 from objstore.objects.listing import KeysPage
 from objstore.objects.requests import CHECKSUM_ALGORITHMS
 from objstore.s3.authorize import authorize
@@ -39,11 +38,12 @@ from objstore.s3.operations.tokens import (
 from objstore.s3.xml import document, element, escape, flag, tag, tag_if
 
 # What an entry says of its checksum: the algorithm and its kind, not the value.
-_CHECKSUMS = {
+_CHECKSUMS: dict[tuple[str | None, str | None], str] = {
     (algorithm, kind): tag("ChecksumAlgorithm", algorithm) + tag("ChecksumType", kind)
     for algorithm in CHECKSUM_ALGORITHMS
     for kind in ("FULL_OBJECT", "COMPOSITE")
 }
+_CHECKSUMS[None, None] = ""
 
 
 @attrs.frozen
@@ -163,23 +163,21 @@ async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListAnsw
 
 def _contents(listed: _Arguments, answer: ListAnswer, *, shows_owner: bool) -> str:
     return "".join(
-        element("Contents", _object(listed, key, version, shows_owner))
+        _object(listed, key, version, shows_owner)
         for key, version in answer.entries
         if version is not None
     )
 
 
-def _object(listed: _Arguments, key: bytes, version: Version, shows_owner: bool) -> str:
+def _object(listed: _Arguments, key: bytes, version: Listed, shows_owner: bool) -> str:
     """One entry.  Hot: only what a client chose is escaped, the rest is ours."""
-    draft = draft_of(version)
-    checksum = draft.checksum
-    kept = "" if checksum is None else _CHECKSUMS[checksum.algorithm, checksum.kind]
-    owner = owner_tag("Owner", draft.owner) if shows_owner else ""
+    kept = _CHECKSUMS[version.checksum_algorithm, version.checksum_kind]
+    owner = owner_tag("Owner", version.owner) if shows_owner else ""
     return (
-        f"<Key>{escape(key_text(key, listed.encoding))}</Key>"
+        f"<Contents><Key>{escape(key_text(key, listed.encoding))}</Key>"
         f"<LastModified>{iso_time(version.time_ms)}</LastModified>"
-        f"<ETag>&quot;{draft.etag}&quot;</ETag>{kept}<Size>{draft.size}</Size>{owner}"
-        f"<StorageClass>{draft.storage_class}</StorageClass>"
+        f"<ETag>&quot;{version.etag}&quot;</ETag>{kept}<Size>{version.size}</Size>{owner}"
+        f"<StorageClass>{version.storage_class}</StorageClass></Contents>"
     )
 
 
@@ -251,18 +249,17 @@ def _versions(listed: _Arguments, answer: ListAnswer, seen_key: bytes | None) ->
     return "".join(shown)
 
 
-def _version(version: Version) -> str:
+def _version(version: Listed) -> str:
     modified = tag("LastModified", iso_time(version.time_ms))
-    draft = version.draft
-    if draft is None:
+    if version.is_delete_marker:
         return modified
     return "".join(
         (
             modified,
-            tag("ETag", quoted(draft.etag)),
-            tag("Size", draft.size),
-            owner_tag("Owner", draft.owner),
-            tag("StorageClass", draft.storage_class),
+            tag("ETag", quoted(version.etag)),
+            tag("Size", version.size),
+            owner_tag("Owner", version.owner),
+            tag("StorageClass", version.storage_class),
         )
     )
 
