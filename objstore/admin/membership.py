@@ -57,8 +57,8 @@ from objstore.meta.view import ClusterView
 from objstore.ring.layout import (
     Layout,
     Member,
-    with_member,
     with_member_state,
+    with_members,
     without_member,
 )
 from objstore.ring.layout import encode as encode_layout
@@ -92,6 +92,8 @@ class Membership:
     cluster: ClusterId
     authority_pem: bytes
     is_alive: Callable[[NodeId], bool]
+    _admitting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    _newcomers: list[Member] = attrs.field(factory=list, init=False)  # Of the next layout.
 
     # ---- tokens -----------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class Membership:
         token, node = newcomer.token, newcomer.member.node
         await self.meta.propose(SpendJoinToken(token.token_id, token.secret_hash(), node))
         self._require_own_address(newcomer.member)
-        layout = await self.change_layout(newcomer.into)
+        layout = await self._admit(newcomer.member)
         log.info("admin.node_joined", peer=node, epoch=layout.epoch)
         identity = self.pki.issue(
             self.authority(),
@@ -148,11 +150,28 @@ class Membership:
                 "seeds": [
                     member.cluster_address
                     for member in layout.members
-                    if member.node != newcomer.member.node
+                    # Not others who join just now: they know nobody yet, and would make
+                    # a gossip of their own.
+                    if member.node != newcomer.member.node and self.is_alive(member.node)
                 ],
                 "layout": encode_layout(layout),
             }
         )
+
+    async def _admit(self, newcomer: Member) -> Layout:
+        """A layout with the newcomer in it; those who come meanwhile share the next one.
+
+        If cancelled, it may have become a member.
+        """
+        self._newcomers.append(newcomer)
+        try:
+            async with self._admitting:
+                if self.view.layout.find(newcomer.node) is not None:
+                    return self.view.layout
+                batch = tuple(self._newcomers)
+                return await self.change_layout(partial(_with_newcomers, members=batch))
+        finally:
+            self._newcomers.remove(newcomer)
 
     def authority(self) -> Authority:
         """The CA with its private key, from the cluster's settings."""
@@ -333,6 +352,11 @@ def _without(layout: Layout, *, node: NodeId) -> Layout:
     return without_member(layout, node)
 
 
+def _with_newcomers(layout: Layout, *, members: tuple[Member, ...]) -> Layout:
+    """The next layout with those who are not in yet; the same one where all are."""
+    return with_members(layout, [m for m in members if layout.find(m.node) is None])
+
+
 def _require_voters(layout: Layout, node: NodeId) -> None:
     """Raise Conflict where metadata would be left with one voter, though it has more."""
     others = [m for m in layout.members if m.votes and m.node != node]
@@ -408,12 +432,6 @@ class _Newcomer:
             joined=now_ms,
         )
         return cls(Token.parse(_text(value, "token", 256)), member)
-
-    def into(self, layout: Layout) -> Layout:
-        """The next layout with this node; the same one where it is in already."""
-        if any(member.node == self.member.node for member in layout.members):
-            return layout
-        return with_member(layout, self.member)
 
 
 def _text(value: Mapping[Any, Any], key: str, size_max: int) -> str:

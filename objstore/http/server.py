@@ -28,7 +28,9 @@ from objstore.http.dates import format_http_date
 
 log = structlog.get_logger()
 
-_EVICTED_SHARE = 64  # Of all connections at a time: looking for them is not for nothing.
+# Looking for connections to close takes a while, so it pays to close more than one: of
+# those that are idle a share, as their clients may well come again.
+_EVICTED_IDLE_SHARE = 64
 _TIMER_S = 0.5  # Coarse: deadlines are tens of seconds, and no connection pays for one.
 
 
@@ -110,15 +112,18 @@ class HttpServer:
             await listener.aclose()
 
     def _make_room(self) -> None:
-        """Close connections that have no request: those that would time out first.
+        """Close connections that have no request, the idle only if there are no others.
 
         Not the idle alone, or who opens enough connections and says nothing, or little
         and slowly, locks everybody else out (F34).
         """
         now = trio.current_time()
-        count = max(1, self._config.connections_max // _EVICTED_SHARE)
         waiting = [it for it in self._connections if it.may_be_evicted(now)]
-        for connection in nsmallest(count, waiting, key=lambda it: it.deadline):
+        evicted = [it for it in waiting if it.phase != "idle"]
+        if not evicted:
+            count = max(1, self._config.connections_max // _EVICTED_IDLE_SHARE)
+            evicted = nsmallest(count, waiting, key=lambda it: it.deadline)
+        for connection in evicted:
             log.debug("http.connection_evicted", phase=connection.phase)
             metrics.HTTP_EVICTED.inc()
             connection.scope.cancel()

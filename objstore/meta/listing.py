@@ -171,7 +171,7 @@ class _KeyWalk:
         begin, end = _range(self._base, query.prefix)
         begin = max(begin, self._after())
         step = self._versions if query.versions else self._keys
-        while begin < end and not self.is_stopped:
+        while begin < end:
             position = yield from step(begin, end)
             if position is None:
                 return
@@ -196,7 +196,7 @@ class _KeyWalk:
                 return schema.versions_end(newest)
             key = schema.key_of_version(row_key)
             if self._rows_left == 0:
-                self.is_stopped = True
+                self._stopped.append(self)
                 return None
             self._rows_left -= 1
             newest = row_key[:-8]

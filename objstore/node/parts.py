@@ -561,7 +561,7 @@ class Parts:
         return {"version": self.view.version}
 
     async def _tell_gossip(self) -> None:
-        """Spread the newest known version of the cluster's state, at once."""
+        """Spread the newest known version of the cluster's state; look for its members."""
         assert self.gossip is not None
         changed = trio.Event()
 
@@ -571,15 +571,14 @@ class Parts:
         self.view.subscribe(on_change)
         while True:
             self.gossip.update_meta(self._gossip_meta())
+            self.gossip.set_seeds(self._seeds())
             await changed.wait()
             changed = trio.Event()
 
     async def _found(self) -> None:
         """Make this node's replicas of all shards, and the cluster's first entry."""
         groups = [int(CLUSTER_SHARD), *range(1, SHARD_COUNT + 1)]
-        await self.raft.found(
-            [group for group in groups if group not in self.raft.groups()]
-        )
+        await self.raft.found(groups)
         weight = weight_of(self.config, self.host)
         command = founding_command(self.folder, self.config, self.host, weight=weight)
         with trio.fail_after(_FOUND_TIMEOUT_S):

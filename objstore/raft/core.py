@@ -223,6 +223,27 @@ class Core:
             and self.log.applied == self.log.committed
         )
 
+    def hears(self, node: NodeId, now_ms: int) -> bool:
+        """Leader: whether `node` was heard within an election timeout."""
+        if node == self.node:
+            return True
+        progress = self.progress.get(node)
+        return (
+            progress is not None
+            and now_ms - progress.heard_ms < self.options.election_timeout_ms
+        )
+
+    def is_caught_up(self, node: NodeId, now_ms: int) -> bool:
+        """Leader: whether the learner `node` could vote at once."""
+        progress = self.progress.get(node)
+        return (
+            progress is not None
+            and self.hears(node, now_ms)
+            and progress.stage is Stage.REPLICATE
+            and progress.mend == 0
+            and progress.match >= self.log.committed
+        )
+
     # Inputs.
 
     def propose(self, commands: Sequence[bytes], now_ms: int) -> int | None:
@@ -387,10 +408,20 @@ class Core:
 
     def peer_died(self, node: NodeId, now_ms: int) -> None:
         """The failure detector holds `node` for dead."""
-        if self.quiescent and (
-            node in self.progress if self.is_leader else node == self.leader
-        ):
+        if self.is_leader:
+            if node in self.progress:
+                self.wake(now_ms)
+        elif node == self.leader:
+            self.rouse(now_ms)
+
+    def rouse(self, now_ms: int) -> None:
+        """Somebody misses the leader of a silent group: have everybody look for it.
+
+        All at once, as who wakes only for a candidate hears nobody else for a while.
+        """
+        if self.quiescent and not self.is_leader:
             self.wake(now_ms)
+            self._ask_for_leader()
 
     def stalled(self, now_ms: int) -> None:
         """This process stood still: others had no chance to be heard meanwhile."""
@@ -585,6 +616,9 @@ class Core:
         if self.leader is not None:
             self._become_follower(self.term, None, now_ms)
         self._restart_election_timer(now_ms)
+        self._ask_for_leader()
+
+    def _ask_for_leader(self) -> None:
         for node in members(self.membership):
             if node != self.node:
                 self._send(node, Wake(self.term))

@@ -76,7 +76,6 @@ from objstore.raft.messages import (
     sorted_nodes,
 )
 from objstore.raft.options import Options
-from objstore.raft.progress import Stage
 from objstore.raft.recovery import (
     entry_record,
     hard_state_record,
@@ -219,7 +218,7 @@ class RaftHost:
         self._nursery: trio.Nursery | None = None
         self._senders = SnapshotSenders(self)
         self._receivers = SnapshotReceivers(self)
-        self._upkeep = False
+        self._busy: set[Callable[[], Awaitable[None]]] = set()
 
     # Life.
 
@@ -327,18 +326,19 @@ class RaftHost:
         For the first node of a cluster. Groups that exist are left as they are. If
         cancelled, or after a crash, some of the groups exist: call it again.
         """
-        wanted = [group for group in groups if group not in self._replicas]
+        wanted = [group for group in groups if self._is_unfounded(group)]
         membership = Membership(voters=(self.node,))
         entry = Entry(1, 1, EntryKind.MEMBERSHIP, encode_membership(membership))
         hard_state = HardState(1, self.node)
         records: list[Record] = []
         for group in wanted:
-            records.append(hard_state_record(group, hard_state))
+            # The entry first: torn between the two, the group is founded all the same.
             records.append(entry_record(group, entry))
+            records.append(hard_state_record(group, hard_state))
         if records:
             await self.make_durable(records)
         for group in wanted:
-            if group in self._replicas:
+            if not self._is_unfounded(group):
                 continue
             tail = Log(offset=0, offset_term=0, entries=[entry])
             self._add(group, self._machines(group), tail, hard_state, changed=False)
@@ -349,6 +349,16 @@ class RaftHost:
                 if replica.core.has_own_commit:
                     break
                 await replica.moved()
+                if not self._running:
+                    raise NotLeader(None)
+
+    def _is_unfounded(self, group: int) -> bool:
+        """Whether nothing is here of a group, or a founding was torn off before its entry."""
+        replica = self._replicas.get(group)
+        if replica is None:
+            return True
+        log = replica.core.log
+        return log.last_index == 0 and not members(replica.core.membership)
 
     # Questions.
 
@@ -419,6 +429,8 @@ class RaftHost:
             raise InvalidRequest(f"an entry of {len(data)} bytes is too large")
         if self.wal.is_full:
             raise OutOfSpace("no room for the write-ahead log to grow")
+        if self.wal.size > self.options.wal_size_max:
+            raise Unavailable("the state machines are too slow to let old log files go")
         if (
             len(replica.proposals) >= self.options.proposals_max
             or replica.proposals_size + len(data) > self.options.proposals_size_max
@@ -478,21 +490,18 @@ class RaftHost:
 
     def _change_step(self, replica: Replica, target: tuple[NodeId, ...]) -> bool:
         """Propose the next step if it is time; says whether there is none left."""
-        core = replica.core
-
-        def is_caught_up(node: NodeId) -> bool:
-            progress = core.progress.get(node)
-            return (
-                progress is not None
-                and progress.stage is Stage.REPLICATE
-                and progress.mend == 0
-                and progress.match >= core.log.committed
-            )
-
-        step = next_step(core.membership, target, is_caught_up=is_caught_up)
+        core, now_ms = replica.core, self.now_ms()
+        step = next_step(
+            core.membership,
+            target,
+            is_caught_up=lambda node: core.is_caught_up(node, now_ms),
+            is_heard=lambda node: core.hears(node, now_ms),
+        )
+        if step is Step.WAIT and core.quiescent:
+            core.wake(now_ms)  # In silence nobody is heard.
+            self._touch(replica)
         if isinstance(step, Membership):
-            core.wake(self.now_ms())
-            if core.propose_membership(step, self.now_ms()) is not None:
+            if core.propose_membership(step, now_ms) is not None:
                 log.info(
                     "raft.membership_proposed",
                     group=replica.group,
@@ -520,13 +529,21 @@ class RaftHost:
             if replica.core.transfer_to is None:
                 raise Unavailable(f"{to} did not take over group {group} in time")
             await replica.moved()
+            if not self._running:
+                raise NotLeader(None)
 
     def _leading(self, group: int) -> Replica:
         replica = self._replicas.get(group)
         if replica is None or not self._running:
             raise NotLeader(None)
-        if not replica.core.is_leader:
-            raise NotLeader(replica.core.leader)
+        core = replica.core
+        if not core.is_leader:
+            if core.quiescent:
+                # Whoever asks here may have found the leader dead, long before the
+                # failure detector does.
+                core.rouse(self.now_ms())
+                self._touch(replica)
+            raise NotLeader(core.leader)
         return replica
 
     # From the transport.
@@ -560,9 +577,10 @@ class RaftHost:
         return round(trio.current_time() * 1000)
 
     def _touch(self, replica: Replica) -> None:
-        """Have the next pass look at `replica`."""
-        self._touched[replica.group] = replica
-        self._wanted.set()
+        """Have the next pass look at `replica`, if it is not removed meanwhile."""
+        if self._replicas.get(replica.group) is replica:
+            self._touched[replica.group] = replica
+            self._wanted.set()
 
     async def _pass_loop(self) -> None:
         while True:
@@ -604,8 +622,16 @@ class RaftHost:
                     replica = self.create(group)
                     if replica is None:
                         continue
+                if isinstance(message, Append) and self._has_no_room(message):
+                    continue
                 replica.core.on_message(sender, message, now_ms)
                 self._touched[group] = replica
+
+    def _has_no_room(self, append: Append) -> bool:
+        """Whether entries must be dropped, as if lost: the log keeps its room for votes."""
+        if not append.entries:
+            return False
+        return self.wal.is_full or self.wal.size > 2 * self.options.wal_size_max
 
     def create(self, group: int) -> Replica | None:
         """An empty replica of a group that somebody else speaks of."""
@@ -748,7 +774,7 @@ class RaftHost:
 
     def _note_role(self, replica: Replica, effect: RoleChanged, now_ms: int) -> None:
         if effect.role is Role.LEADER:
-            replica.lost_ms = None
+            replica.resume_appended()
             log.info("raft.leader_elected", group=replica.group, term=effect.term)
             return
         if effect.role is Role.CANDIDATE:
@@ -868,17 +894,25 @@ class RaftHost:
         elif now_ms - self._balanced_ms >= self.options.balance_interval_ms:
             self._balanced_ms = now_ms
             self._balance(now_ms)
-        if not self._upkeep and self.start_soon(self._keep_up_wal):
-            self._upkeep = True
+        # Apart, as a flush that hangs must not leave the log without a spare.
+        self._start_alone(self.wal.prepare)
+        self._start_alone(self._release_segments)
 
-    async def _keep_up_wal(self) -> None:
-        """Have a spare segment ready, and let old ones go."""
-        try:
-            await self.wal.prepare()
-            while await release_oldest(self):
-                pass
-        finally:
-            self._upkeep = False
+    def _start_alone(self, deed: Callable[[], Awaitable[None]]) -> None:
+        """Run a background task unless it still runs."""
+
+        async def run() -> None:
+            try:
+                await deed()
+            finally:
+                self._busy.discard(deed)
+
+        if deed not in self._busy and self.start_soon(run):
+            self._busy.add(deed)
+
+    async def _release_segments(self) -> None:
+        while await release_oldest(self):
+            pass
 
     def _is_disk_stalled(self, now_ms: int) -> bool:
         began_ms = self._write_began_ms

@@ -2,7 +2,8 @@
 
     voters A            add B, C as learners    they receive the log, and do not count
     + learners B C      wait                    until both have (nearly) all of it
-    joint A B C | A     enter                   decisions need both majorities
+    joint A B C | A     enter                   decisions need both majorities; not while
+                                                too few of the new ones are heard
     voters A B C        leave                   the leader does this by itself
 
 Each step is one committed entry; a step is decided from the membership in force alone, so a
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 from objstore.ids import NodeId
+from objstore.raft.quorum import is_quorum
 from objstore.raft.state_machine import Membership
 
 
@@ -31,8 +33,13 @@ def next_step(
     target: Sequence[NodeId],
     *,
     is_caught_up: Callable[[NodeId], bool],
+    is_heard: Callable[[NodeId], bool],
 ) -> Membership | Step:
-    """What to propose next so that the voters become `target` (sorted, not empty)."""
+    """What to propose next so that the voters become `target` (sorted, not empty).
+
+    is_heard: as of now.  Voters that can decide nothing among themselves are not
+        given a group: it would be stuck until they come back.
+    """
     if current.outgoing:
         return Step.WAIT
     wanted = tuple(target)
@@ -43,6 +50,8 @@ def next_step(
     missing = tuple(node for node in wanted if node not in current.voters)
     if missing != current.learners:
         return Membership(current.voters, learners=missing)
-    if all(is_caught_up(node) for node in missing):
+    heard = [node for node in wanted if is_heard(node)]
+    is_able = is_quorum(Membership(wanted), heard)
+    if is_able and all(is_caught_up(node) for node in missing):
         return Membership(wanted, outgoing=current.voters)
     return Step.WAIT

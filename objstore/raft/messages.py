@@ -268,8 +268,10 @@ def _read_entries(rows: Any, *, first: int) -> tuple[Entry, ...]:
         if type(row) is not list or len(row) != 3:
             raise RemoteProtocolError("raft entry is not [term, kind, data]")
         term, kind, data = row
-        if type(term) is not int or not 0 < term <= _U64_MAX or kind not in _KINDS:
-            raise RemoteProtocolError("raft entry with a bad term or kind")
+        if type(term) is not int or not 0 < term <= _U64_MAX:
+            raise RemoteProtocolError("raft entry with a bad term")
+        if type(kind) is not int or kind not in _KINDS:
+            raise RemoteProtocolError("raft entry with a bad kind")
         if type(data) is not bytes or len(data) > ENTRY_SIZE_MAX:
             raise RemoteProtocolError("raft entry with bad data")
         if kind == EntryKind.MEMBERSHIP:

@@ -38,6 +38,9 @@ class Options:
     uncommitted_size_max: int = 8 * MiB
     # Waiting for the WAL, over all groups: beyond it the disk is too slow for more.
     writes_size_max: int = 64 * MiB
+    # Of the WAL's segments.  It grows this far only where a flush of the state machines
+    # hangs; memory holds what they have not flushed as well.
+    wal_size_max: int = 512 * MiB
     # Proposals that wait for their turn, per group; more are refused with Unavailable.
     proposals_max: int = 4096
     proposals_size_max: int = 8 * MiB

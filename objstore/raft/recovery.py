@@ -160,9 +160,11 @@ def restore(recovered: RecoveredGroup, applied: Applied) -> Restored:
     log.committed = max(applied.index, min(recovered.commit, log.last_index))
     if last > log.last_index:
         log.cut = log.last_index + 1
-    newer = applied.term > recovered.term
+    # Nobody has an entry of a term that it has not entered.
+    term = max(recovered.term, applied.term, log.last_term)
+    newer = term > recovered.term
     hard_state = HardState(
-        max(recovered.term, applied.term),
+        term,
         None if newer else recovered.vote,
         damage,
         log.committed,
@@ -171,9 +173,17 @@ def restore(recovered: RecoveredGroup, applied: Applied) -> Restored:
 
 
 def _run_up(entries: dict[int, Entry | None], applied: Applied) -> list[Entry]:
-    """The contiguous entries right above `applied`."""
+    """The contiguous entries right above `applied`.
+
+    Up to a term that is lower than the one before: the cut between them was lost, and
+    what follows is of a history that is void.
+    """
     run: list[Entry] = []
+    term = applied.term
     while (entry := entries.get(applied.index + len(run) + 1)) is not None:
+        if entry.term < term:
+            break
+        term = entry.term
         run.append(entry)
     return run
 

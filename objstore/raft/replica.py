@@ -122,6 +122,17 @@ class Replica:
         self.appended.clear()
         self.lost_ms = None
 
+    def resume_appended(self) -> None:
+        """We lead again: wait on for what is still in the log.
+
+        The rest may be in that of another, and nothing here would ever tell.
+        """
+        self.lost_ms = None
+        for index, proposal in list(self.appended.items()):
+            if self.core.log.term(index) != proposal.term:
+                del self.appended[index]
+                proposal.fail_unknown()
+
     def fail_reads(self, requests: Iterable[int]) -> None:
         for request in requests:
             self.reads.pop(request).fail(partial(NotLeader, self.core.leader))

@@ -168,6 +168,7 @@ class Wal:
 
     def _open(self) -> Recovered:
         reading = _read(self._directory)
+        _sync_last(self._directory, reading)
         for name in reading.unreadable:
             self._directory.rename(name, f"damaged-{name}")
         self._segments = reading.segments
@@ -349,6 +350,20 @@ def check(directory: Directory) -> Recovered:
     reading = _read(directory)
     reading.replay.finish()
     return Recovered(reading.replay.groups, reading.findings)
+
+
+def _sync_last(directory: Directory, reading: _Reading) -> None:
+    """Make durable what was read.
+
+    A killed process may have left its last write to the kernel: from now on we vouch for
+    it, and the power may fail.
+    """
+    if reading.segments:
+        file = directory.open(reading.segments[-1].name)
+        try:
+            file.sync()
+        finally:
+            file.close()
 
 
 def _close(segment: Segment) -> None:

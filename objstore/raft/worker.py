@@ -203,11 +203,14 @@ async def release_oldest(host: RaftHost) -> bool:
     half-way, the segment stays.
     """
     wal = host.wal
-    if len(wal.sealed) <= _SEALED_KEPT:
+    # On a full disk any of them is the next spare, if that takes no flush.
+    if len(wal.sealed) <= (0 if wal.is_full else _SEALED_KEPT):
         return False
     records = _needed(host)
     size_max = wal.segment_size // _REWRITE_PART
-    if sum(record.size for record in records) > size_max and host.flush is not None:
+    is_due = len(wal.sealed) > _SEALED_KEPT and host.flush is not None
+    if is_due and sum(record.size for record in records) > size_max:
+        assert host.flush is not None
         await host.flush()
         records = _needed(host)
     if sum(record.size for record in records) > size_max:
@@ -229,7 +232,8 @@ def _needed(host: RaftHost) -> list[Record]:
             continue
         core = replica.core
         durable = replica.machine.durable_index()
-        state = HardState(core.term, core.vote, core.damage)
+        # Its commit index too: entries that followed a membership need it (`HardState`).
+        state = HardState(core.term, core.vote, core.damage, core.log.committed)
         records.append(hard_state_record(group, state, floor=durable))
         last = min(highest, core.log.last_index)
         records += [

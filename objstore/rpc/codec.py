@@ -575,6 +575,8 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...
 
         return many
     items = [_field_decoder(argument) for argument in arguments]
+    if len(items) == 2:
+        return _pair_decoder(*items)
 
     def fixed(raw: Any) -> tuple[Any, ...]:
         if type(raw) is not tuple or len(raw) != len(items):
@@ -582,6 +584,19 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...
         return tuple([item(value) for item, value in zip(items, raw, strict=True)])
 
     return fixed
+
+
+def _pair_decoder(
+    first: Callable[[Any], Any], second: Callable[[Any], Any]
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Lists have a thousand of these."""
+
+    def pair(raw: Any) -> tuple[Any, Any]:
+        if type(raw) is not tuple or len(raw) != 2:
+            _wrong_field("tuple", raw)
+        return first(raw[0]), second(raw[1])
+
+    return pair
 
 
 def _scalars_decoder(kind: Any) -> Callable[[Any], tuple[Any, ...]]:

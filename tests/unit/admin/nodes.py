@@ -41,7 +41,9 @@ class Door:
         given = self.token if token is None else token
         if given:
             fields.setdefault("Authorization", f"Bearer {given}")
-        data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        data = (
+            raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        )
         request = Request(
             method=method,
             target=path.encode(),

@@ -6,13 +6,16 @@ import json
 from typing import Any
 
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from objstore.errors import Unavailable
-from objstore.http.message import Response, TruncatedBody
+from objstore.http.message import Headers, Request, Response, TruncatedBody
+from tests.unit.objects.capabilities import make_bucket
 
 from .nodes import Door, decoded, world
+from .test_gauges import gauges_of
 
 PATHS = [
     ("GET", "status"),
@@ -64,7 +67,7 @@ async def test_every_part_of_the_api_asks_for_the_token(autojump_clock: object) 
         )
         assert basic.status == 401
         lower = await door.send(
-            "GET", "/-/admin/v1/status", headers={"authorization": f"bearer  {right}"}
+            "GET", "/-/admin/v1/status", headers={"Authorization": f"bearer  {right}"}
         )
         assert lower.status == 200
 
@@ -199,8 +202,6 @@ async def test_a_body_that_is_cut_short_is_the_clients_fault(
 
 
 def _request(method: str, path: str, door: Door) -> Any:
-    from objstore.http.message import Headers, Request
-
     return Request(
         method=method,
         target=path.encode(),
@@ -268,7 +269,7 @@ async def test_buckets_show_their_counters_and_one_that_cannot_hides_no_other(
     async with world() as w:
         door = w.doors[0]
         for name in ("photos", "mail"):
-            await make_bucket(door, name)
+            await make_bucket(door.parts.store, name)
         buckets = (await door.call("GET", "buckets"))["buckets"]
         assert [bucket["name"] for bucket in buckets] == ["mail", "photos"]
         assert buckets[0]["objects"] == 0
@@ -292,12 +293,6 @@ class _With:
         self.query = query
 
 
-async def make_bucket(door: Door, name: str) -> None:
-    from objstore.meta.bucket_steps import create
-
-    await create(door.parts.meta.propose, name=name, owner="o", scheme="replicate:3")
-
-
 # ---- failures -------------------------------------------------------------------------
 
 
@@ -306,10 +301,11 @@ async def test_a_bug_is_told_in_json_and_logged_with_its_trace(
 ) -> None:
     async with world() as w:
 
-        async def broken() -> None:
-            raise ValueError("the secret of the bug")
+        class Broken:
+            async def nodes(self) -> None:
+                raise ValueError("the secret of the bug")
 
-        w.doors[0].parts.status.nodes = broken  # type: ignore[method-assign,assignment]
+        w.doors[0].parts.admin.status = Broken()  # type: ignore[assignment]
         with capture_logs() as logs:
             response = await w.doors[0].send("GET", "/-/admin/v1/nodes")
         assert response.status == 500
@@ -318,10 +314,11 @@ async def test_a_bug_is_told_in_json_and_logged_with_its_trace(
 
 
 async def test_no_request_takes_longer_than_it_says(autojump_clock: object) -> None:
-    import trio
+    class Slow:
+        nodes = staticmethod(trio.sleep_forever)
 
     async with world() as w:
-        w.doors[0].parts.status.nodes = trio.sleep_forever  # type: ignore[method-assign,assignment]
+        w.doors[0].parts.admin.status = Slow()  # type: ignore[assignment]
         began = trio.current_time()
         response: Response = await w.doors[0].send("GET", "/-/admin/v1/nodes")
         assert response.status == 503
@@ -344,8 +341,6 @@ async def test_metrics_tell_of_process_raft_gossip_drives_and_repair(
 ) -> None:
     async with world() as w:
         door = w.doors[0]
-        from .test_gauges import gauges_of
-
         door.parts.admin.update_metrics = gauges_of(door.parts).update
         response = await door.send("GET", "/-/metrics", token="")
         text = bytes(response.body).decode()  # type: ignore[arg-type]

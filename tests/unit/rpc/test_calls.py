@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from functools import partial
 from random import Random
 
 import attrs
@@ -838,7 +839,8 @@ async def test_a_flood_of_strangers_ends_no_link_that_is_up(
     peers = make_peers(network)
     async with running(server, peers), trio.open_nursery() as nursery:
         await peers.call(BOB, "echo", timeout_ms=1000)
-        nursery.start_soon(peers.call, BOB, "hang", None)
+        hanging = partial(peers.call, BOB, "hang", timeout_ms=60_000)
+        nursery.start_soon(hanging)
         streams = [await network.connect(BOB_ADDRESS) for _ in range(50)]
         await trio.testing.wait_all_tasks_blocked()
         assert len(server._strangers) == 5

@@ -1,0 +1,152 @@
+"""Three whole nodes: found, join, write and read anywhere, lose power, read it all again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from objstore.testing.host import SimulatedWorld
+from objstore.testing.simulation import run_simulation
+from objstore.units import KiB, MiB
+from tests.sim.node.nodes import Nodes, until
+
+Program = Callable[[Nodes], Awaitable[None]]
+
+
+def body(name: str, size: int) -> bytes:
+    return hashlib.shake_128(name.encode()).digest(size)
+
+
+def on_three_nodes(seed: int, program: Program, **overrides: object) -> None:
+    """Run `program` with a, b and c, of which a founded and all vote everywhere."""
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            settings = {key.replace("__", "."): value for key, value in overrides.items()}
+            nodes = Nodes(nursery, SimulatedWorld(seed), overrides=settings)
+            await nodes.start("a")
+            for name in "bc":
+                await nodes.admit(name, by="a")
+                await nodes.start(name)
+            await until(lambda: has_all_voters(nodes))
+            await program(nodes)
+            nursery.cancel_scope.cancel()
+
+    run_simulation(seed, run)
+
+
+def has_all_voters(nodes: Nodes) -> bool:
+    """Whether every group has every node of the layout as its voter."""
+    led = 0
+    for parts in nodes.parts.values():
+        for group in parts.raft.groups():
+            status = parts.raft.status(group)
+            if parts.raft.is_leader(group) and status is not None:
+                membership = status.membership
+                is_whole = len(membership.voters) == 3 and not membership.learners
+                led += is_whole and not membership.outgoing
+    return led == 33
+
+
+async def fill(nodes: Nodes, names: list[str]) -> dict[str, bytes]:
+    """Objects, small and large, put through one node after another."""
+    assert (await nodes.front(names[0]).put("/bucket")).status == 200
+    bodies = {}
+    for number in range(12):
+        key = f"key-{number}"
+        size = 3 * MiB + number if number % 4 == 0 else 4 * KiB + number
+        bodies[key] = body(key, size)
+        front = nodes.front(names[number % len(names)])
+        answer = await front.put(f"/bucket/{key}", bodies[key])
+        assert answer.status == 200, answer
+    return bodies
+
+
+async def read_all(nodes: Nodes, bodies: dict[str, bytes]) -> None:
+    for name in sorted(nodes.parts):
+        front = nodes.front(name)
+        for key, expected in bodies.items():
+            answer = await front.get(f"/bucket/{key}")
+            assert (answer.status, answer.body) == (200, expected), (name, key)
+        listed = await front.get("/bucket?list-type=2")
+        assert listed.texts("Contents/Key") == sorted(bodies)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_node_loses_power_and_every_acknowledged_byte_is_there(seed: int) -> None:
+    """F01, F03."""
+
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b", "c"])
+        await nodes.crash("b")
+        rest = {
+            f"later-{number}": body(f"later-{number}", size)
+            for number, size in enumerate((10, 2 * MiB + 1))
+        }
+        for key, data in rest.items():
+            assert (await nodes.front("c").put(f"/bucket/{key}", data)).status == 200
+        await read_all(nodes, bodies | rest)
+        await nodes.start("b")
+        await read_all(nodes, bodies | rest)
+
+    on_three_nodes(seed, program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 12))
+def test_all_nodes_lose_power_at_once_f03(seed: int) -> None:
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b", "c"])
+        for name in "abc":
+            await nodes.crash(name)
+        async with trio.open_nursery() as nursery:
+            for name in "abc":
+                nursery.start_soon(nodes.start, name)
+        await read_all(nodes, bodies)
+
+    on_three_nodes(seed, program)
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_back_elsewhere_tells_the_others() -> None:
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b"])
+        await nodes.stop("c")
+        ip = nodes.world.address("c")
+        moved = {"cluster.address": f"{ip}:7100", "s3.address": f"{ip}:9100"}
+        await nodes.start("c", **moved)
+        node = nodes.parts["c"].identity.node
+
+        def is_known(name: str) -> bool:
+            member = nodes.parts[name].view.layout.find(node)
+            assert member is not None
+            expected = (f"{ip}:7100", f"http://{ip}:9100")
+            return (member.cluster_address, member.s3_address) == expected
+
+        await until(lambda: all(is_known(name) for name in "abc"))
+        epoch = nodes.parts["a"].view.epoch
+        await read_all(nodes, bodies)
+        await trio.sleep(20)
+        assert nodes.parts["a"].view.epoch == epoch, "told once, and no more"
+
+    on_three_nodes(1, program)
+
+
+@pytest.mark.slow
+def test_a_stop_hands_over_and_the_others_go_on_at_once_f22() -> None:
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b", "c"])
+        began = trio.current_time()
+        await nodes.stop("a")
+        assert trio.current_time() - began < 15
+        began = trio.current_time()
+        assert (await nodes.front("b").put("/bucket/more", b"x")).status == 200
+        assert trio.current_time() - began < 1
+        await nodes.start("a")
+        await read_all(nodes, bodies | {"more": b"x"})
+
+    on_three_nodes(2, program)
