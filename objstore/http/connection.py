@@ -133,8 +133,9 @@ class Connection:
         self._is_answered = False  # What comes of the body is thrown away.
 
     def may_be_evicted(self, now: float) -> bool:
-        """Whether hardly anybody would miss it: it is idle, or has long been without a
-        request that arrived whole and is not answered yet.
+        """Whether hardly anybody would miss it.
+
+        It is idle, or has for long had no request that arrived whole and is unanswered.
         """
         if self.deadline == inf or self.scope.cancel_called:
             return False

@@ -41,6 +41,7 @@ DEFAULT_TIMEOUT_MS = 10_000
 _ATTEMPT_MS = 3_000
 _PAUSE_MIN_S = 0.02
 _PAUSE_MAX_S = 0.25
+_OTHERS_ASKED = 2  # In each turn, of nodes that are no voters as far as we know.
 _LEADERS_KEPT = 4097  # One a shard, at the most shards there can be.
 
 _Attempt = Callable[[NodeId, int], Awaitable[Any]]
@@ -54,7 +55,7 @@ class MetaClient:
     view: ClusterView
     peers: Peers
     entropy: Entropy
-    # Nodes to ask about the cluster shard while no layout is known.
+    # Nodes to ask where no layout is known, or an old one.
     seeds: Callable[[], Sequence[NodeId]] = tuple
     _leaders: dict[ShardId, NodeId] = attrs.field(factory=dict, init=False)
 
@@ -259,11 +260,14 @@ class MetaClient:
         return None
 
     def _candidates(self, shard: ShardId) -> list[NodeId]:
+        """The shard's voters; then some of the others, whose layout may be newer."""
         voters = self.view.voters(shard)
+        others = [node for node in self.seeds() if node not in voters]
+        self.entropy.random.shuffle(others)
         if not voters:
-            return list(self.seeds())
+            return others
         first = self.view.preferred_leader(shard)
-        return sorted(voters, key=lambda node: node != first)
+        return [*sorted(voters, key=lambda node: node != first), *others[:_OTHERS_ASKED]]
 
     # ---- for the view -----------------------------------------------------------------
 

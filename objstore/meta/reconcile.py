@@ -1,5 +1,6 @@
 """The reconciler: makes what runs agree with the layout, on every node.
 
+    for each group here          not a voter of the layout --> ask who leads it
     for each group led here      voters of the layout --> change_membership
                                  our clock is off     --> hand the group over
                                  replicas' hashes     --> compared, reported (R12)
@@ -43,6 +44,7 @@ _PAUSE_S = 0.05  # Between two rounds, however much is wanted.
 _CHANGES_AT_ONCE = 4  # Groups whose members change: each may send a snapshot.
 _CHANGE_TIMEOUT_S = 60.0  # A learner that does not catch up is tried again after that.
 _COMPARE_EVERY_S = 30.0
+_KNOCK_EVERY_S = 10.0
 _TIMEOUT_MS = 5_000
 _STEPS_TIMEOUT_S = 20.0
 
@@ -81,6 +83,7 @@ class Reconciler:
         self._resuming: set[str] = set()
         self._reported: set[tuple[NodeId, int]] = set()  # Replicas known to differ.
         self._compared_s = 0.0
+        self._knocked_s = 0.0
         self._is_laying_out = False
         self._wanted = trio.Event()
         view.subscribe(self._on_view_changed)
@@ -127,6 +130,9 @@ class Reconciler:
         if CLUSTER_SHARD in led:
             self._lead_cluster(nursery)
         now_s = trio.current_time()
+        if now_s - self._knocked_s >= _KNOCK_EVERY_S:
+            self._knocked_s = now_s
+            self._knock()
         if led and now_s - self._compared_s >= _COMPARE_EVERY_S:
             self._compared_s = now_s
             nursery.start_soon(self._compare, set(led))
@@ -204,6 +210,18 @@ class Reconciler:
             return None
         now_ms = int(trio.current_time() * 1000)
         return preferred if self._holds.may_hand_over(group, now_ms) else None
+
+    def _knock(self) -> None:
+        """Ask about replicas here that the layout does not know of.
+
+        One whose group moved on while this node was away is told by a member that it
+        knows; where none of those is left in the group, only this finds who leads it.
+        """
+        for group in self.raft.groups():
+            voters = self.view.voters(ShardId(group))
+            if self.raft.node not in voters and not self.raft.is_leader(group):
+                for node in voters:
+                    self.raft.knock(group, node)
 
     # ---- comparing replicas -----------------------------------------------------------
 

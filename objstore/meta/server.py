@@ -120,7 +120,7 @@ class MetaServer:
         try:
             result = await self.raft.propose(shard, data)
         except NotLeader as error:
-            raise WrongShard(str(error), leader=error.leader or "") from error
+            raise self._wrong_shard(shard, error) from error
         if isinstance(result, ObjstoreError):
             raise result
         return result
@@ -143,6 +143,16 @@ class MetaServer:
                 raise InvalidRequest("a command of the cluster shard names no other")
         elif self.view.shard_of(slot) != shard:
             raise WrongShard(f"slot {slot} is not of shard {shard}")
+
+    def _wrong_shard(self, shard: ShardId, error: NotLeader) -> WrongShard:
+        """Who leads instead; else who should, by our layout, where we are no voter.
+
+        The asker's layout may be so old that none of the voters it knows is one.
+        """
+        leader = error.leader
+        if leader is None and self.raft.node not in self.view.voters(shard):
+            leader = self.view.preferred_leader(shard)
+        return WrongShard(str(error), leader=leader or "")
 
     async def _on_propose(self, call: Call) -> Reply:
         if not isinstance(call.value, ProposeCall):
@@ -170,7 +180,7 @@ class MetaServer:
         try:
             await self.raft.read_barrier(shard)
         except NotLeader as error:
-            raise WrongShard(str(error), leader=error.leader or "") from error
+            raise self._wrong_shard(shard, error) from error
         return reads.answer(self.store.machine(shard).rows, query)
 
     async def _on_query(self, call: Call) -> Reply:

@@ -69,6 +69,7 @@ from objstore.raft.messages import (
     Heartbeat,
     Message,
     Vote,
+    Wake,
     decode_payload,
     encode_membership,
     encode_payload,
@@ -531,6 +532,17 @@ class RaftHost:
             await replica.moved()
             if not self._running:
                 raise NotLeader(None)
+
+    def knock(self, group: int, at: NodeId) -> None:
+        """Show our replica of `group` to `at`, who may lead it.
+
+        A leader that does not count us among its members says so, and the replica is
+        destroyed: its old members may all have gone, so that nobody else would tell it.
+        """
+        replica = self._replicas.get(group)
+        if replica is not None and at != self.node:
+            self._queue_send(group, at, Wake(replica.core.term))
+            self._wanted.set()
 
     def _leading(self, group: int) -> Replica:
         replica = self._replicas.get(group)

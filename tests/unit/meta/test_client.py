@@ -292,6 +292,42 @@ async def test_a_leaving_nodes_votes_go_to_others(autojump_clock: Any) -> None:
         assert version.draft == draft(b"x")
 
 
+async def test_a_node_whose_groups_moved_on_while_it_was_away_finds_out(
+    autojump_clock: Any,
+) -> None:
+    """R11: also where none of the members that it knows is left to tell it."""
+    async with running(1, 2, 3) as cluster:
+        one, three = cluster.nodes[node_id(1)], cluster.nodes[node_id(3)]
+        record = await create_bucket(one)
+        await one.client.propose(put(record, b"key"))
+        await cluster.stop(three)
+        layout = one.view.layout
+        for number in (4, 5, 6):
+            layout = with_member(layout, member(number))
+            await one.client.propose(c.SetLayout(encode(layout)))
+            await one.view.refresh()
+            await cluster.start(number, encode(layout))
+        for number in (1, 2, 3):
+            layout = with_member_state(layout, node_id(number), "draining")
+            await one.client.propose(c.SetLayout(encode(layout)))
+        await one.view.refresh()
+        two = cluster.nodes[node_id(2)]
+        await cluster.until(
+            lambda: has_voters(cluster) and not one.raft.groups() + two.raft.groups(),
+            within_s=300,
+        )
+        three = await cluster.restart(3)
+        assert three.raft.groups()
+        nodes = list(cluster.nodes.values())[:3]
+        await cluster.until(
+            lambda: not any(node.raft.groups() for node in (one, two, three)),
+            within_s=120,
+        )
+        assert all(node.node not in (1, 2, 3) for node in nodes)
+        version = await three.client.query(get(record, b"key"))
+        assert version.draft == draft(b"x")
+
+
 async def test_a_voter_dead_past_the_grace_is_replaced_and_taken_back_when_it_lives(
     autojump_clock: Any,
 ) -> None:
