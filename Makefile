@@ -43,7 +43,7 @@ test-integration: clients  ## Real processes and real clients alone.
 test: check test-integration  ## What every change must pass (CI runs this).
 
 test-full: lint types clients  ## Every suite at full length.
-	$(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
 	$(BIN)/pytest -q tests/cluster tests/clients
 
 format: $(STAMP)  ## Format the code.

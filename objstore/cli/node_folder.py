@@ -77,7 +77,7 @@ class FolderCheck:
     counts: Counts = attrs.field(factory=Counts)
     _groups: dict[int, RecoveredGroup] = attrs.field(factory=dict)
     _progress: dict[int, local.Progress] = attrs.field(factory=dict)
-    _known_drives: list[str] = attrs.field(factory=list)
+    _known_drives: dict[DriveId, str] = attrs.field(factory=dict)
     _has_log: bool = False
     _has_store: bool = False
 
@@ -91,9 +91,15 @@ class FolderCheck:
         yield from self._check_store()
         if self._has_log and self._has_store:
             yield from self._compare()
-        for path in self._drive_paths():
+        for path in self._named_drives():
             self.on_part(f"drive {path}")
             yield from self._check_drive(path)
+        # The folder may have been moved since its index noted a path: known by id.
+        checked = {d.identity.drive for d in self.counts.drives if d.identity is not None}
+        for drive, path in self._known_drives.items():
+            if drive not in checked:
+                self.on_part(f"drive {path}")
+                yield from self._check_drive(path)
 
     # ---- who it is --------------------------------------------------------------------
 
@@ -233,7 +239,7 @@ class FolderCheck:
         index = chunk_index.Index(store)  # type: ignore[arg-type]  # Only read.
         try:
             drives = index.drives()
-            self._known_drives = list(drives.values())
+            self._known_drives = drives
             for drive in drives:
                 for _ in index.segments(drive):
                     self.counts.rows += 1
@@ -282,12 +288,9 @@ class FolderCheck:
 
     # ---- drives -----------------------------------------------------------------------
 
-    def _drive_paths(self) -> list[str]:
-        own = f"{self.directory.path}/chunks"
-        paths = [*self._known_drives, *self.drives]
-        if self.directory.exists("chunks"):
-            paths.append(own)
-        return list(dict.fromkeys(paths))
+    def _named_drives(self) -> list[str]:
+        own = [f"{self.directory.path}/chunks"] if self.directory.exists("chunks") else []
+        return list(dict.fromkeys([*self.drives, *own]))
 
     def _check_drive(self, path: str) -> Iterator[Finding]:
         result = DriveCheck(identity=None)

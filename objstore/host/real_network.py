@@ -73,6 +73,7 @@ class PlainStream:
         self._sending = False
         self._eof_sent = False
         self._tries = 0
+        self._is_drained = False  # The last receive got all there was.
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -94,14 +95,19 @@ class PlainStream:
     async def receive_some(self, size_max: int) -> bytes:
         assert size_max > 0
         while True:
+            if self._is_drained:
+                self._is_drained = False
+                self._tries = 0
+                await self._wait_readable()
             try:
                 data = self._socket.recv(size_max)
             except BlockingIOError:
-                self._tries = 0
-                await self._wait_readable()
+                self._is_drained = True
             except OSError as error:
                 raise self._error() from error
             else:
+                # Most often the next one would find nothing: a call and an error saved.
+                self._is_drained = len(data) < size_max
                 await self._let_others_run()
                 return data
 

@@ -250,6 +250,8 @@ class Connection:
         if self._body_is_over():
             self._end_body()
             return goes_on
+        if not goes_on:
+            await self._stream.send_eof()  # The client need not wait out our patience.
         return await self._discard_body() and goes_on
 
     async def _handle(self, request: Request) -> Response:
@@ -281,6 +283,7 @@ class Connection:
         )
         self._wait("answer", self._timeouts.body_s)
         await self._stream.send_all(head + body)
+        await self._stream.send_eof()
         self._left, self._chunked = HTTP_DRAIN_SIZE_MAX, None
         self._buffer.clear()
         await self._discard_body()

@@ -520,15 +520,20 @@ class MetaStore:
 
     # ---- the cluster view's copy ------------------------------------------------------
 
-    def load_view(self) -> tuple[int, dict[bytes, bytes]]:
-        """(version, rows) of the view's copy; (0, {}) where there is none."""
-        prefix = local.VIEW_PREFIX
+    def view_version(self) -> int:
+        """The version of the view's copy; 0 where there is none."""
         version = _get(self.kv, local.VIEW_VERSION_KEY)
-        rows = {
-            key[len(prefix) :]: schema.unseal(key, value)
-            for key, value in self.kv.scan(prefix, schema.range_end(prefix))
-        }
-        return (0 if version is None else int.from_bytes(version, "big")), rows
+        return 0 if version is None else int.from_bytes(version, "big")
+
+    def view_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of the view's copy; not to be advanced once it was changed."""
+        prefix = local.VIEW_PREFIX
+        for key, value in self.kv.scan(prefix, schema.range_end(prefix)):
+            yield key[len(prefix) :], schema.unseal(key, value)
+
+    def view_row(self, name: bytes) -> bytes | None:
+        """One row of the view's copy."""
+        return _get(self.kv, local.VIEW_PREFIX + name)
 
     def save_view(
         self, version: int, rows: dict[bytes, bytes | None], *, is_full: bool

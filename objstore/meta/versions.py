@@ -117,7 +117,7 @@ def etag_of(found: Found | None) -> str | None:
 
 
 def check_condition(condition: WriteCondition, etag: str | None) -> None:
-    """Judge a write's condition by the etag of the object that is there, None: there is none.
+    """Judge a write's condition by the etag of the object that is there (None: none).
 
     Raises NoSuchKey, PreconditionFailed.
     """

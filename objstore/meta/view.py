@@ -62,7 +62,8 @@ class ClusterView:
     # When the copy was last known to show all that was acknowledged: milliseconds of
     # trio's clock, or None: never since the start.
     confirmed_ms: int | None = attrs.field(default=None, init=False)
-    _layouts: dict[int, bytes] = attrs.field(factory=dict, init=False)
+    # Layouts are large and many, and old ones seldom asked for: they stay in the store.
+    _epochs: set[int] = attrs.field(factory=set, init=False)
     _epoch: int = attrs.field(default=0, init=False)
     _rings: OrderedDict[int, Ring] = attrs.field(factory=OrderedDict, init=False)
     _voters: dict[ShardId, tuple[NodeId, ...]] = attrs.field(factory=dict, init=False)
@@ -71,6 +72,7 @@ class ClusterView:
     _keys: dict[str, AccessKey] = attrs.field(factory=dict, init=False)
     _settings: dict[str, bytes] = attrs.field(factory=dict, init=False)
     _subscribers: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    _unfinished: dict[Pull, list[ClusterDelta]] = attrs.field(factory=dict, init=False)
     _pull: Pull | None = attrs.field(default=None, init=False)
     _pull_any: Pull | None = attrs.field(default=None, init=False)
     _refreshing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
@@ -81,8 +83,8 @@ class ClusterView:
 
     def __attrs_post_init__(self) -> None:
         """Take up the copy that an earlier run left."""
-        self.version, rows = self.store.load_view()
-        self._take_rows(rows)
+        self.version = self.store.view_version()
+        self._take_rows(self.store.view_rows())
         if self.first_layout is not None:
             self.adopt_layout(self.first_layout)
 
@@ -123,7 +125,7 @@ class ClusterView:
         """The ring of an epoch.  Raises NotFounded where its layout is not known here."""
         ring = self._rings.get(epoch)
         if ring is None:
-            data = self._layouts.get(epoch)
+            data = self.store.view_row(_layout_row(epoch))
             if data is None:
                 raise NotFounded(f"this node does not know the layout of epoch {epoch}")
             ring = self._rings[epoch] = Ring(decode_layout(data))
@@ -218,17 +220,23 @@ class ClusterView:
     async def _pull_pages(self, pull: Pull, timeout_ms: int) -> None:
         """Pull until nothing is left; pages are taken together, when all are there."""
         deadline_s = trio.current_time() + timeout_ms / 1000
-        pages: list[ClusterDelta] = []
-        query = ClusterChanges(self.version)
+        # What a round had no time for, the next one goes on from: a page stays right, as
+        # what has changed since is in a later one.
+        pages = self._unfinished.setdefault(pull, [])
         while not pages or pages[-1].has_more:
             left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
-            page = await pull(query, left_ms)
+            page = await pull(self._next_page(pages), left_ms)
             if page.is_full:
                 pages.clear()
             pages.append(page)
-            began = pages[0].state_version if pages[0].is_full else 0
-            query = ClusterChanges(page.version, began)
+        del self._unfinished[pull]
         self._take(pages)
+
+    def _next_page(self, pages: list[ClusterDelta]) -> ClusterChanges:
+        if not pages:
+            return ClusterChanges(self.version)
+        began = pages[0].state_version if pages[0].is_full else 0
+        return ClusterChanges(pages[-1].version, began)
 
     def on_version_heard(self, version: int) -> None:
         """Note that a peer has this version: pull soon if it is newer."""
@@ -265,12 +273,8 @@ class ClusterView:
         if cluster.version_of(rows) <= self.version:
             return
         pages: list[ClusterDelta] = []
-        query = ClusterChanges(self.version)
         while not pages or pages[-1].has_more:
-            page = cluster.changes_since(rows, query)
-            pages.append(page)
-            began = pages[0].state_version if pages[0].is_full else 0
-            query = ClusterChanges(page.version, began)
+            pages.append(cluster.changes_since(rows, self._next_page(pages)))
         self._take(pages)
 
     # ---- taking -----------------------------------------------------------------------
@@ -278,9 +282,9 @@ class ClusterView:
     def adopt_layout(self, data: bytes) -> None:
         """Use a layout that a join was answered with, until the first pull."""
         if not self.is_founded:
-            name = bytes((Table.LAYOUT,)) + cluster.epoch_of(data).to_bytes(8, "big")
+            name = _layout_row(cluster.epoch_of(data))
             self.store.save_view(0, {name: data}, is_full=False)
-            self._take_rows({name: data})
+            self._take_rows([(name, data)])
             self._tell()
 
     def _take(self, pages: list[ClusterDelta]) -> None:
@@ -294,25 +298,25 @@ class ClusterView:
         if is_full:
             self._forget()
         self.version = version
-        self._take_rows(rows)
+        self._take_rows(rows.items())
         self._tell()
 
     def _forget(self) -> None:
-        for known in (self._layouts, self._buckets, self._bucket_names, self._keys):
+        for known in (self._buckets, self._bucket_names, self._keys, self._settings):
             known.clear()
-        self._settings.clear()
+        self._epochs.clear()
         self._rings.clear()
 
     def _tell(self) -> None:
         for callback in self._subscribers:
             callback()
 
-    def _take_rows(self, rows: dict[bytes, bytes] | dict[bytes, bytes | None]) -> None:
-        for name, payload in rows.items():
+    def _take_rows(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        for name, payload in rows:
             take = _TAKE.get(name[0])
             if take is not None:
                 take(self, name[1:], payload)
-        epoch = max(self._layouts, default=0)
+        epoch = max(self._epochs, default=0)
         if epoch != self._epoch:
             self._epoch = epoch
             self._voters = voters_for(self.layout)
@@ -322,9 +326,9 @@ class ClusterView:
         epoch = int.from_bytes(name, "big")
         self._rings.pop(epoch, None)
         if payload is None:
-            self._layouts.pop(epoch, None)
+            self._epochs.discard(epoch)
         else:
-            self._layouts[epoch] = payload
+            self._epochs.add(epoch)
 
     def _take_bucket(self, name: bytes, payload: bytes | None) -> None:
         known = self._buckets.pop(name.decode(), None)
@@ -354,6 +358,11 @@ _TAKE: dict[int, Callable[[ClusterView, bytes, bytes | None], None]] = {
     Table.ACCESS_KEY: ClusterView._take_key,
     Table.SETTING: ClusterView._take_setting,
 }
+
+
+def _layout_row(epoch: int) -> bytes:
+    """The name of a layout's row."""
+    return bytes((Table.LAYOUT,)) + epoch.to_bytes(8, "big")
 
 
 def _now_ms() -> int:

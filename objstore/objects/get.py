@@ -222,7 +222,7 @@ async def _read_location(
             stream = store.gather.read_chunk(
                 ref,
                 location.scheme,
-                ring=store.view.ring_at(ref.epoch),
+                ring=await store.ring_of(ref.epoch),
                 offset=offset,
                 size=wanted,
             )

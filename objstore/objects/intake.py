@@ -46,6 +46,7 @@ _OWN_BLOCKS = 2  # One being filled, one being hashed.
 # their size in memory, which the budget knows nothing of.
 _SHORT_PIECE = 4 * KiB
 _RENEW_AFTER_S = INTENT_LIFE_MS / 3000
+_RENEW_AGAIN_S = INTENT_LIFE_MS / 15_000  # Where the slot's shard did not answer.
 
 
 @attrs.frozen
@@ -221,7 +222,6 @@ class _ChunkWriter:
     async def renew_if_due(self) -> None:
         if trio.current_time() < self.renew_at_s:
             return
-        self.renew_at_s = trio.current_time() + _RENEW_AFTER_S
         key = self.capability.object_key
 
         async def renew(newer: Capability) -> None:
@@ -234,6 +234,12 @@ class _ChunkWriter:
             await self.store.fenced(self.capability, renew)
         except IntentGone as error:
             raise Unavailable(f"the write took too long: {error}") from error
+        except Unavailable as error:
+            # It lives for a while yet; whether it did long enough, the commit will tell.
+            log.info("objects.intent_not_renewed", reason=str(error))
+            self.renew_at_s = trio.current_time() + _RENEW_AGAIN_S
+        else:
+            self.renew_at_s = trio.current_time() + _RENEW_AFTER_S
 
     async def commit(self, received: Received, commit: Commit[T]) -> T:
         async def attempt(newer: Capability) -> T:

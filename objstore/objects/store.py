@@ -31,6 +31,7 @@ from objstore.meta.commands import Command
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
 from objstore.meta.values import BucketRecord, BucketState
+from objstore.meta.view import NotFounded
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Capability
 from objstore.objects.gather import Gather
@@ -69,7 +70,7 @@ class View(Protocol):
         ...
 
     def ring_at(self, epoch: Epoch) -> Placement:
-        """Where chunks of `epoch` are."""
+        """Where chunks of `epoch` are.  Raises NotFounded where that is not known yet."""
         ...
 
     def bucket(self, name: str) -> BucketRecord | None: ...
@@ -178,6 +179,20 @@ class Store:
         record = await self.find_bucket_now(capability.record.name)
         assert capability.renew is not None, f"{capability.action} cannot be renewed"
         return capability.renew(record)
+
+    # ---- places -----------------------------------------------------------------------
+
+    async def ring_of(self, epoch: Epoch) -> Placement:
+        """Where chunks of `epoch` are.  Raises Unavailable.
+
+        A version may be newer than this node's view: its writer knew an epoch that the
+        view has yet to learn of.
+        """
+        try:
+            return self.view.ring_at(epoch)
+        except NotFounded:
+            await self.view.refresh()
+            return self.view.ring_at(epoch)
 
     # ---- ids --------------------------------------------------------------------------
 

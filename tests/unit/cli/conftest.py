@@ -60,7 +60,7 @@ def api() -> Iterator[Api]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_DELETE = _answer
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - names of http.server.
 
         def log_message(self, *_: object) -> None:
             pass

@@ -238,9 +238,8 @@ class MetaMachine(RuleBasedStateMachine):
         listed = reads.answer(self.shard.view, q.ListKeys((SLOT,), self.ref, versions=True))
         found: dict[bytes, Versions] = {key: [] for key in KEYS}
         for key, version in listed.entries:
-            etag = None if version.draft is None else version.draft.etag
-            size = 0 if version.draft is None else version.draft.size
-            found[key].append((version.version_id, etag, size))
+            etag = None if version.is_delete_marker else version.etag
+            found[key].append((version.version_id, etag, version.size))
         assert found == self.model
         for key, rows in self.model.items():
             self._check_current(key, rows)

@@ -463,9 +463,13 @@ def test_the_views_copy_is_replaced_or_changed_at_once() -> None:
     disk = Disk()
     disk.store.save_view(5, {b"a": b"1", b"b": b"2"}, is_full=True)
     disk.store.save_view(6, {b"a": None, b"c": b"3"}, is_full=False)
-    assert disk.store.load_view() == (6, {b"b": b"2", b"c": b"3"})
+    assert disk.store.view_version() == 6
+    assert dict(disk.store.view_rows()) == {b"b": b"2", b"c": b"3"}
+    assert disk.store.view_row(b"b") == b"2"
+    assert disk.store.view_row(b"a") is None
     disk.store.save_view(9, {b"z": b"0"}, is_full=True)
-    assert disk.store.load_view() == (9, {b"z": b"0"})
+    assert disk.store.view_version() == 9
+    assert dict(disk.store.view_rows()) == {b"z": b"0"}
     assert len(list(_rows(disk.kv, VIEW_PREFIX))) == 1
 
 

@@ -29,6 +29,7 @@ from objstore.meta.queries import Query
 from objstore.meta.reads import answer
 from objstore.meta.rows import StagedRows
 from objstore.meta.values import BucketRecord
+from objstore.meta.view import NotFounded
 from objstore.meta.work import Context
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
@@ -136,9 +137,12 @@ class DirectView:
         self._buckets: dict[str, BucketRecord] = {}
         self.ring = ring
         self.refreshed = 0
+        self.knows_epoch = True  # Until the next refresh.
 
     def ring_at(self, epoch: Epoch) -> Ring:
         assert epoch == self.ring.epoch
+        if not self.knows_epoch:
+            raise NotFounded("this node does not know the layout")
         return self.ring
 
     def bucket(self, name: str) -> BucketRecord | None:
@@ -150,6 +154,7 @@ class DirectView:
     async def refresh(self) -> None:
         await trio.lowlevel.checkpoint()
         self.refreshed += 1
+        self.knows_epoch = True
         prefix = schema.table_prefix(schema.CLUSTER_SLOT, schema.Table.BUCKET)
         rows = self._meta.rows.scan(prefix, schema.range_end(prefix))
         records = [codec.decode_as(BucketRecord, payload) for _, payload in rows]

@@ -189,15 +189,46 @@ async def test_lost_answer_of_a_commit_and_the_drop_after_it_keep_the_object():
         assert await fetch(c.store, record, b"k") == data
 
 
+class SlowBody(BytesBody):
+    async def __aiter__(self):
+        async for piece in super().__aiter__():
+            await trio.sleep(200)
+            yield piece
+
+
+async def test_version_of_an_epoch_that_the_view_has_yet_to_learn_of_is_read():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        data = content(MiB)
+        await put.put_object(c.store, put_leave(record, key=b"k"), BytesBody(data), PLAIN)
+        other = c.another_view()
+        other.view.knows_epoch = False
+        assert await fetch(other, record, b"k") == data
+
+
+async def test_intent_that_cannot_be_renewed_in_time_is_renewed_a_little_later(
+    autojump_clock,
+):
+    """A shard without a leader for a while does not end an upload of hours."""
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        lost = []
+
+        def lose(command):
+            if isinstance(command, BeginIntent) and command.is_renewal and len(lost) < 3:
+                lost.append(command)
+                raise Unavailable("no leader")
+
+        c.meta.before = lose
+        body = SlowBody(content(MiB), piece_size=64 * KiB)
+        await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert len(lost) == 3
+        assert await fetch(c.store, record, b"k") == body.data
+
+
 async def test_slow_body_renews_its_intent(autojump_clock):
     async with composed() as c:
         record = await make_bucket(c.store)
-
-        class SlowBody(BytesBody):
-            async def __aiter__(self):
-                async for piece in super().__aiter__():
-                    await trio.sleep(200)
-                    yield piece
 
         body = SlowBody(content(MiB), piece_size=128 * KiB)
         await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)

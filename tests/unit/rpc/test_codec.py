@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import attrs
 import msgpack
@@ -28,6 +28,17 @@ class Color(enum.Enum):
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
+
+
+class Line(NamedTuple):
+    name: str
+    size: int | None
+
+
+@wire("t.lines")
+@attrs.frozen
+class Lines:
+    lines: tuple[tuple[bytes, Line | None], ...]
 
 
 @wire("t.point")
@@ -377,3 +388,23 @@ _EXAMPLE = Everything(
     shapes={"s": Point(1)},
     anything=(1, "x", Point(4)),
 )
+
+
+def test_a_named_tuple_of_scalars_travels_as_an_array_and_is_one_again() -> None:
+    lines = Lines(((b"a", Line("x", 1)), (b"b", None), (b"c", Line("y", None))))
+    decoded = decode(encode(lines))
+    assert decoded == lines
+    assert type(decoded.lines[0][1]) is Line
+    assert b"Line" not in encode(lines)
+
+
+@pytest.mark.parametrize("line", [["x"], ["x", "1"], [b"x", 1], "x", {}])
+def test_a_named_tuple_of_other_scalars_is_refused(line: object) -> None:
+    data = msgpack.packb(["t.lines", 1, [[b"a", line]]])
+    with pytest.raises(CorruptValue):
+        decode(data)
+
+
+def test_a_named_tuple_of_a_newer_writer_loses_what_is_not_known() -> None:
+    data = msgpack.packb(["t.lines", 1, [[b"a", ["x", 1, "new"]]]])
+    assert decode(data) == Lines(((b"a", Line("x", 1)),))
