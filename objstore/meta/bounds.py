@@ -56,9 +56,7 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
         ):
             _check_number(version)
         case c.DropIntent(written=written, scheme=scheme):
-            _check_scheme(scheme)
-            for chunk, epoch in written:
-                _check_chunk(chunk, epoch)
+            _check_location(Chunks(scheme, written))
         case c.CreateUpload(upload=upload):
             _check_key(upload.key)
         case c.PutPart(part=part):

@@ -18,7 +18,6 @@ import attrs
 
 from objstore.ids import (
     BucketId,
-    ChunkId,
     Epoch,
     IntentId,
     Key,
@@ -31,6 +30,7 @@ from objstore.meta.values import (
     BucketFence,
     BucketState,
     ChunkPlace,
+    ChunkRef,
     Draft,
     JoinToken,
     Part,
@@ -172,8 +172,9 @@ class BeginIntent:
 @wire("c.drop_intent")
 @attrs.frozen
 class DropIntent:
-    """Give an intent up; `written` are the chunks made under it, to be released.
+    """Give an intent up; `written` are the chunks begun under it, to be released.
 
+    One of size 0 was not finished: which nodes have something of it is not known.
     Result: None.  An intent already used by a commit is left alone (nothing released).
     """
 
@@ -181,7 +182,7 @@ class DropIntent:
     bucket: BucketId
     intent: IntentId
     scheme: str
-    written: tuple[tuple[ChunkId, int], ...]  # (chunk, epoch)
+    written: tuple[ChunkRef, ...]
 
 
 @wire("c.create_upload")

@@ -8,7 +8,7 @@ is gone never comes back: a renewal of one fails, and so does its commit.
 
 from __future__ import annotations
 
-from objstore.ids import BucketId, Epoch, IntentId, intent_of
+from objstore.ids import BucketId, IntentId, intent_of
 from objstore.limits import INTENT_LIFE_MS
 from objstore.meta import fences, payloads, references, schema
 from objstore.meta.commands import BeginIntent, DropIntent
@@ -39,11 +39,7 @@ def begin_intent(work: Work, command: BeginIntent) -> int:
 def drop_intent(work: Work, command: DropIntent) -> None:
     if not _remove(work, command.bucket, command.intent):
         return  # Used by a commit, or expired: then only a search may free its chunks.
-    chunks = tuple(
-        ChunkRef(chunk, 0, Epoch(epoch))
-        for chunk, epoch in command.written
-        if intent_of(chunk) == command.intent
-    )
+    chunks = tuple(ref for ref in command.written if intent_of(ref.chunk) == command.intent)
     references.release(work, command.scheme, chunks)
 
 

@@ -24,7 +24,7 @@ import trio
 
 from objstore.chunks.fragment import FragmentOwner
 from objstore.errors import LocalProtocolError, ObjstoreError, Unavailable
-from objstore.ids import ChunkId, IntentId, Slot, UploadId, chunk_id
+from objstore.ids import IntentId, Slot, UploadId, chunk_id
 from objstore.limits import BLOCK_SIZE, INTENT_LIFE_MS
 from objstore.meta.commands import BeginIntent, DropIntent
 from objstore.meta.errors import IntentGone, StaleEpoch
@@ -179,30 +179,30 @@ class _ChunkWriter:
     scheme: str
     upload: UploadId | None
     renew_at_s: float
-    begun: list[tuple[ChunkId, int]] = attrs.field(factory=list)  # (chunk, epoch)
+    # The last is of size 0 while it is written: who has what of it is not known.
+    begun: list[ChunkRef] = attrs.field(factory=list)
 
     async def write(self, body: Body, checksum_algorithm: str) -> Received:
         """Write all of `body`; every chunk is durable on its owners on return."""
         algorithms = _algorithms(body, checksum_algorithm)
-        refs: list[ChunkRef] = []
         async with StreamHasher(algorithms, self.store.host.threads) as hasher:
             async with aclosing(_Blocks(body, hasher, self.renew_if_due)) as blocks:
                 left = body.size
                 while left:
                     size = min(left, self.store.options.chunk_size)
-                    refs.append(await self._write_chunk(len(refs), size, blocks))
+                    await self._write_chunk(size, blocks)
                     left -= size
                 await blocks.finish()
             digests = await hasher.finish()
-        location = Chunks(self.scheme, tuple(refs))
+        location = Chunks(self.scheme, tuple(self.begun))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 
-    async def _write_chunk(self, number: int, size: int, blocks: _Blocks) -> ChunkRef:
+    async def _write_chunk(self, size: int, blocks: _Blocks) -> None:
         ring = self.store.view.ring
-        chunk = chunk_id(self.intent, number)
-        self.begun.append((chunk, ring.epoch))
+        chunk = chunk_id(self.intent, len(self.begun))
+        self.begun.append(ChunkRef(chunk, 0, ring.epoch))
         async with aclosing(blocks.take(size)) as taken:
-            return await self.store.scatter.write_chunk(
+            self.begun[-1] = await self.store.scatter.write_chunk(
                 chunk,
                 size,
                 taken,

@@ -206,13 +206,13 @@ async def release_oldest(host: RaftHost) -> bool:
     # On a full disk any of them is the next spare, if that takes no flush.
     if len(wal.sealed) <= (0 if wal.is_full else _SEALED_KEPT):
         return False
-    records = _needed(host)
+    records = needed(host)
     size_max = wal.segment_size // _REWRITE_PART
     is_due = len(wal.sealed) > _SEALED_KEPT and host.flush is not None
     if is_due and sum(record.size for record in records) > size_max:
         assert host.flush is not None
         await host.flush()
-        records = _needed(host)
+        records = needed(host)
     if sum(record.size for record in records) > size_max:
         return False  # The state machines will be durable up to here one day.
     await host.make_durable([*records, wal.release_record()])
@@ -220,7 +220,7 @@ async def release_oldest(host: RaftHost) -> bool:
     return True
 
 
-def _needed(host: RaftHost) -> list[Record]:
+def needed(host: RaftHost) -> list[Record]:
     """All of the oldest segment that a restart would miss."""
     records: list[Record] = []
     for group, highest in host.wal.sealed[0].groups.items():

@@ -15,7 +15,7 @@ import socket
 import zlib
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 import pytest
@@ -298,7 +298,7 @@ def test_arguments_of_lists(s3: Nodes, keys_bucket: str) -> None:
     bucket = f"/{keys_bucket}"
     none = s3.get(f"{bucket}?list-type=2&max-keys=0")
     assert (none.text("KeyCount"), none.text("IsTruncated")) == ("0", "false")
-    assert s3.get(f"{bucket}?max-keys=99999").text("MaxKeys") == "1000"
+    assert s3.get(f"{bucket}?max-keys=99999&encoding-type=url").text("MaxKeys") == "1000"
     for query in (
         "max-keys=-1", "max-keys=x", "max-keys=2147483648", "encoding-type=x", "list-type=1",
         "list-type=2&continuation-token=", "list-type=2&continuation-token=x",
@@ -437,7 +437,7 @@ def test_response_overrides_on_get_and_head_and_for_nobody_unsigned(
         "content-encoding": "br", "content-language": "fr", "content-type": "a/b+c",
         "expires": "soon",
     }  # fmt: skip
-    query = "&".join(f"response-{n}={quote(v)}" for n, v in wanted.items())
+    query = "&".join(f"response-{n}={quote(v, safe='')}" for n, v in wanted.items())
     for method in ("GET", "HEAD"):
         answer = s3.send(method, f"{read_bucket}/o?{query}")
         shown = {name: answer.headers[name] for name in wanted}
@@ -718,9 +718,9 @@ def test_delete_objects_that_cannot_be_read(s3: Nodes) -> None:
 
 
 def test_copies_and_their_directives(s3: Nodes) -> None:
-    source = f"{B}/from+%C3%BC"
+    source = f"{B}/from%2B%C3%BC"
     s3.put(source, b"0123456789", content_type="text/s", x_amz_meta_a="1")
-    for named in (source, source[1:], quote(source[1:].replace("%C3%BC", "ü"), safe="")):
+    for named in (source, source[1:], quote(unquote(source[1:]), safe="")):
         copied = s3.put(f"{B}/to", x_amz_copy_source=named, x_amz_meta_b="ignored")
         assert copied.text("ETag") == f'"{md5(b"0123456789")}"'
     head = s3.head(f"{B}/to").headers
@@ -960,7 +960,7 @@ def test_virtual_hosts(s3: Nodes) -> None:
     assert refused(s3.send("GET", "/virtual/-/a//b", host=host)) == (404, "NoSuchKey")
     assert refused(s3.send("GET", "/", host="absent.s3.test")) == (404, "NoSuchBucket")
     assert s3.send("GET", "/", host="s3.test").root.tag == "ListAllMyBucketsResult"
-    bad = s3.send("GET", "/", host="UP_per.s3.test")
+    bad = s3.send("GET", "/", host="no_name.s3.test")
     assert refused(bad) == (400, "InvalidBucketName")
 
 

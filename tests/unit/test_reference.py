@@ -59,7 +59,7 @@ def test_labels_come_from_small_closed_sets() -> None:
 def test_every_error_says_what_it_means_and_no_code_is_used_twice() -> None:
     kinds = GENERATE.error_classes()
     assert all((kind.__doc__ or "").strip() for kind in kinds)
-    codes = [code for code in GENERATE.codec.error_codes()]
+    codes = list(GENERATE.codec.error_codes())
     assert len(codes) == len(set(codes))
 
 

@@ -1,14 +1,18 @@
 """One Raft group of several nodes on virtual time: a heap of deliveries over pure cores.
 
-Every node has a core, a log on a disk that keeps what was synced and, of a write in progress
-at a crash, a random part; and a state machine that is flushed now and then. The network
-delays, drops, repeats and reorders; links are cut one way or both. The seed decides all.
+Every node has a core; a log, on a simulated disk, that keeps what was synced and, of a write
+in progress at a crash, whatever the disk chose to keep; and a state machine that is
+flushed now and then. Old segments of the log go as they do in life. A node crashes by loss
+of power or by the death of its process, stops for a while and goes on, or has a clock that
+runs fast or slow. The network delays, drops, repeats and reorders; links are cut one way
+or both. The seed decides all.
 
 Checked after each step (FAULTS I4): one leader a term, committed entries agree everywhere
 and for ever, applied states agree, nothing committed goes back; and of the history: reads
 and writes are linearizable (I3), as the log's order is the order of the register.
 """
 
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
@@ -40,19 +44,25 @@ from objstore.raft.messages import (
     encode_payload,
 )
 from objstore.raft.options import Options
-from objstore.raft.progress import Stage
 from objstore.raft.recovery import (
     RecoveredGroup,
-    Replay,
     entry_record,
     hard_state_record,
     restore,
     tombstone_record,
 )
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
-from objstore.raft.wal_format import Good, Lost, Record, RecordType
+from objstore.raft.wal import MARK, Wal
+from objstore.raft.wal_format import DATA_OFFSET, Record, RecordType
+from objstore.raft.worker import needed
+from objstore.testing.boot import Boot
+from objstore.testing.disk import DiskFault, SimulatedDisk, SimulatedDisks
+from objstore.testing.entropy import SimulatedEntropy
+from objstore.testing.threads import SimulatedThreads
 
 GROUP = 7
+FOLDER = "/wal"
+SEGMENT_SIZE = DATA_OFFSET + 8 * 1024  # Some seconds of it.
 NOWHERE = Applied(0, 0, Membership(()))
 
 
@@ -76,7 +86,13 @@ class Faults:
     change_probability: float = 0.1  # Somebody wants other voters.
     transfer_probability: float = 0.1
     power_loss_probability: float = 0.0  # All nodes at once.
-    rot_probability: float = 0.0  # A crash also loses a record that was synced.
+    rot_probability: float = 0.0  # A crash also flips a bit that was synced.
+    kill_probability: float = 0.5  # A crash is that of the process only.
+    abandon_probability: float = 0.0  # Whoever wanted other voters gives up.
+    pause_probability: float = 0.0  # A process stops, and goes on later (F14).
+    pause_ms_max: int = 4000
+    clock_rates: tuple[float, ...] = (1.0,)  # Of the nodes' monotonic clocks (F15).
+    flush_probability: float = 0.05  # Per tick, of a state machine.
 
 
 QUIET = Faults(
@@ -119,9 +135,15 @@ class Machine:
 @attrs.define(eq=False)
 class Node:
     id: NodeId
+    rate: float = 1.0  # Of its clock.
     machine: Machine = attrs.field(factory=Machine)
-    disk: list[Record] = attrs.field(factory=list)  # Synced.
-    lost: set[int] = attrs.field(factory=set)  # Positions on `disk` that are unreadable.
+    disk: SimulatedDisk = attrs.field(factory=SimulatedDisk)
+    wal: Wal = attrs.field(init=False)
+    synced: int = 0  # Where the last write to the current segment began.
+    tombstone: HardState | None = None
+    is_rotten: bool = False
+    releasing: bool = False
+    backlog: list[Callable[[], None]] | None = None  # Paused: what waits for it.
     queue: list[tuple[list[Record], Callable[[], None]]] = attrs.field(factory=list)
     writing: list[Record] | None = None
     core: Core | None = None  # None: no replica here (yet, or any more).
@@ -132,6 +154,36 @@ class Node:
     reads: dict[int, "Operation"] = attrs.field(factory=dict)
     writes: dict[int, tuple[int, "Operation"]] = attrs.field(factory=dict)
     sending: set[NodeId] = attrs.field(factory=set)
+
+
+@attrs.frozen
+class Host:
+    """What `worker.needed` sees of a node."""
+
+    node: Node
+
+    @property
+    def wal(self) -> Wal:
+        return self.node.wal
+
+    def replica(self, group: int) -> "Host | None":
+        assert group == GROUP
+        return None if self.node.core is None else self
+
+    @property
+    def core(self) -> Core | None:
+        return self.node.core
+
+    @property
+    def machine(self) -> "Host":
+        return self
+
+    def durable_index(self) -> int:
+        return self.node.machine.durable[0].index
+
+    def tombstone(self, group: int) -> HardState | None:
+        assert group == GROUP
+        return self.node.tombstone
 
 
 @attrs.define(eq=False)
@@ -186,10 +238,12 @@ class RaftSim:
         entry = Entry(1, 1, EntryKind.MEMBERSHIP, encode_membership(founding))
         for name in first:
             node = self.nodes[name]
-            node.disk = [
-                hard_state_record(GROUP, HardState(1)),
-                entry_record(GROUP, entry),
-            ]
+            self.open_log(node)
+            node.wal._write(
+                [entry_record(GROUP, entry), hard_state_record(GROUP, HardState(1))]
+            )
+        for node in self.nodes.values():
+            node.rate = self.random.choice(faults.clock_rates)
             self.boot(node)
         for name in self.nodes:
             self.after(self.random.randrange(100), lambda n=name: self.tick(n))
@@ -226,17 +280,14 @@ class RaftSim:
         node.up = True
         node.queue, node.writing, node.pass_due = [], None, False
         node.sending.clear()
-        replay = Replay()
-        for sequence, record in enumerate(node.disk, 1):
-            lost = sequence - 1 in node.lost
-            replay.take(Lost(sequence, 1, 0, record) if lost else Good(sequence, record))
-        replay.finish()
-        found = replay.groups.get(GROUP)
-        node.core = None
+        node.backlog, node.releasing = None, False
+        node.core = node.tombstone = None
+        found = self.open_log(node).get(GROUP)
         if found is None:
             return
         if found.is_tombstone:
             node.machine = Machine()
+            node.tombstone = HardState(found.term, found.vote, Damage.NEW)
             return
         restored = restore(found, node.machine.applied)
         self.start_core(node, restored.log, restored.hard_state, changed=restored.changed)
@@ -251,28 +302,46 @@ class RaftSim:
             options=self.options,
             random=self.random,
             is_alive=lambda other: self.is_alive(node.id, other),
-            now_ms=self.now_ms,
+            now_ms=self.clock(node),
             hard_changed=changed,
         )
         self.wake(node)
 
+    def open_log(self, node: Node) -> dict[int, RecoveredGroup]:
+        name = f"{node.id}-{node.boot}"
+        node.wal = Wal(
+            directory=SimulatedDisks(node.disk, Boot(name)).directory(FOLDER, create=True),
+            threads=SimulatedThreads(node.disk),
+            entropy=SimulatedEntropy(name),
+            segment_size=SEGMENT_SIZE,
+        )
+        return node.wal._open().groups
+
     def create(self, node: Node) -> None:
-        replay = Replay()
-        for sequence, record in enumerate(node.disk, 1):
-            replay.take(Good(sequence, record))
-        found = replay.groups.get(GROUP, RecoveredGroup())
-        state = HardState(found.term, found.vote, Damage.NEW)
+        state = node.tombstone or HardState(damage=Damage.NEW)
+        node.tombstone = None
         node.machine = Machine()
         self.start_core(node, Log(offset=0, offset_term=0), state, changed=True)
 
-    def crash(self, node: Node, down_ms: int) -> None:
+    def crash(self, node: Node, down_ms: int, *, power: bool | None = None) -> None:
+        """Lose the power, or only the process."""
+        if power is None:
+            power = self.random.random() >= self.faults.kill_probability
         if node.writing is not None:
-            part = self.random.randrange(len(node.writing) + 1)
-            node.disk += node.writing[:part]
+            # It came as far as the sync.
+            node.disk.inject(DiskFault("*", "sync"))
+            with contextlib.suppress(OSError):
+                node.wal._write(node.writing)
+            node.disk.heal()
+        if power:
+            node.disk.crash(self.random)
+        else:
+            node.disk.kill(self.random)
         node.up = False
         node.down_since_ms = self.now_ms
         node.core = None
         node.boot += 1
+        node.backlog = None
         node.machine.crash()
         node.reads.clear()
         node.writes.clear()
@@ -281,19 +350,47 @@ class RaftSim:
         self.after(down_ms, lambda: None if node.up else self.boot(node))
 
     def rot(self, node: Node) -> None:
-        """Lose one of the newest records, header intact."""
-        if self.any_damaged() or not node.disk:
+        """Flip a bit of the newest records that are known to have been synced."""
+        if self.any_damaged() or node.synced <= DATA_OFFSET:
             return
-        position = len(node.disk) - 1 - self.random.randrange(min(10, len(node.disk)))
-        if node.disk[position].payload:
-            node.lost.add(position)
+        segment = node.disk.paths(f"{FOLDER}/segment-*")[-1]
+        offset = self.random.randrange(max(DATA_OFFSET, node.synced - 1500), node.synced)
+        node.disk.flip_bit(segment, offset=offset, bit=self.random.randrange(8))
+        node.is_rotten = True
 
     def any_damaged(self) -> bool:
-        return any(node.lost for node in self.nodes.values()) and any(
-            n.core is None or n.core.damage > Damage.NEW
-            for n in self.nodes.values()
-            if n.lost
-        )
+        """Whether what is known to rot has not been made good."""
+        for node in self.nodes.values():
+            if node.is_rotten and node.core is not None:
+                node.is_rotten = node.core.damage is not Damage.NONE
+        return any(node.is_rotten for node in self.nodes.values())
+
+    def pause(self, node: Node, duration_ms: int) -> None:
+        """Stop the process for a while; its disk and the network go on."""
+        boot, node.backlog = node.boot, []
+
+        def go_on() -> None:
+            if node.boot != boot or node.backlog is None:
+                return
+            waiting, node.backlog = node.backlog, None
+            self.random.shuffle(waiting)  # Who knows which task runs first.
+            for event in waiting:
+                if node.boot == boot:
+                    event()
+            if node.core is not None and node.boot == boot:
+                node.core.stalled(self.clock(node))
+
+        self.after(duration_ms, go_on)
+
+    def waits(self, node: Node, event: Callable[[], None]) -> bool:
+        """Whether `node` is paused; then the event comes later."""
+        if node.backlog is None:
+            return False
+        node.backlog.append(event)
+        return True
+
+    def clock(self, node: Node) -> int:
+        return int(self.now_ms * node.rate)
 
     def is_alive(self, here: NodeId, there: NodeId) -> bool:
         """A failure detector that takes half a second."""
@@ -307,20 +404,34 @@ class RaftSim:
 
     def tick(self, name: NodeId) -> None:
         node = self.nodes[name]
-        self.after(100, lambda: self.tick(name))
+        self.after(int(100 / node.rate), lambda: self.tick(name))
         core = node.core
-        if not node.up or core is None:
+        if not node.up or core is None or node.backlog is not None:
             return
         for other in self.nodes:
             if other != name and not self.is_alive(name, other):
-                core.peer_died(other, self.now_ms)
-        core.on_tick(self.now_ms)
-        if self.random.random() < 0.05:
+                core.peer_died(other, self.clock(node))
+        core.on_tick(self.clock(node))
+        if self.random.random() < self.faults.flush_probability:
             node.machine.flush()
         if self.random.random() < 0.3:
             core.compact(node.machine.durable[0].index)
+        self.release(node)
         self.change_membership(node)
         self.wake(node)
+
+    def release(self, node: Node) -> None:
+        """Let the oldest segment of the log go, as `worker.release_oldest` does."""
+        if node.releasing or len(node.wal.sealed) <= 2:
+            return
+        node.releasing = True
+        records = [*needed(Host(node)), node.wal.release_record()]  # type: ignore[arg-type]
+
+        def done() -> None:
+            node.wal._release()
+            node.releasing = False
+
+        self.write(node, records, done)
 
     def wake(self, node: Node) -> None:
         """A pass of the driver, soon."""
@@ -331,7 +442,7 @@ class RaftSim:
         self.after(self.random.randrange(2), lambda: self.serve(node, boot))
 
     def serve(self, node: Node, boot: int) -> None:
-        if node.boot != boot:
+        if node.boot != boot or self.waits(node, lambda: self.serve(node, boot)):
             return
         node.pass_due = False
         while node.core is not None and node.core.dirty:
@@ -354,10 +465,10 @@ class RaftSim:
                     records.append(Record(GROUP, RecordType.TRUNCATE, index=effect.cut))
                 records += [entry_record(GROUP, entry) for entry in effect.entries]
                 sequence = effect.sequence
-                self.write(node, records, lambda: core.persisted(sequence, self.now_ms))
+                self.write(node, records, lambda: core.persisted(sequence, self.clock(node)))
             case Apply(entries, membership):
                 node.machine.apply(entries, membership)
-                core.applied(entries[-1].index, self.now_ms)
+                core.applied(entries[-1].index, self.clock(node))
                 for entry in entries:
                     self.settle_write(node, entry)
             case ReadsReady(requests):
@@ -370,6 +481,7 @@ class RaftSim:
                 self.send_snapshot(node, core, to)
             case Removed(state):
                 node.core = None
+                node.tombstone = attrs.evolve(state, damage=Damage.NEW)
                 self.write(
                     node,
                     [tombstone_record(GROUP, state)],
@@ -396,10 +508,14 @@ class RaftSim:
     def end_write(
         self, node: Node, boot: int, batch: list[tuple[list[Record], Callable[[], None]]]
     ) -> None:
-        if node.boot != boot:
+        if node.boot != boot or self.waits(node, lambda: self.end_write(node, boot, batch)):
             return
         assert node.writing is not None
-        node.disk += node.writing
+        before = node.wal._segments[-1].position, node.wal._segments[-1].generation
+        node.wal._write(node.writing)
+        position, generation = before
+        rolled = node.wal._segments[-1].generation != generation
+        node.synced = DATA_OFFSET if rolled else position
         node.writing = None
         for _, done in batch:
             done()
@@ -425,6 +541,8 @@ class RaftSim:
         node = self.nodes.get(to)
         if node is None or not node.up or (sender, to) in self.cuts:
             return
+        if self.waits(node, lambda: self.deliver(sender, to, data)):
+            return
         ((_, message),) = decode_payload(data).messages
         if node.core is None:
             busy = node.writing is not None or node.queue
@@ -432,7 +550,7 @@ class RaftSim:
                 return
             self.create(node)
         assert node.core is not None
-        node.core.on_message(sender, message, self.now_ms)
+        node.core.on_message(sender, message, self.clock(node))
         self.wake(node)
 
     def send_snapshot(self, node: Node, core: Core, to: NodeId) -> None:
@@ -445,11 +563,14 @@ class RaftSim:
 
         def arrive() -> None:
             other = self.nodes[to]
-            cut = (node.id, to) in self.cuts or not other.up
+            cut = (node.id, to) in self.cuts or not other.up or other.backlog is not None
             if cut or self.random.random() < 3 * self.faults.loss_probability:
                 finish(None)
                 return
             if other.core is None:
+                if other.writing is not None or other.queue:
+                    finish(None)
+                    return
                 self.create(other)
             self.write(
                 other,
@@ -464,14 +585,14 @@ class RaftSim:
                 return
             other.machine = Machine(content[0], content[1], content[2])
             other.machine.flush()
-            core.installed(content[0], self.now_ms)
+            core.installed(content[0], self.clock(other))
             self.wake(other)
             finish(content[0].index)
 
         def finish(index: int | None) -> None:
             if node.boot == boot:
                 node.sending.discard(to)
-                core.snapshot_sent(to, index, self.now_ms)
+                core.snapshot_sent(to, index, self.clock(node))
                 self.wake(node)
 
         self.after(self.random.randrange(10, 300), arrive)
@@ -489,12 +610,12 @@ class RaftSim:
         if leaders and self.random.random() < 0.8:
             node = self.random.choice(leaders)
         core = node.core
-        if not node.up or core is None:
+        if not node.up or core is None or node.backlog is not None:
             return
         if self.random.random() < 0.5:
             operation = Operation("write", self.now_ms, self.shown)
             data = f"{node.id}-{next(self.requests)}".encode() + b"." * 40
-            index = core.propose([data], self.now_ms)
+            index = core.propose([data], self.clock(node))
             if index is not None:
                 node.writes[index] = (core.term, operation)
         else:
@@ -502,7 +623,7 @@ class RaftSim:
             request = next(self.requests)
             if core.can_read_now:
                 self.end(operation, node.machine.applied.index)
-            elif core.read_index(request, self.now_ms):
+            elif core.read_index(request, self.clock(node)):
                 node.reads[request] = operation
         self.wake(node)
 
@@ -535,18 +656,17 @@ class RaftSim:
         if self.target is None or core is None or not core.is_leader:
             return
 
-        def is_caught_up(other: NodeId) -> bool:
-            progress = core.progress.get(other)
-            return (
-                progress is not None
-                and progress.stage is Stage.REPLICATE
-                and progress.mend == 0
-                and progress.match >= core.log.committed
-            )
-
-        step = next_step(core.membership, self.target, is_caught_up=is_caught_up)
+        now_ms = self.clock(node)
+        step = next_step(
+            core.membership,
+            self.target,
+            is_caught_up=lambda other: core.is_caught_up(other, now_ms),
+            is_heard=lambda other: core.hears(other, now_ms),
+        )
+        if step is Step.WAIT:
+            core.wake(now_ms)
         if isinstance(step, Membership):
-            core.propose_membership(step, self.now_ms)
+            core.propose_membership(step, now_ms)
         elif step is Step.DONE:
             self.target = None
 
@@ -564,15 +684,21 @@ class RaftSim:
         if random.random() < faults.power_loss_probability:
             for node in self.nodes.values():
                 if node.up:
-                    self.crash(node, random.randrange(10, 500))
+                    self.crash(node, random.randrange(10, 500), power=True)
         if random.random() < faults.cut_probability:
             self.cut_some(random.randrange(100, faults.cut_ms_max))
+        if random.random() < faults.pause_probability:
+            node = self.nodes[random.choice(names)]
+            if node.up and node.backlog is None:
+                self.pause(node, random.randrange(100, faults.pause_ms_max))
+        if random.random() < faults.abandon_probability:
+            self.target = None
         if random.random() < faults.change_probability and self.target is None:
             self.target = tuple(sorted(random.sample(names, random.choice((1, 3, 3, 4)))))
         if random.random() < faults.transfer_probability:
             for node in self.nodes.values():
                 if node.core is not None and node.core.is_leader:
-                    node.core.transfer(random.choice(names), self.now_ms)
+                    node.core.transfer(random.choice(names), self.clock(node))
                     self.wake(node)
 
     def cut_some(self, duration_ms: int) -> None:

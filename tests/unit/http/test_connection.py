@@ -572,6 +572,24 @@ async def test_who_was_refused_may_linger_only_shortly(autojump_clock):
         assert 5 <= await ends_after(client) <= 6
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n",
+        b"NONSENSE\r\n\r\n",
+    ],
+)
+async def test_who_was_refused_sees_the_end_at_once(autojump_clock, request_bytes):
+    """Half-closed: we go on reading for a while, the client need not wait for that."""
+    async with serving(ignore, body_timeout_ms=30_000) as served:
+        client = served.connect()
+        await client.send(request_bytes)
+        assert (await client.answer("PUT")).headers["connection"] == "close"
+        assert await ends_after(client) == 0
+        assert not client.server_stream.is_closed
+
+
 # ---- hostile input --------------------------------------------------------------------
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from objstore.ids import Key
+from objstore.ids import Key, NodeId
 from objstore.limits import CHANGES_KEPT, INTENT_LIFE_MS, REQUEST_ID_KEPT_MS
 from objstore.meta import commands as c
 from objstore.meta import queries as q
@@ -19,7 +20,7 @@ from objstore.meta.errors import (
     StaleBucket,
     StaleEpoch,
 )
-from objstore.meta.values import BucketFence, Usage
+from objstore.meta.values import BucketFence, Displaced, Usage
 from tests.unit.meta.builders import (
     BUCKET,
     MIB,
@@ -314,13 +315,12 @@ def test_a_dropped_intent_releases_what_was_written_under_it(shard: Shard) -> No
     begin(shard, 1)
     (ref,) = chunks(intent(1)).chunks
     (foreign,) = chunks(intent(2)).chunks
-    drop = c.DropIntent(
-        SLOT, BUCKET, intent(1), "replicate:3", ((ref.chunk, 1), (foreign.chunk, 1))
-    )
+    away = attrs.evolve(ref, displaced=(Displaced(1, NodeId("f" * 16)),))
+    drop = c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", (away, foreign))
     shard.must(drop)
     shard.must(drop)
     (released,) = shard.ask(q.ListReleased(SLOT, before_ms=shard.time_ms + 1))
-    assert [r.chunk for r in released.chunks] == [ref.chunk]
+    assert released.chunks == (away,), "with who stood in, to be freed there too"
     assert isinstance(put_large(shard, 1), IntentGone)
 
 
@@ -328,7 +328,7 @@ def test_a_used_intent_that_is_dropped_releases_nothing(shard: Shard) -> None:
     begin(shard, 1)
     put_large(shard, 1)
     (ref,) = chunks(intent(1)).chunks
-    shard.must(c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", ((ref.chunk, 1),)))
+    shard.must(c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", (ref,)))
     assert shard.ask(q.ListReleased(SLOT, before_ms=shard.time_ms + 1)) == ()
     assert wanted(shard, 1)
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from objstore.errors import InvalidRequest
-from objstore.ids import BucketId, ChunkId, Key, Slot
+from objstore.ids import BucketId, ChunkId, Epoch, Key, Slot
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
 from objstore.meta import commands as c
 from objstore.meta import errors as meta_errors
@@ -19,6 +19,7 @@ from objstore.meta.values import (
     BucketFence,
     BucketState,
     ChunkPlace,
+    ChunkRef,
     External,
     JoinToken,
     Parts,
@@ -53,7 +54,7 @@ COMMANDS: list[Any] = [
     c.PutVersion(SLOT, REF, KEY, large_draft(chunks(intent(1), 3)), intent=intent(1)),
     c.DeleteVersion(SLOT, REF, KEY, "null"),  # type: ignore[arg-type]
     c.BeginIntent(SLOT, REF, KEY, intent(1), is_renewal=True),
-    c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", ((CHUNK, 1),)),
+    c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", (ChunkRef(CHUNK, 1, Epoch(1)),)),
     c.CreateUpload(SLOT, REF, upload(1)),
     c.PutPart(SLOT, REF, KEY, upload_id(1), part(1), intent(1)),
     c.CompleteUpload(SLOT, REF, KEY, upload_id(1), (c.PartRef(1, "e", b"c"),)),

@@ -118,19 +118,31 @@ def test_a_lost_hard_state_is_a_lost_vote() -> None:
 
 
 def test_membership_changes_step_by_step() -> None:
-    behind = lambda _: False  # noqa: E731
-    ready = lambda _: True  # noqa: E731
-    alone = Membership((A,))
-    target = (A, B, C)
-    with_learners = next_step(alone, target, is_caught_up=ready)
+    everybody = {A, B, C}
+
+    def step(
+        current: Membership,
+        target: tuple[NodeId, ...],
+        *,
+        caught_up: set[NodeId] = everybody,
+        heard: set[NodeId] = everybody,
+    ) -> Membership | Step:
+        return next_step(
+            current,
+            target,
+            is_caught_up=lambda node: node in caught_up,
+            is_heard=lambda node: node in heard,
+        )
+
+    with_learners = step(Membership((A,)), (A, B, C))
     assert with_learners == Membership((A,), learners=(B, C))
-    assert next_step(with_learners, target, is_caught_up=behind) is Step.WAIT
-    joint = next_step(with_learners, target, is_caught_up=ready)
+    assert step(with_learners, (A, B, C), caught_up={A, B}) is Step.WAIT
+    joint = step(with_learners, (A, B, C))
     assert joint == Membership((A, B, C), outgoing=(A,))
-    assert next_step(joint, target, is_caught_up=ready) is Step.WAIT
-    assert next_step(VOTERS, target, is_caught_up=ready) is Step.DONE
+    assert step(joint, (A, B, C)) is Step.WAIT
+    assert step(VOTERS, (A, B, C)) is Step.DONE
     left = Membership((A, B, C), learners=(NodeId("d" * 16),))
-    assert next_step(left, target, is_caught_up=ready) == VOTERS
-    assert next_step(VOTERS, (B,), is_caught_up=ready) == Membership(
-        (B,), outgoing=(A, B, C)
-    )
+    assert step(left, (A, B, C)) == VOTERS
+    assert step(VOTERS, (B,)) == Membership((B,), outgoing=(A, B, C))
+    # A group is not given to voters that could decide nothing.
+    assert step(VOTERS, (A, B), heard={A, C}) is Step.WAIT

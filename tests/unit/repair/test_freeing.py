@@ -11,6 +11,7 @@ from objstore.errors import Unavailable
 from objstore.ids import Epoch, Slot, chunk_id
 from objstore.meta import commands as c
 from objstore.meta import queries as q
+from objstore.meta.values import ChunkRef
 from objstore.repair.freeing import Aging
 from objstore.repair.worker import WorkerState
 from tests.unit.meta.builders import REF, intent
@@ -131,7 +132,7 @@ async def test_a_write_that_was_given_up_is_freed_from_stand_ins_too(
         await r.bench.write(b"x" * 1000, chunk=chunk)
         await r.move(chunk, 1, 3)
         epoch = Epoch(r.bench.ring.epoch)
-        drop = c.DropIntent(SLOT, BUCKET, of, "replicate:3", ((chunk, epoch),))
+        drop = c.DropIntent(SLOT, BUCKET, of, "replicate:3", (ChunkRef(chunk, 0, epoch),))
         r.meta.shard.must(drop)
         await until_old(r)
         await r.freer.work_once()
