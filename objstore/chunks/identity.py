@@ -93,7 +93,7 @@ def _check_new(directory: Directory, expected: DriveId | None) -> None:
             f"{directory.path}: was drive {expected} of this node and is empty now."
             " hint: is the disk mounted? If it was replaced by a new one, make a file"
             f" {ACCEPT_EMPTY} in the folder and start again: its fragments are then made"
-            " again from other copies"
+            " again from other copies as reads miss them"
         )
 
 

@@ -388,6 +388,10 @@ class ChunkStore:
         if location is None:
             raise NoSuchFragment(f"fragment {fragment} is not here")
         drive = self.drives.get(location.drive)
+        if drive is None and location.drive not in self.index.drives():
+            # Replaced by an empty one, and accepted as such: gone for good.
+            self._drop_row(fragment, location)
+            raise NoSuchFragment(f"fragment {fragment} was on a drive that was replaced")
         if drive is None:
             raise DriveFenced(f"drive {location.drive} of fragment {fragment} is not here")
         drive.check()

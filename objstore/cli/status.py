@@ -46,7 +46,7 @@ def _summary(status: dict[str, Any]) -> list[str]:
             f" copies than promised; {status['repair']['queued']} fragments wait for repair"
         )
     else:
-        data = "every object has all the copies that its bucket promises"
+        data = "no object is known to have fewer copies than its bucket promises"
     voters = f"{metadata['voters']} voters a shard"
     if metadata["shards_below"]:
         voters += f", {metadata['shards_below']} of {metadata['shards']} shards have fewer"

@@ -170,6 +170,7 @@ def check_query(query: q.Query) -> None:
     """Raise InvalidRequest for a query that no front door makes."""
     _check_common(query)
     slots: tuple[int, ...] = getattr(query, "slots", ())
+    _require(len(slots) <= SLOT_COUNT, "more slots than there are")
     _require(all(0 <= slot < SLOT_COUNT for slot in slots), "slots")
     limit = getattr(query, "limit", 1)
     _require(0 < limit <= LIST_PAGE_MAX, f"a limit is 1 to {LIST_PAGE_MAX}")

@@ -443,5 +443,15 @@ ClusterCommand = (
     | PutSetting
 )
 Command = SlotCommand | ClusterCommand
+# What adds rows for good: refused where a voter has no room for more.
+GROWING: tuple[type, ...] = (
+    PutVersion,
+    PutPart,
+    CreateUpload,
+    BeginIntent,
+    CreateBucketRecord,
+    CreateAccessKey,
+    CreateJoinToken,
+)
 SLOT_COMMANDS: tuple[type, ...] = get_args(SlotCommand)
 COMMANDS: tuple[type, ...] = (*SLOT_COMMANDS, *get_args(ClusterCommand))

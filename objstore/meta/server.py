@@ -11,7 +11,7 @@ what is due in the slots of led shards, by PurgeStep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import attrs
@@ -21,11 +21,11 @@ import trio
 from objstore.errors import InvalidRequest, NotFound, ObjstoreError, OutOfSpace, Unavailable
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
-from objstore.ids import CLUSTER_SHARD, RequestId, ShardId, Slot
+from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.meta import cluster, envelope, reads
 from objstore.meta.bounds import check_command, check_query
-from objstore.meta.commands import COMMANDS, Command, PurgeStep
+from objstore.meta.commands import COMMANDS, GROWING, Command, PurgeStep
 from objstore.meta.errors import WrongShard
 from objstore.meta.queries import QUERIES, ClusterChanges, Query
 from objstore.meta.store import MetaStore, ShardMachine
@@ -83,6 +83,8 @@ class MetaServer:
     view: ClusterView
     clock: Clock
     entropy: Entropy
+    # Whether any of these nodes has no room for more metadata.
+    is_full: Callable[[Iterable[NodeId]], bool] = lambda _: False
 
     def __attrs_post_init__(self) -> None:
         self.view.follow(self.store.machine(CLUSTER_SHARD))
@@ -110,6 +112,8 @@ class MetaServer:
         if len(request) != envelope.REQUEST_ID_SIZE:
             raise InvalidRequest("a request id has 16 bytes")
         self._check_shard(shard, getattr(command, "slot", None))
+        if isinstance(command, GROWING) and self.is_full(self.view.voters(shard)):
+            raise OutOfSpace(f"a node that keeps shard {shard} has reached its reserve")
         level = envelope.level_of(command)
         if level > self.view.feature_level:
             raise InvalidRequest(

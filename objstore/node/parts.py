@@ -41,6 +41,7 @@ from objstore.node.descriptors import Shares, share
 from objstore.node.identity import DataFolder, Identity, IdentityState
 from objstore.node.joining import drive_paths, founding_command, member_of, weight_of
 from objstore.node.place import Place
+from objstore.node.room import Room
 from objstore.node.stopping import either, unless
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
@@ -95,6 +96,7 @@ class Parts:
         self.folder = folder
         self.identity = identity
         self.left = trio.Event()  # Set when this node has left its cluster.
+        self._news = trio.Event()  # Set when there is something to gossip about.
         self.secrets = folder.load_secrets()
         self.boot_id = host.entropy.token(8)
         self.shares = self._share_descriptors()
@@ -185,8 +187,14 @@ class Parts:
             peer_alive=self._is_alive,
             flush=self.meta_store.flush,
         )
+        self.room = Room(node, self.folder.directory, self._spread_news)
         self.meta_server = MetaServer(
-            self.raft, self.meta_store, self.view, host.clock, host.entropy
+            self.raft,
+            self.meta_store,
+            self.view,
+            host.clock,
+            host.entropy,
+            self.room.is_full_at,
         )
         self.meta = MetaClient(
             self.meta_server, self.view, self.peers, host.entropy, self._member_nodes
@@ -485,6 +493,7 @@ class Parts:
         for service in (self.meta_server.run, self.view.run, self.meta_store.run):
             await nursery.start(service)
         nursery.start_soon(self._tell_gossip)
+        nursery.start_soon(self.room.run)
 
     async def _start_gossip(self, nursery: trio.Nursery) -> None:
         address = Address.parse(self.config.cluster.address)
@@ -546,6 +555,9 @@ class Parts:
             self.peers.forget_pause(member.node)
         elif member.state is State.LEFT:
             self.peers.disconnect(member.node, "it has left")
+        self.room.heard(
+            member.node, is_full=member.is_up and member.meta.get("full") is True
+        )
         version = member.meta.get("version")
         if isinstance(version, int):
             self.view.on_version_heard(version)
@@ -558,22 +570,20 @@ class Parts:
         )
 
     def _gossip_meta(self) -> dict[str, object]:
-        return {"version": self.view.version}
+        return {"version": self.view.version, "full": self.room.is_full}
 
     async def _tell_gossip(self) -> None:
-        """Spread the newest known version of the cluster's state; look for its members."""
+        """Spread what others should know of us, at once; look for the cluster's members."""
         assert self.gossip is not None
-        changed = trio.Event()
-
-        def on_change() -> None:
-            changed.set()
-
-        self.view.subscribe(on_change)
+        self.view.subscribe(self._spread_news)
         while True:
+            self._news = trio.Event()
             self.gossip.update_meta(self._gossip_meta())
             self.gossip.set_seeds(self._seeds())
-            await changed.wait()
-            changed = trio.Event()
+            await self._news.wait()
+
+    def _spread_news(self) -> None:
+        self._news.set()
 
     async def _found(self) -> None:
         """Make this node's replicas of all shards, and the cluster's first entry."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from objstore.errors import ObjstoreError
+import trio
+
+from objstore.errors import ObjstoreError, Unavailable
 from objstore.meta.commands import (
     UNCONDITIONAL,
     DeleteResult,
@@ -50,11 +52,19 @@ async def delete_object(
 async def delete_objects(
     store: Store, deletions: Sequence[tuple[Capability, WriteCondition]]
 ) -> list[DeleteResult | ObjstoreError]:
-    """Delete each by itself: a result or an error in each one's place."""
+    """Delete each by itself: a result or an error in each one's place.
+
+    Those that others kept from their turn for too long are Unavailable: a shard that does
+    not answer costs the request its patience once, and not for every key.
+    """
+    gives_up_at = trio.current_time() + store.options.meta_timeout_ms / 1000
+
+    async def delete(capability: Capability, condition: WriteCondition) -> DeleteResult:
+        if trio.current_time() > gives_up_at:
+            raise Unavailable("the keys before this one took too long")
+        return await delete_object(store, capability, condition)
+
     return await outcomes(
-        [
-            partial(delete_object, store, capability, condition)
-            for capability, condition in deletions
-        ],
+        [partial(delete, capability, condition) for capability, condition in deletions],
         at_once_max=_AT_ONCE_MAX,
     )

@@ -40,15 +40,3 @@ async def outcomes(
             for _ in range(min(at_once_max, len(calls))):
                 nursery.start_soon(work)
     return [results[number] for number in range(len(calls))]
-
-
-async def all_of(
-    calls: Sequence[Callable[[], Awaitable[T]]], *, at_once_max: int
-) -> list[T]:
-    """Run all to their ends; then raise the first error in the calls' order, if any."""
-    results: list[T] = []
-    for outcome in await outcomes(calls, at_once_max=at_once_max):
-        if isinstance(outcome, ObjstoreError):
-            raise outcome
-        results.append(outcome)
-    return results

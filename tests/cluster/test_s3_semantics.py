@@ -314,7 +314,7 @@ def test_arguments_of_lists(s3: Nodes, keys_bucket: str) -> None:
     assert page.texts("Contents/Key") == ["a%20b%2Bc", "a%252Fb"]
     assert len(page.texts("Contents/Owner/ID")) == 2
     token = quote(page.text("NextContinuationToken"))
-    last = s3.get(f"{bucket}?list-type=2&prefix=a&delimiter=/&continuation-token={token}")
+    last = s3.get(f"{bucket}?list-type=2&prefix=a&delimiter=%2F&continuation-token={token}")
     assert (last.texts("CommonPrefixes/Prefix"), last.text("IsTruncated")) == (
         ["a/"],
         "false",
@@ -844,6 +844,40 @@ def test_the_life_of_a_multipart_upload(s3: Nodes) -> None:
     assert refused(s3.get(f"{B}/{key}?partNumber=3")) == (416, "InvalidPartNumber")
     s3.put(f"{B}/{key}", b"overwritten")
     assert refused(complete(s3, key, upload, parts)) == (404, "NoSuchUpload")
+
+
+def test_uploads_are_listed_in_pages_by_key_and_age(s3: Nodes) -> None:
+    s3.put("/uploads")
+    begun = []
+    for key in ("a", "a", "a/1", "a/2", "b c+", "b c+"):
+        upload = s3.post(at("/uploads", key) + "?uploads").text("UploadId")
+        begun.append((quote(key, safe="/"), upload))
+
+    def listed(query: str, size: int) -> tuple[list[tuple[str, str]], list[str]]:
+        found: list[tuple[str, str]] = []
+        prefixes: list[str] = []
+        place = ""
+        while True:
+            page = s3.get(
+                f"/uploads?uploads&encoding-type=url&max-uploads={size}{query}{place}"
+            )
+            ids = page.texts("Upload/UploadId")
+            found += zip(page.texts("Upload/Key"), ids, strict=True)
+            prefixes += page.texts("CommonPrefixes/Prefix")
+            if page.text("IsTruncated") == "false":
+                return found, prefixes
+            assert len(ids) + len(page.texts("CommonPrefixes")) == size
+            # Markers are shown encoded, as everything is that was asked for so.
+            marker = unquote(page.text("NextKeyMarker"))
+            place = f"&key-marker={quote(marker, safe='')}"
+            place += f"&upload-id-marker={page.text('NextUploadIdMarker')}"
+
+    for size in (1, 2, 4, 6, 1000):
+        assert listed("", size) == (begun, [])
+        assert listed("&prefix=a%2F", size) == (begun[2:4], [])
+        assert listed("&delimiter=%2F", size) == (begun[:2] + begun[4:], ["a/"])
+    assert s3.get("/uploads?uploads&max-uploads=0").texts("Upload") == []
+    assert refused(s3.delete("/uploads")) == (409, "BucketNotEmpty")
 
 
 def test_uploads_that_are_none(s3: Nodes) -> None:

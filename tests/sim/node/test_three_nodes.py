@@ -150,3 +150,27 @@ def test_a_stop_hands_over_and_the_others_go_on_at_once_f22() -> None:
         await read_all(nodes, bodies | {"more": b"x"})
 
     on_three_nodes(2, program)
+
+
+@pytest.mark.slow
+def test_a_node_without_room_takes_no_more_and_still_gives_back_f09() -> None:
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b", "c"])
+        disk = nodes.world.disk("b")
+        before, disk.capacity = disk.capacity, disk.used() + 1 * MiB
+        rooms = [parts.room for parts in nodes.parts.values()]
+        full = nodes.parts["b"].identity.node
+        await until(lambda: all(room.is_full_at([full]) for room in rooms))
+        for name in "abc":
+            front = nodes.front(name)
+            answer = await front.put("/bucket/more", b"x")
+            assert (answer.status, answer.code) == (507, "InsufficientStorage")
+        await read_all(nodes, bodies)
+        assert (await nodes.front("a").delete("/bucket/key-1")).status == 204
+        del bodies["key-1"]
+        disk.capacity = before
+        await until(lambda: not any(room.is_full_at([full]) for room in rooms))
+        assert (await nodes.front("c").put("/bucket/more", b"x")).status == 200
+        await read_all(nodes, bodies | {"more": b"x"})
+
+    on_three_nodes(5, program)

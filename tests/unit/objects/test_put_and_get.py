@@ -411,3 +411,24 @@ async def test_memory_of_reads_and_copies_is_held_once_and_given_back_f43():
         await copy.copy_object(c.store, source, version, put_leave(record, key=b"c"), PLAIN)
         assert c.store.budget.held == 0
         assert await fetch(c.store, record, b"c") == content(3 * MiB)
+
+
+async def test_shard_that_does_not_answer_costs_a_mass_delete_its_patience_once(
+    autojump_clock,
+):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+
+        async def hang(command):
+            await trio.sleep(10)
+            raise Unavailable("no leader")
+
+        c.meta.before = hang
+        leaves = [leave(record, "s3:DeleteObject", b"%d" % n) for n in range(1000)]
+        began = trio.current_time()
+        results = await delete.delete_objects(
+            c.store, [(capability, WriteCondition()) for capability in leaves]
+        )
+        assert len(results) == 1000
+        assert all(isinstance(result, Unavailable) for result in results)
+        assert trio.current_time() - began <= 30

@@ -176,6 +176,20 @@ def test_virtual_hosts_are_of_the_configured_domains_only(host, path, place):
     assert locate(path, host, ("s3.example.com",)) == place
 
 
+@pytest.mark.parametrize(
+    ("host", "domains", "bucket"),
+    [
+        ("photos.s3.example.com:9000", ["s3.example.com"], "photos"),
+        ("Photos.S3.example.com", ["other.com", "s3.example.com"], "photos"),
+        ("s3.example.com", ["s3.example.com"], None),
+        ("photos.s3.example.com", [], None),
+        ("", ["s3.example.com"], None),
+    ],
+)
+def test_a_host_names_a_bucket_under_a_configured_domain(host, domains, bucket):
+    assert virtual_bucket(host, domains) == bucket
+
+
 @given(
     st.text(min_size=1, max_size=60).filter(lambda text: text.encode("utf-8", "replace"))
 )

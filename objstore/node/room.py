@@ -1,0 +1,73 @@
+"""Room: which nodes' data folders are at their reserve, and take no more metadata.
+
+    own folder --sampled--> full | room --gossip--> all nodes
+    shards with a full voter refuse what grows (507); reads, deletes and repair go on
+
+A store or log that meets the end of its disk can only end its process.  So what grows is
+refused before: the reserve lets the others go on, and the store rewrite its files to give
+space back.  Chunk drives have a reserve of their own (`chunks.reserve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+import structlog
+import trio
+
+from objstore.host.disk import Directory
+from objstore.ids import NodeId
+from objstore.units import MiB
+
+log = structlog.get_logger()
+
+# A few files of the log, and of the store while it rewrites some: but of a small disk no
+# more than a tenth.
+RESERVE = 256 * MiB
+_SHARE = 10
+_INTERVAL_S = 1.0
+
+
+@attrs.define(eq=False)
+class Room:
+    """What is known of all nodes' room, and of our own at first hand."""
+
+    node: NodeId
+    directory: Directory
+    on_change: Callable[[], None]  # Our own is full now, or has room again.
+    _full: set[NodeId] = attrs.field(factory=set, init=False)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether our own folder is at its reserve."""
+        return self.node in self._full
+
+    def is_full_at(self, nodes: Iterable[NodeId]) -> bool:
+        """Whether any of these nodes is full, as far as is known."""
+        return bool(self._full) and not self._full.isdisjoint(nodes)
+
+    def heard(self, node: NodeId, *, is_full: bool) -> None:
+        """Note what a peer says of itself, or that it is gone and says nothing."""
+        if node != self.node:
+            (self._full.add if is_full else self._full.discard)(node)
+
+    async def run(self) -> None:
+        """Look at our own folder, until cancelled."""
+        while True:
+            self._look()
+            await trio.sleep(_INTERVAL_S)
+
+    def _look(self) -> None:
+        space = self.directory.space()
+        reserve = min(RESERVE, space.total // _SHARE)
+        # Once full, until there is clearly more: not to and fro with every file.
+        is_full = space.free < (reserve + reserve // 4 if self.is_full else reserve)
+        if is_full == self.is_full:
+            return
+        (self._full.add if is_full else self._full.discard)(self.node)
+        if is_full:
+            log.error("node.folder_full", free=space.free, reserve=reserve)
+        else:
+            log.info("node.folder_has_room", free=space.free)
+        self.on_change()
