@@ -271,7 +271,10 @@ def _node_problems(nodes: list[dict[str, Any]], reserve: int) -> list[str]:
         if node["layout_state"] == "draining":
             problems.append(f"{name} is on its way out")
         elif node["layout_state"] == "dead":
-            problems.append(f"{name} was dead for long: others vote in its place")
+            problems.append(
+                f"{name} was dead for long: others vote in its place; what lies on it has"
+                " a copy less"
+            )
         problems += _drive_problems(name, node.get("drives", ()), reserve)
         if node.get("damaged_groups"):
             problems.append(f"{name} mends the logs of shards {node['damaged_groups']}")

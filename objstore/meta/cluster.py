@@ -259,8 +259,11 @@ def delete_access_key(work: Work, command: DeleteAccessKey) -> None:
 
 def create_join_token(work: Work, command: CreateJoinToken) -> None:
     _delete_expired_tokens(work)
+    name = command.token.token_id.encode()
+    if work.rows.get(schema.cluster_key(Table.JOIN_TOKEN, name)) is not None:
+        return  # Said again, and late: it may have been spent since.
     token = attrs.evolve(command.token, created_ms=work.context.time_ms)
-    _put(work, Table.JOIN_TOKEN, token.token_id.encode(), codec.encode(token))
+    _put(work, Table.JOIN_TOKEN, name, codec.encode(token))
 
 
 def _delete_expired_tokens(work: Work) -> None:
@@ -279,19 +282,15 @@ def spend_join_token(work: Work, command: SpendJoinToken) -> None:
         token is not None
         and hmac.compare_digest(token.secret_hash, command.secret_hash)
         and token.expires_ms > work.context.time_ms
+        and (token.uses_left > 0 or command.node in token.spent_by)
     )
     if not is_right or token is None:
         raise InvalidToken("this join token cannot be used")
-    if command.node and command.node in token.spent_by:
-        return
-    if token.uses_left <= 0:
-        raise InvalidToken("this join token cannot be used")
-    spent_by = (*token.spent_by, command.node) if command.node else token.spent_by
-    spent = attrs.evolve(token, uses_left=token.uses_left - 1, spent_by=spent_by)
-    if spent.uses_left or spent_by:  # One that is used up stays for who comes again.
+    if command.node not in token.spent_by:
+        # One that is used up stays until it expires, for who comes again.
+        spent_by = (*token.spent_by, command.node)
+        spent = attrs.evolve(token, uses_left=token.uses_left - 1, spent_by=spent_by)
         _put(work, Table.JOIN_TOKEN, name, codec.encode(spent))
-    else:
-        _delete(work, Table.JOIN_TOKEN, name)
 
 
 def put_setting(work: Work, command: PutSetting) -> None:

@@ -21,6 +21,7 @@ from objstore.ids import (
     Epoch,
     IntentId,
     Key,
+    NodeId,
     Slot,
     UploadId,
     VersionId,
@@ -410,7 +411,7 @@ class SpendJoinToken:
 
     token_id: str
     secret_hash: bytes
-    node: str = ""  # Who spends it.
+    node: NodeId  # Who spends it.
 
 
 @wire("c.set_layout")

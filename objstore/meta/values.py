@@ -79,7 +79,7 @@ class JoinToken:
     expires_ms: int
     uses_left: int
     created_ms: int
-    spent_by: tuple[str, ...] = ()  # Node ids.
+    spent_by: tuple[NodeId, ...] = ()
 
 
 # ---- bytes ----------------------------------------------------------------------------

@@ -75,10 +75,9 @@ async def run_node(
         identity = folder.start(identity)
         log.info("node.started", start=identity.start_count, cluster=identity.cluster)
         parts = Parts(config, host, folder, identity)
-        try:
-            await parts.run(stopping, task_status=task_status)
-        finally:
-            parts.close()
+        await parts.run(stopping, task_status=task_status)
+        # Only after an end in order: a store that failed is not written to again.
+        parts.close()
         log.info("node.stopped")
     finally:
         folder.close()

@@ -344,7 +344,9 @@ class RaftHost:
             tail = Log(offset=0, offset_term=0, entries=[entry])
             self._add(group, self._machines(group), tail, hard_state, changed=False)
         for group in wanted:
-            replica = self._replicas[group]
+            replica = self._replicas.get(group)
+            if replica is None:
+                raise NotLeader(None)
             alone = ((), (self.node,))  # Empty until the first entry is applied.
             while replica.core.membership.voters in alone:
                 if replica.core.has_own_commit:
@@ -354,12 +356,17 @@ class RaftHost:
                     raise NotLeader(None)
 
     def _is_unfounded(self, group: int) -> bool:
-        """Whether nothing is here of a group, or a founding was torn off before its entry."""
+        """Whether nothing is here of a group, or a founding was torn before its entry.
+
+        Not where a leader has spoken of it, or it was taken from here: it lives elsewhere.
+        """
         replica = self._replicas.get(group)
         if replica is None:
-            return True
-        log = replica.core.log
-        return log.last_index == 0 and not members(replica.core.membership)
+            return group not in self._tombstones
+        core = replica.core
+        if core.damage is not Damage.NONE:
+            return False
+        return core.log.last_index == 0 and not members(core.membership)
 
     # Questions.
 
@@ -501,17 +508,18 @@ class RaftHost:
         if step is Step.WAIT and core.quiescent:
             core.wake(now_ms)  # In silence nobody is heard.
             self._touch(replica)
-        if isinstance(step, Membership):
-            if core.propose_membership(step, now_ms) is not None:
-                log.info(
-                    "raft.membership_proposed",
-                    group=replica.group,
-                    voters=step.voters,
-                    outgoing=step.outgoing,
-                    learners=step.learners,
-                )
-                self._touch(replica)
-        return step is Step.DONE
+        if not isinstance(step, Membership):
+            return step is Step.DONE
+        if core.propose_membership(step, now_ms) is not None:
+            log.info(
+                "raft.membership_proposed",
+                group=replica.group,
+                voters=step.voters,
+                outgoing=step.outgoing,
+                learners=step.learners,
+            )
+            self._touch(replica)
+        return False
 
     async def transfer(self, group: int, to: NodeId) -> None:
         """Hand leadership to voter `to`; returns once this node does not lead any more.

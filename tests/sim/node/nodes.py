@@ -28,7 +28,7 @@ class Nodes:
     world: SimulatedWorld
     parts: dict[str, Parts] = attrs.field(factory=dict)  # Of those that serve.
     tokens: dict[str, str] = attrs.field(factory=dict)
-    overrides: dict[str, object] = attrs.field(factory=dict)
+    tolerated: type[Exception] | None = None  # What may end a node that served.
     _stopping: dict[str, trio.Event] = attrs.field(factory=dict)
     _ended: dict[str, trio.Event] = attrs.field(factory=dict)
 
@@ -50,7 +50,6 @@ class Nodes:
                 "raft.wal_segment_size": "1MiB",
             }
             | joined
-            | self.overrides
             | more
         )
 
@@ -74,6 +73,10 @@ class Nodes:
         except HostCrashed:
             if not serving.is_serving:
                 raise
+        except BaseExceptionGroup as group:
+            rest = group if self.tolerated is None else group.split(self.tolerated)[1]
+            if rest is not None:
+                raise rest from None
         finally:
             self.parts.pop(name, None)
             ended.set()

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
+from objstore.errors import ConfigError
+from objstore.ring.layout import without_member
 from objstore.testing.host import SimulatedWorld
 from objstore.testing.simulation import run_simulation
 from objstore.units import KiB, MiB
@@ -20,13 +22,17 @@ def body(name: str, size: int) -> bytes:
     return hashlib.shake_128(name.encode()).digest(size)
 
 
-def on_three_nodes(seed: int, program: Program, **overrides: object) -> None:
-    """Run `program` with a, b and c, of which a founded and all vote everywhere."""
+def on_three_nodes(
+    seed: int, program: Program, *, tolerated: type[Exception] | None = None
+) -> None:
+    """Run `program` with a, b and c, of which a founded and all vote everywhere.
+
+    tolerated: what may end a node by itself.
+    """
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
-            settings = {key.replace("__", "."): value for key, value in overrides.items()}
-            nodes = Nodes(nursery, SimulatedWorld(seed), overrides=settings)
+            nodes = Nodes(nursery, SimulatedWorld(seed), tolerated=tolerated)
             await nodes.start("a")
             for name in "bc":
                 await nodes.admit(name, by="a")
@@ -75,8 +81,16 @@ async def read_all(nodes: Nodes, bodies: dict[str, bytes]) -> None:
         assert listed.texts("Contents/Key") == sorted(bodies)
 
 
+def seeds(first: int, count: int) -> pytest.MarkDecorator:
+    """One of them in make test, all in make test-full."""
+    rest = [
+        pytest.param(s, marks=pytest.mark.full) for s in range(first + 1, first + count)
+    ]
+    return pytest.mark.parametrize("seed", [first, *rest])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@seeds(0, 6)
 def test_a_node_loses_power_and_every_acknowledged_byte_is_there(seed: int) -> None:
     """F01, F03."""
 
@@ -97,7 +111,7 @@ def test_a_node_loses_power_and_every_acknowledged_byte_is_there(seed: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 12))
+@seeds(10, 6)
 def test_all_nodes_lose_power_at_once_f03(seed: int) -> None:
     async def program(nodes: Nodes) -> None:
         bodies = await fill(nodes, ["a", "b", "c"])
@@ -174,3 +188,22 @@ def test_a_node_without_room_takes_no_more_and_still_gives_back_f09() -> None:
         await read_all(nodes, bodies | {"more": b"x"})
 
     on_three_nodes(5, program)
+
+
+@pytest.mark.slow
+def test_a_node_that_was_taken_out_while_it_was_away_finds_out_and_ends() -> None:
+    async def program(nodes: Nodes) -> None:
+        bodies = await fill(nodes, ["a", "b"])
+        node = nodes.parts["c"].identity.node
+        await nodes.stop("c")
+        await nodes.parts["a"].membership.change_layout(
+            lambda now: without_member(now, node)
+        )
+        await nodes.start("c")
+        await until(lambda: "c" not in nodes.parts)
+        with pytest.raises(ConfigError, match="has left"):
+            await nodes.start("c")
+        await until(lambda: not nodes.parts["a"].gossip.is_alive(node))  # type: ignore[union-attr]
+        await read_all(nodes, bodies)
+
+    on_three_nodes(7, program)

@@ -52,7 +52,7 @@ from objstore.raft.recovery import (
     tombstone_record,
 )
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
-from objstore.raft.wal import MARK, Wal
+from objstore.raft.wal import Wal
 from objstore.raft.wal_format import DATA_OFFSET, Record, RecordType
 from objstore.raft.worker import needed
 from objstore.testing.boot import Boot
@@ -465,7 +465,9 @@ class RaftSim:
                     records.append(Record(GROUP, RecordType.TRUNCATE, index=effect.cut))
                 records += [entry_record(GROUP, entry) for entry in effect.entries]
                 sequence = effect.sequence
-                self.write(node, records, lambda: core.persisted(sequence, self.clock(node)))
+                self.write(
+                    node, records, lambda: core.persisted(sequence, self.clock(node))
+                )
             case Apply(entries, membership):
                 node.machine.apply(entries, membership)
                 core.applied(entries[-1].index, self.clock(node))
@@ -694,7 +696,9 @@ class RaftSim:
         if random.random() < faults.abandon_probability:
             self.target = None
         if random.random() < faults.change_probability and self.target is None:
-            self.target = tuple(sorted(random.sample(names, random.choice((1, 3, 3, 4)))))
+            self.target = tuple(
+                sorted(random.sample(names, min(len(names), random.choice((1, 3, 3, 4)))))
+            )
         if random.random() < faults.transfer_probability:
             for node in self.nodes.values():
                 if node.core is not None and node.core.is_leader:

@@ -61,6 +61,49 @@ def test_flapping_nodes_do_not_end_a_healthy_group(seed: int) -> None:
     run(RaftSim(seed, faults=faults), 15_000)
 
 
+@seeds
+def test_processes_that_stop_and_go_on_serve_nothing_stale(seed: int) -> None:
+    """F14, R4, R7."""
+    faults = Faults(pause_probability=0.7, crash_probability=0.05, cut_probability=0.1)
+    run(RaftSim(seed, node_count=3, faults=faults), 20_000)
+
+
+@seeds
+def test_clocks_that_run_fast_and_slow_cost_only_time(seed: int) -> None:
+    """F15."""
+    faults = Faults(clock_rates=(0.6, 1.0, 1.7), pause_probability=0.1)
+    run(RaftSim(seed, faults=faults), 15_000)
+
+
+@seeds
+def test_changes_of_members_given_up_half_way_block_no_later_one(seed: int) -> None:
+    """R2; learners are left over, joint memberships end by themselves."""
+    faults = Faults(
+        change_probability=0.9,
+        abandon_probability=0.7,
+        crash_probability=0.15,
+        pause_probability=0.1,
+        cut_probability=0.2,
+    )
+    run(RaftSim(seed, voters=1 + 2 * (seed % 2), faults=faults), 15_000)
+
+
+@seeds
+def test_a_log_that_goes_on_while_states_are_rarely_flushed_forgets_nothing(
+    seed: int,
+) -> None:
+    """What is let go of the log is needed by who restarts from an old state (R2, F01)."""
+    faults = Faults(
+        change_probability=0.3,
+        crash_probability=0.4,
+        down_ms_max=1000,
+        flush_probability=0.002,
+        cut_probability=0.1,
+    )
+    options = Options(kept_entries=20, append_entries_max=8, quiesce_after_ms=600)
+    run(RaftSim(seed, voters=1, faults=faults, options=options), 15_000)
+
+
 def test_one_seed_gives_one_run() -> None:
     traces = []
     for _ in range(2):

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from objstore.errors import InvalidRequest
-from objstore.ids import BucketId, ChunkId, Epoch, Key, Slot
+from objstore.ids import BucketId, ChunkId, Epoch, Key, NodeId, Slot
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
 from objstore.meta import commands as c
 from objstore.meta import errors as meta_errors
@@ -70,7 +70,7 @@ COMMANDS: list[Any] = [
     c.CreateAccessKey(OTHER),
     c.DeleteAccessKey("AK"),
     c.CreateJoinToken(TOKEN),
-    c.SpendJoinToken("t", b"h"),
+    c.SpendJoinToken("t", b"h", NodeId("a" * 16)),
     c.SetLayout(encode(LAYOUT)),
     c.PutSetting("name", None),
 ]

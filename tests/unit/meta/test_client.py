@@ -9,8 +9,8 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from objstore.errors import InvalidRequest, NotFound, Unavailable
-from objstore.ids import BucketId, Key, NodeId, ShardId, Slot
+from objstore.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
+from objstore.ids import CLUSTER_SHARD, BucketId, Key, NodeId, ShardId, Slot
 from objstore.meta import bucket_steps
 from objstore.meta import commands as c
 from objstore.meta import queries as q
@@ -163,6 +163,37 @@ async def test_answers_lost_to_the_end_leave_the_outcome_unknown(
         assert caught.value.unknown
         with pytest.raises(NoSuchKey):
             await asker.client.query(get(record, b"nothing"))
+
+
+async def test_what_grows_is_refused_where_a_voter_is_full_and_never_as_if_it_were_known(
+    autojump_clock: Any,
+) -> None:
+    """F09, I10: a refusal says nothing of the attempt before it, whose answer was lost."""
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        record = await create_bucket(nodes[0])
+        command = put(record, b"key")
+        shard = nodes[0].view.shard_of(command.slot)
+        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        asker = others(cluster, leader)[0]
+        asker.wire.lose_answers = True
+
+        async def fill() -> None:
+            await trio.sleep(0.2)
+            asker.wire.lose_answers = False
+            for node in nodes:
+                node.server.is_full = lambda _: True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill)
+            with pytest.raises(Unavailable) as caught:
+                await asker.client.propose(command)
+        assert caught.value.unknown
+        assert (await asker.client.query(get(record, b"key"))).draft == draft(b"x")
+        with pytest.raises(OutOfSpace):
+            await asker.client.propose(put(record, b"other"))
+        delete = c.DeleteVersion(command.slot, command.ref, command.key)
+        assert isinstance(await asker.client.propose(delete), c.DeleteResult)
 
 
 async def test_a_minority_answers_nothing(autojump_clock: Any) -> None:
@@ -350,6 +381,30 @@ async def test_a_voter_dead_past_the_grace_is_replaced_and_taken_back_when_it_li
         await trio.sleep(5)
         assert state() == "dead"
         await cluster.until(lambda: state() == "active", within_s=60)
+
+
+async def test_whoever_comes_to_lead_knows_since_when_a_node_is_dead(
+    autojump_clock: Any,
+) -> None:
+    """Not since a death that it saw when it led before: the node has lived since."""
+    async with running(1, 2, 3, 4, 5) as cluster:
+        nodes = list(cluster.nodes.values())
+        preferred = nodes[0].view.preferred_leader(CLUSTER_SHARD)
+        assert preferred is not None
+        first = cluster.nodes[preferred]
+        await cluster.until(lambda: first.raft.is_leader(CLUSTER_SHARD))
+        once, gone = others(cluster, first)[:2]
+        cluster.cut_off.add(gone.node)
+        await first.raft.transfer(CLUSTER_SHARD, once.node)
+        await cluster.until(lambda: once.raft.is_leader(CLUSTER_SHARD))
+        await cluster.until(lambda: first.raft.is_leader(CLUSTER_SHARD))
+        cluster.cut_off.clear()
+        await trio.sleep(GRACE_MS / 1000)
+        cluster.cut_off.add(gone.node)
+        await trio.sleep(3)
+        now_ms = int(trio.current_time() * 1000)
+        deaths = once.reconciler._deaths
+        assert deaths.changes(once.view.layout, now_ms) == []
 
 
 async def test_half_done_bucket_steps_are_gone_on_with(autojump_clock: Any) -> None:

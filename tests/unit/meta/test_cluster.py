@@ -252,29 +252,35 @@ def test_access_keys_are_unique_and_can_be_deleted(shard: Shard) -> None:
     assert isinstance(shard.do(c.DeleteAccessKey("AK")), NoSuchAccessKey)
 
 
+def spend(name: str, secret: bytes, by: str = "a") -> c.SpendJoinToken:
+    return c.SpendJoinToken(name, secret * 32, NodeId(by * 16))
+
+
 def test_a_token_is_spent_as_often_as_it_says_and_until_it_expires(shard: Shard) -> None:
     token = JoinToken("t", b"h" * 32, shard.time_ms + 1000, uses_left=2, created_ms=0)
     shard.must(c.CreateJoinToken(token))
-    assert isinstance(shard.do(c.SpendJoinToken("t", b"x" * 32)), InvalidToken)
-    assert isinstance(shard.do(c.SpendJoinToken("u", b"h" * 32)), InvalidToken)
-    assert shard.do(c.SpendJoinToken("t", b"h" * 32)) is None
-    assert shard.do(c.SpendJoinToken("t", b"h" * 32)) is None
-    assert isinstance(shard.do(c.SpendJoinToken("t", b"h" * 32)), InvalidToken)
-    shard.must(c.CreateJoinToken(token))
+    assert isinstance(shard.do(spend("t", b"x")), InvalidToken)
+    assert isinstance(shard.do(spend("u", b"h")), InvalidToken)
+    assert shard.do(spend("t", b"h", by="a")) is None
+    assert shard.do(spend("t", b"h", by="b")) is None
+    assert isinstance(shard.do(spend("t", b"h", by="c")), InvalidToken)
+    shard.must(c.CreateJoinToken(token))  # Said again, late: it is not made anew.
+    assert isinstance(shard.do(spend("t", b"h", by="c")), InvalidToken)
     shard.time_ms += 2000
-    assert isinstance(shard.do(c.SpendJoinToken("t", b"h" * 32)), InvalidToken)
+    assert isinstance(shard.do(spend("t", b"h", by="a")), InvalidToken)
     fresh = JoinToken("v", b"h" * 32, shard.time_ms + 1000, uses_left=1, created_ms=0)
     shard.must(c.CreateJoinToken(fresh))
     assert shard.tables()[Table.JOIN_TOKEN] == 1  # The expired one went.
 
 
-def test_a_token_spent_twice_under_one_request_id_is_spent_once(shard: Shard) -> None:
-    """R13."""
-    token = JoinToken("t", b"h" * 32, shard.time_ms + 1000, uses_left=1, created_ms=0)
+def test_a_node_whose_join_was_cut_off_comes_again_with_its_token(shard: Shard) -> None:
+    """F47: its use is spent, and nobody else's."""
+    token = JoinToken("t", b"h" * 32, shard.time_ms + 1000, uses_left=2, created_ms=0)
     shard.must(c.CreateJoinToken(token))
-    spend = c.SpendJoinToken("t", b"h" * 32)
-    assert shard.do(spend, b"r" * 16) is None
-    assert shard.do(spend, b"r" * 16) is None
+    for _ in range(3):
+        assert shard.do(spend("t", b"h", by="a")) is None
+    assert isinstance(shard.do(spend("t", b"x", by="a")), InvalidToken)
+    assert shard.do(spend("t", b"h", by="b")) is None
 
 
 # ---- changes by version ---------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from objstore.http.message import Headers
 from objstore.s3 import model
 from objstore.s3.errors import S3Error
-from objstore.s3.router import Place, locate, parse_query, resolve
+from objstore.s3.router import Place, locate, parse_query, resolve, virtual_bucket
 
 OPERATIONS = model.operations()
 EVERY_LITERAL = sorted({name for it in OPERATIONS.values() for name in it.literals})
