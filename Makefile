@@ -50,5 +50,8 @@ format: $(STAMP)  ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMP)  ## Generate docs/reference anew (after a change of metrics, keys, commands, errors).
+	$(BIN)/python docs/generate.py
+
 clean:  ## Remove the virtual environment and caches (never data/).
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -116,8 +116,10 @@ def _note(work: Work, key: bytes, *, is_deleted: bool) -> None:
 
 
 def _forget_oldest_deletion(work: Work, state: list[int]) -> None:
-    prefix = schema.table_prefix(CLUSTER_SLOT, Table.CHANGED)
-    for changed, payload in work.rows.scan(prefix, schema.range_end(prefix)):
+    # They are forgotten in their order: none is older than the last one that was.
+    begin = schema.changed_key(state[_FLOOR], b"")
+    end = schema.range_end(schema.table_prefix(CLUSTER_SLOT, Table.CHANGED))
+    for changed, payload in work.rows.scan(begin, end):
         if payloads.unpack(payload):
             version, key = schema.changed_of_row(changed)
             break

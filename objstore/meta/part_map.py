@@ -41,8 +41,8 @@ def place_of_offset(packed: bytes, offset: int) -> int:
     return low
 
 
-def place_of_number(packed: bytes, number: int) -> int | None:
-    """Where the part of this number is in the map."""
+def first_place_from(packed: bytes, number: int) -> int:
+    """Where the first part of this number or above is; `count` where there is none."""
     low, high = 0, count(packed)
     while low < high:
         middle = (low + high) // 2
@@ -50,6 +50,12 @@ def place_of_number(packed: bytes, number: int) -> int | None:
             low = middle + 1
         else:
             high = middle
-    if low < count(packed) and entry(packed, low)[0] == number:
-        return low
+    return low
+
+
+def place_of_number(packed: bytes, number: int) -> int | None:
+    """Where the part of this number is in the map."""
+    place = first_place_from(packed, number)
+    if place < count(packed) and entry(packed, place)[0] == number:
+        return place
     return None

@@ -159,22 +159,13 @@ def _list_version_parts(view: RowView, query: q.ListVersionParts) -> q.PartsAnsw
         return q.PartsAnswer(None, (), is_truncated=False)
     packed, prefix = _part_rows(view, query, location)
     limit = min(query.limit, _PAGE_MAX)
-    first = _first_above(packed, query.after)
+    first = part_map.first_place_from(packed, query.after + 1)
     places = range(first, min(first + limit, part_map.count(packed)))
     parts = tuple(
         _part(view, prefix, part_map.entry(packed, place)[0], with_location=False)
         for place in places
     )
     return q.PartsAnswer(None, parts, is_truncated=places.stop < part_map.count(packed))
-
-
-def _first_above(packed: bytes, number: int) -> int:
-    """The place of the first part above `number`."""
-    places = range(part_map.count(packed))
-    return next(
-        (place for place in places if part_map.entry(packed, place)[0] > number),
-        len(places),
-    )
 
 
 # ---- usage and repair -----------------------------------------------------------------

@@ -9,7 +9,7 @@
       wal/  meta/   the Raft log and the metadata store
       chunks/       the drive folder, unless `node.drives` names others
 
-    node.json   {"format": 1, "crc32c": "hex", "identity": {...}}
+    node.json   {"format": 1, "crc32c": "hex", "identity": {...}}  (formats/node-folder.md)
 
     states      founding | joining -> member -> left
 
@@ -258,7 +258,7 @@ def _parse_identity(directory: Directory) -> Identity:
         ClusterId(body["cluster"]),
         IdentityState(body["state"]),
         body["start_count"],
-        body["has_log"],
+        body.get("has_log", False),
     )
 
 

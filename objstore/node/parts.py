@@ -12,9 +12,9 @@ import attrs
 import structlog
 import trio
 
-from objstore import metrics
 from objstore.admin import settings
 from objstore.admin.app import PREFIX, AdminApp
+from objstore.admin.gauges import Gauges
 from objstore.admin.membership import Membership
 from objstore.admin.status import ClusterStatus, NodeReporter
 from objstore.chunks.client import ChunkClient
@@ -357,6 +357,12 @@ class Parts:
             max_staleness_ms=config.auth.max_staleness_ms,
             redundancy=config.chunks.redundancy,
         )
+        gauges = Gauges(
+            raft=self.raft,
+            chunks=self.chunk_store,
+            member_states=self._member_states,
+            repair_queued=self.reporter.repair_queued,
+        )
         self.admin = AdminApp(
             status=self.status,
             membership=self.membership,
@@ -366,7 +372,7 @@ class Parts:
             entropy=host.entropy,
             join_address=config.cluster.advertise or config.cluster.address,
             metrics_token=config.auth.metrics_token,
-            update_metrics=self._update_metrics,
+            update_metrics=gauges.update,
         )
         self.server.register(
             "cluster.authority", self.membership.on_authority, anonymous=True
@@ -376,14 +382,14 @@ class Parts:
         self.server.register("node.left", self._on_left)
         self.server.register("gossip.push_pull", self._on_push_pull)
 
+    def _member_states(self) -> list[State]:
+        return (
+            [] if self.gossip is None else [m.state for m in self.gossip.members().values()]
+        )
+
     def _state_of(self, node: NodeId) -> str:
         member = None if self.gossip is None else self.gossip.member(node)
         return "unknown" if member is None else member.state.name.lower()
-
-    def _update_metrics(self) -> None:
-        for drive in self.chunk_store.space():
-            metrics.DRIVE_BYTES.labels(drive.drive, "total").set(drive.total)
-            metrics.DRIVE_BYTES.labels(drive.drive, "free").set(drive.free)
 
     async def _on_left(self, call: Call) -> Reply:
         """Answer rpc node.left: this node is out of the layout, for good."""

@@ -36,9 +36,11 @@ from objstore.raft.log import Log
 from objstore.raft.membership import Step, next_step
 from objstore.raft.messages import (
     Append,
+    AppendReply,
     Heartbeat,
     Message,
     Vote,
+    VoteReply,
     decode_payload,
     encode_membership,
     encode_payload,
@@ -93,6 +95,10 @@ class Faults:
     pause_ms_max: int = 4000
     clock_rates: tuple[float, ...] = (1.0,)  # Of the nodes' monotonic clocks (F15).
     flush_probability: float = 0.05  # Per tick, of a state machine.
+    # The power fails right after a vote or an acknowledgement was given (R5, R6).
+    betrayal_probability: float = 0.0
+    leader_crash_probability: float = 0.0  # F24
+    fate_ms: int = 1000  # How often something may go wrong.
 
 
 QUIET = Faults(
@@ -349,6 +355,24 @@ class RaftSim:
             self.rot(node)
         self.after(down_ms, lambda: None if node.up else self.boot(node))
 
+    def betray(self, node: Node, message: Message) -> None:
+        """Perhaps forget, as far as the disk lets, what was just said."""
+        is_promise = (isinstance(message, VoteReply) and message.granted) or (
+            isinstance(message, AppendReply) and message.accepted
+        )
+        chance = self.faults.betrayal_probability
+        if isinstance(message, AppendReply):
+            chance /= 20  # There are many.
+        if not is_promise or self.random.random() >= chance:
+            return
+        boot = node.boot
+
+        def crash() -> None:
+            if node.boot == boot and node.up:
+                self.crash(node, self.random.randrange(10, 300), power=True)
+
+        self.after(self.random.randrange(3), crash)
+
     def rot(self, node: Node) -> None:
         """Flip a bit of the newest records that are known to have been synced."""
         if self.any_damaged() or node.synced <= DATA_OFFSET:
@@ -374,7 +398,8 @@ class RaftSim:
                 return
             waiting, node.backlog = node.backlog, None
             self.random.shuffle(waiting)  # Who knows which task runs first.
-            for event in waiting:
+            reader = self.random.randrange(len(waiting) + 1)
+            for event in [*waiting[:reader], lambda: self.read(node), *waiting[reader:]]:
                 if node.boot == boot:
                     event()
             if node.core is not None and node.boot == boot:
@@ -404,7 +429,8 @@ class RaftSim:
 
     def tick(self, name: NodeId) -> None:
         node = self.nodes[name]
-        self.after(int(100 / node.rate), lambda: self.tick(name))
+        interval_ms = self.options.heartbeat_ms
+        self.after(int(interval_ms / node.rate), lambda: self.tick(name))
         core = node.core
         if not node.up or core is None or node.backlog is not None:
             return
@@ -455,6 +481,7 @@ class RaftSim:
         match effect:
             case Send(to, message):
                 self.send(node.id, to, message)
+                self.betray(node, message)
             case Persist():
                 records = []
                 if effect.mended:
@@ -621,13 +648,20 @@ class RaftSim:
             if index is not None:
                 node.writes[index] = (core.term, operation)
         else:
-            operation = Operation("read", self.now_ms, self.shown)
-            request = next(self.requests)
-            if core.can_read_now:
-                self.end(operation, node.machine.applied.index)
-            elif core.read_index(request, self.clock(node)):
-                node.reads[request] = operation
+            self.read(node)
         self.wake(node)
+
+    def read(self, node: Node) -> None:
+        core = node.core
+        if core is None:
+            return
+        operation = Operation("read", self.now_ms, self.shown)
+        request = next(self.requests)
+        if core.can_read_now:
+            self.end(operation, node.machine.applied.index)
+        elif core.read_index(request, self.clock(node)):
+            node.reads[request] = operation
+            self.wake(node)
 
     def client_pause(self) -> None:
         """Let groups fall silent now and then."""
@@ -675,14 +709,17 @@ class RaftSim:
     # Fate.
 
     def fate(self) -> None:
-        """Once a second, something may go wrong."""
-        self.after(1000, self.fate)
+        """Now and then, something may go wrong."""
+        self.after(self.faults.fate_ms, self.fate)
         faults, random = self.faults, self.random
         names = sorted(self.nodes)
         if random.random() < faults.crash_probability:
             node = self.nodes[random.choice(names)]
             if node.up:
                 self.crash(node, random.randrange(50, faults.down_ms_max))
+        leader = self.leader()
+        if leader is not None and random.random() < faults.leader_crash_probability:
+            self.crash(self.nodes[leader.node], random.randrange(50, faults.down_ms_max))
         if random.random() < faults.power_loss_probability:
             for node in self.nodes.values():
                 if node.up:

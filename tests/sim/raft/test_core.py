@@ -104,6 +104,72 @@ def test_a_log_that_goes_on_while_states_are_rarely_flushed_forgets_nothing(
     run(RaftSim(seed, voters=1, faults=faults, options=options), 15_000)
 
 
+CHURN = Options(
+    heartbeat_ms=50,
+    election_timeout_ms=250,
+    kept_entries=20,
+    append_entries_max=1,
+    in_flight_messages_max=1,
+    quiesce_after_ms=600,
+)
+
+
+@seeds
+def test_leaders_that_last_a_moment_agree_with_those_before(seed: int) -> None:
+    """R1, R10, F24: short terms, slow links, one entry at a time."""
+    faults = Faults(
+        fate_ms=150,
+        leader_crash_probability=0.2,
+        crash_probability=0.05,
+        down_ms_max=600,
+        cut_probability=0.1,
+        cut_ms_max=500,
+        delay_ms_max=80,
+        sync_ms_max=30,
+        loss_probability=0.1,
+        change_probability=0.0,
+    )
+    run(RaftSim(seed, voters=5, faults=faults, options=CHURN), 10_000)
+
+
+@seeds
+def test_promises_outlive_the_power_that_fails_when_they_are_given(seed: int) -> None:
+    """R5, R6: slow disks, elections contended and manipulated, power lost at votes."""
+    faults = Faults(
+        fate_ms=200,
+        betrayal_probability=0.4,
+        leader_crash_probability=0.1,
+        crash_probability=0.0,
+        down_ms_max=400,
+        delay_ms_max=150,
+        sync_ms_max=150,
+        cut_probability=0.05,
+        change_probability=0.0,
+        transfer_probability=0.3,
+        kill_probability=0.2,
+    )
+    run(RaftSim(seed, node_count=3, faults=faults, options=CHURN), 10_000)
+
+
+@seeds
+def test_members_change_under_leaders_that_last_a_moment(seed: int) -> None:
+    """R2, R11."""
+    faults = Faults(
+        fate_ms=200,
+        change_probability=0.5,
+        abandon_probability=0.2,
+        leader_crash_probability=0.15,
+        crash_probability=0.1,
+        down_ms_max=600,
+        cut_probability=0.1,
+        cut_ms_max=600,
+        delay_ms_max=60,
+        transfer_probability=0.1,
+        flush_probability=0.01,
+    )
+    run(RaftSim(seed, faults=faults, options=CHURN), 10_000)
+
+
 def test_one_seed_gives_one_run() -> None:
     traces = []
     for _ in range(2):
