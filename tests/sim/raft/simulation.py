@@ -28,6 +28,8 @@ from objstore.raft.effects import (
     ReadsFailed,
     ReadsReady,
     Removed,
+    Role,
+    RoleChanged,
     Send,
     SendSnapshot,
 )
@@ -97,7 +99,7 @@ class Faults:
     flush_probability: float = 0.05  # Per tick, of a state machine.
     # The power fails right after a vote or an acknowledgement was given (R5, R6).
     betrayal_probability: float = 0.0
-    leader_crash_probability: float = 0.0  # F24
+    leader_crash_probability: float = 0.0  # Of each, soon after its election (F24).
     fate_ms: int = 1000  # How often something may go wrong.
 
 
@@ -373,6 +375,18 @@ class RaftSim:
 
         self.after(self.random.randrange(3), crash)
 
+    def topple(self, node: Node) -> None:
+        """Perhaps let a leader die before it is of use."""
+        if self.random.random() >= self.faults.leader_crash_probability:
+            return
+        boot = node.boot
+
+        def crash() -> None:
+            if node.boot == boot and node.up:
+                self.crash(node, self.random.randrange(50, self.faults.down_ms_max))
+
+        self.after(self.random.randrange(2 * self.options.election_timeout_ms), crash)
+
     def rot(self, node: Node) -> None:
         """Flip a bit of the newest records that are known to have been synced."""
         if self.any_damaged() or node.synced <= DATA_OFFSET:
@@ -508,6 +522,8 @@ class RaftSim:
                     node.reads.pop(request)
             case SendSnapshot(to):
                 self.send_snapshot(node, core, to)
+            case RoleChanged(Role.LEADER, _, _):
+                self.topple(node)
             case Removed(state):
                 node.core = None
                 node.tombstone = attrs.evolve(state, damage=Damage.NEW)
@@ -717,9 +733,6 @@ class RaftSim:
             node = self.nodes[random.choice(names)]
             if node.up:
                 self.crash(node, random.randrange(50, faults.down_ms_max))
-        leader = self.leader()
-        if leader is not None and random.random() < faults.leader_crash_probability:
-            self.crash(self.nodes[leader.node], random.randrange(50, faults.down_ms_max))
         if random.random() < faults.power_loss_probability:
             for node in self.nodes.values():
                 if node.up:

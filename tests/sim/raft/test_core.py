@@ -119,36 +119,37 @@ def test_leaders_that_last_a_moment_agree_with_those_before(seed: int) -> None:
     """R1, R10, F24: short terms, slow links, one entry at a time."""
     faults = Faults(
         fate_ms=150,
-        leader_crash_probability=0.2,
+        leader_crash_probability=0.7,
         crash_probability=0.05,
         down_ms_max=600,
         cut_probability=0.1,
         cut_ms_max=500,
-        delay_ms_max=80,
+        delay_ms_max=60,
         sync_ms_max=30,
-        loss_probability=0.1,
+        loss_probability=0.15,
         change_probability=0.0,
     )
-    run(RaftSim(seed, voters=5, faults=faults, options=CHURN), 10_000)
+    run(RaftSim(seed, voters=5, faults=faults, options=CHURN), 15_000)
 
 
 @seeds
 def test_promises_outlive_the_power_that_fails_when_they_are_given(seed: int) -> None:
-    """R5, R6: slow disks, elections contended and manipulated, power lost at votes."""
+    """R5, R6: slow disks, contended elections, power lost right after votes."""
     faults = Faults(
         fate_ms=200,
-        betrayal_probability=0.4,
-        leader_crash_probability=0.1,
+        betrayal_probability=0.6,
+        leader_crash_probability=0.6,
         crash_probability=0.0,
-        down_ms_max=400,
+        down_ms_max=300,
         delay_ms_max=150,
         sync_ms_max=150,
+        loss_probability=0.25,
         cut_probability=0.05,
         change_probability=0.0,
-        transfer_probability=0.3,
+        transfer_probability=0.2,
         kill_probability=0.2,
     )
-    run(RaftSim(seed, node_count=3, faults=faults, options=CHURN), 10_000)
+    run(RaftSim(seed, node_count=3, faults=faults, options=CHURN), 15_000)
 
 
 @seeds
@@ -158,7 +159,7 @@ def test_members_change_under_leaders_that_last_a_moment(seed: int) -> None:
         fate_ms=200,
         change_probability=0.5,
         abandon_probability=0.2,
-        leader_crash_probability=0.15,
+        leader_crash_probability=0.3,
         crash_probability=0.1,
         down_ms_max=600,
         cut_probability=0.1,
@@ -168,6 +169,22 @@ def test_members_change_under_leaders_that_last_a_moment(seed: int) -> None:
         flush_probability=0.01,
     )
     run(RaftSim(seed, faults=faults, options=CHURN), 10_000)
+
+
+@seeds
+def test_late_answers_prove_nothing_to_who_was_stopped(seed: int) -> None:
+    """F14, R4: answers come later than it takes to elect another."""
+    faults = Faults(
+        fate_ms=200,
+        pause_probability=0.6,
+        pause_ms_max=1200,
+        delay_ms_max=100,
+        crash_probability=0.0,
+        cut_probability=0.1,
+        cut_ms_max=600,
+        change_probability=0.0,
+    )
+    run(RaftSim(seed, node_count=3, faults=faults, options=CHURN), 10_000)
 
 
 def test_one_seed_gives_one_run() -> None:
