@@ -67,6 +67,7 @@ class Node:
     number: int
     description: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = attrs.Factory(dict)  # Beside our own.
 
     @property
     def id(self) -> str:
@@ -127,6 +128,7 @@ class Node:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=os.environ | self.environment,
         )
         log.close()
         if wait:
@@ -259,6 +261,7 @@ def start_cluster(
     nodes: int = 3,
     settings: dict[str, str] | None = None,
     resume: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> Cluster:
     """`objstore dev`, ready."""
     arguments = [sys.executable, "-m", "objstore", "dev", "--nodes", str(nodes)]
@@ -271,7 +274,7 @@ def start_cluster(
     errors = (folder / "dev.log").open("ab")
     process = subprocess.Popen(
         arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-        start_new_session=True,
+        start_new_session=True, env=os.environ | (environment or {}),
     )  # fmt: skip
     errors.close()
     assert process.stdout is not None
@@ -280,16 +283,23 @@ def start_cluster(
         process.wait(timeout=30)
         raise AssertionError((folder / "dev.log").read_text())
     description = json.loads(line)
-    listed = [Node(i + 1, described) for i, described in enumerate(description["nodes"])]
+    listed = [
+        Node(i + 1, described, environment=environment or {})
+        for i, described in enumerate(description["nodes"])
+    ]
     return Cluster(folder, description, listed, process)
 
 
 @contextmanager
 def running_cluster(
-    folder: Path, *, nodes: int = 3, settings: dict[str, str] | None = None
+    folder: Path,
+    *,
+    nodes: int = 3,
+    settings: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster that is stopped, and whose processes are gone, at the end."""
-    cluster = start_cluster(folder, nodes=nodes, settings=settings)
+    cluster = start_cluster(folder, nodes=nodes, settings=settings, environment=environment)
     try:
         yield cluster
     finally:

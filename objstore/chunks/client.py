@@ -116,13 +116,14 @@ class ChunkClient:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Carry the tasks of writers and readers, until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 task_status.started()
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
+            finally:
+                # Before it closes: one that is closed takes no work, and says so badly.
+                self._nursery = None
 
     def start(self, work: Callable[[], Awaitable[T]]) -> _Task[T]:
         """Run `work` in the client's nursery.  Raises Unavailable where it has ended."""

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 
 import attrs
@@ -201,7 +202,8 @@ def _make_folders(path: str) -> None:
     try:
         os.mkdir(path, FOLDER_MODE)
     except FileExistsError:
-        if not os.path.isdir(path):
+        # Asked in this way, as a disk that is broken should be heard of.
+        if not stat.S_ISDIR(os.stat(path).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", path) from None
         return
     _sync_folder(parent)

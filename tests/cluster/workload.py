@@ -1,8 +1,9 @@
 """A seeded workload whose every answer can be judged alone.
 
 Writers put unique keys whose bodies name themselves (header, then keyed pseudo-random
-bytes) and remember what was acknowledged.  Afterwards every acknowledged key must be
-there, right, and listed (I1, I2, I3L of the fault matrix).
+bytes), delete some of them, and remember what was acknowledged.  Afterwards every
+acknowledged key must be there, right, and listed, and what was deleted must be gone (I1,
+I2, I3L, I8 of the fault matrix).
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ class Workload:
     writers: int = 6
     seed: int = 1
     sizes: tuple[int, ...] = SIZES
+    deleting: float = 0.0  # How often an acknowledged key is deleted again.
     acked: set[str] = attrs.Factory(set)
     tried: set[str] = attrs.Factory(set)
+    deleted: set[str] = attrs.Factory(set)  # Acknowledged.
+    doomed: set[str] = attrs.Factory(set)  # Deleting it was tried: it may be gone.
     statuses: dict[int, int] = attrs.Factory(dict)
     slowest_s: float = 0.0
     longest_gap_s: float = 0.0
@@ -93,6 +97,16 @@ class Workload:
             self._note(key, status, time.monotonic() - started)
             if status != 200:
                 time.sleep(0.05)
+            elif chance.random() < self.deleting:
+                self._delete(clients[chance.randrange(len(clients))], key)
+
+    def _delete(self, client: Client, key: str) -> None:
+        with self._lock:
+            self.doomed.add(key)
+        status, _ = client.request("DELETE", f"/{self.bucket}/{key}")
+        with self._lock:
+            if status == 204:
+                self.deleted.add(key)
 
     def _note(self, key: str, status: int, took_s: float) -> None:
         with self._lock:
@@ -118,7 +132,8 @@ def verify(cluster: Cluster, bucket: str, workload: Workload) -> None:
     """Every acknowledged key is there, right and listed; nothing else is there."""
     target = target_of(cluster, bucket)
     clients = [Client(target, url) for url in target.urls]
-    for number, key in enumerate(sorted(workload.acked)):
+    kept = workload.acked - workload.doomed
+    for number, key in enumerate(sorted(kept)):
         status, data = clients[number % len(clients)].request("GET", f"/{bucket}/{key}")
         assert status == 200, (key, status, data[:200])
         wanted = body_of(key, size_of(key))
@@ -127,8 +142,8 @@ def verify(cluster: Cluster, bucket: str, workload: Workload) -> None:
         listed = list_keys(client, bucket, prefix=f"w{workload.seed}-")
         assert listed == sorted(listed)
         assert len(listed) == len(set(listed))
-        assert workload.acked <= set(listed)
-        assert set(listed) <= workload.tried
+        assert kept <= set(listed)
+        assert set(listed) <= workload.tried - workload.deleted
 
 
 def list_keys(client: Client, bucket: str, *, prefix: str = "") -> list[str]:

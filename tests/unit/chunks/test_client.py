@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 
@@ -287,6 +289,25 @@ async def test_client_that_does_not_run_refuses() -> None:
         client._nursery = None
         with pytest.raises(Unavailable):
             await client.create(members[0].id, header_of(1, 1))
+
+
+async def test_client_that_is_ending_refuses_until_it_has_ended() -> None:
+    """A request that cleans up while the node goes down is not an error of its own."""
+    async with cluster(1) as members:
+        node = members[0].node
+    for number in range(40):  # At several moments; tasks run in another order each time.
+        client = ChunkClient(node=node.node, local=node.store, peers=members[0].peers)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            task = client.start(trio.sleep_forever)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                for _ in range(number % 4):
+                    await trio.lowlevel.checkpoint()
+                with contextlib.suppress(Unavailable):
+                    client.start(trio.sleep_forever)
+                with pytest.raises(Unavailable):
+                    await task.result()
 
 
 async def test_same_over_the_wire() -> None:

@@ -140,3 +140,17 @@ def test_a_lock_is_held_against_other_processes_and_freed_by_their_death(root):
     child.kill()
     child.communicate()
     root.lock("LOCK").close()
+
+
+def test_a_folder_on_a_broken_disk_is_not_called_something_else(tmp_path, monkeypatch):
+    """Found by power loss: the start said "Not a directory" of a disk that gave EIO."""
+    ask = os.stat
+
+    def stat_without_power(path, **options):
+        if path == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return ask(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat_without_power)
+    with pytest.raises(OSError, match="Input/output error"):
+        RealDisks().directory(str(tmp_path), create=True)
