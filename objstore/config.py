@@ -293,6 +293,9 @@ class HttpConfig:
     request_timeout_ms: int = _key(
         DURATION, 10_000, "For metadata of one request, retries among it; then 503."
     )
+    parser: str = _key(
+        _choice("quick", "h11"), "quick", "Reads plain heads itself, or leaves all to h11."
+    )
 
 
 @attrs.frozen(kw_only=True)

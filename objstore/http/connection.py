@@ -29,7 +29,8 @@ import trio
 from objstore.errors import LocalProtocolError, RemoteProtocolError
 from objstore.host.network import Address, Stream
 from objstore.http.answer import encode_head, has_body
-from objstore.http.framing import ChunkedReader, Head, Refused, take_head
+from objstore.http.framing import ChunkedReader, Refused, take_head
+from objstore.http.head import Head
 from objstore.http.message import Bytes, Request, Response, TruncatedBody
 from objstore.limits import (
     HTTP_BODY_RATE_MIN,
@@ -107,7 +108,9 @@ class Connection:
         date: Callable[[], str],
         secure: bool,
         refuse: RefusalHandler = plain_refusal,
+        by_h11: bool = False,
     ) -> None:
+        """by_h11: read every head by h11 (`framing.take_head`)."""
         self.deadline = inf  # By trio's clock; see the module.
         self.phase = "head"  # What is waited for: head, idle, body, answer.
         self.scope = trio.CancelScope()
@@ -117,6 +120,7 @@ class Connection:
         self._date = date
         self._secure = secure
         self._refusal = refuse
+        self._by_h11 = by_h11
         self._is_draining = False
         self._waits_since = inf
         self.is_idle = False  # Between requests, nothing of the next one received.
@@ -181,7 +185,7 @@ class Connection:
     async def _next_head(self) -> Head | None:
         """The next request's head; None where the client is done.  Raises Refused."""
         started = bool(self._buffer)
-        head = take_head(self._buffer) if started else None
+        head = take_head(self._buffer, by_h11=self._by_h11) if started else None
         if head is None:
             self.is_idle = not self._buffer
             if self._is_draining and self.is_idle:
@@ -198,7 +202,7 @@ class Connection:
                     self.is_idle = False
                     self._wait("head", self._timeouts.head_s)
                 self._buffer += data
-                head = take_head(self._buffer)
+                head = take_head(self._buffer, by_h11=self._by_h11)
         self.is_idle = False
         self.deadline = inf
         return head

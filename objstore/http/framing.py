@@ -1,7 +1,8 @@
 """Framing: where a message ends, decided so that no two readers could disagree.
 
-h11 parses the head.  What it lets pass and must not (FAULTS 4) is refused here, before
-and after it:
+A head that is plain is read at once (`head.read_plain`); h11 parses every other one, and
+all of them where it is told to.  What h11 lets pass and must not (FAULTS 4) is refused
+here, before and after it:
 
     before   bare CR or LF, folded lines, versions but 1.0 and 1.1, too many fields
     after    Content-Length with Transfer-Encoding, twice, or as a list;
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import re
 
-import attrs
 import h11
 
 from objstore.errors import RemoteProtocolError
+from objstore.http.head import CONTINUE, Head, names_close, read_plain
 from objstore.http.message import Headers, TruncatedBody
 from objstore.limits import (
     CHUNK_SIZE_MEAN_MIN,
@@ -55,22 +56,10 @@ class Refused(RemoteProtocolError):
         self.status = status
 
 
-@attrs.define
-class Head:
-    """A request's head, and how its body is framed."""
-
-    method: str
-    target: bytes  # In origin form.
-    http_version: str
-    headers: Headers
-    length: int | None  # Of the body; None: chunked.
-    expects_continue: bool
-    wants_close: bool
-
-
-def take_head(buffer: bytearray) -> Head | None:
+def take_head(buffer: bytearray, *, by_h11: bool = False) -> Head | None:
     """Take a whole head off the front of `buffer`, or None while it is incomplete.
 
+    by_h11: every head, be it as plain as can be.
     Raises Refused; the connection cannot go on after that.
     """
     if buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: one stray line end is forgiven.
@@ -80,10 +69,12 @@ def take_head(buffer: bytearray) -> Head | None:
         _check_incomplete(buffer)
         return None
     raw = bytes(buffer[: end + len(_HEAD_END)])
-    _check_raw(raw)
-    event = _parse(raw)
+    head = None if by_h11 else read_plain(raw)
+    if head is None:
+        _check_raw(raw)
+        head = _check_parsed(_parse(raw))
     del buffer[: len(raw)]
-    return _check_parsed(event)
+    return head
 
 
 def _check_incomplete(buffer: bytearray) -> None:
@@ -134,12 +125,8 @@ def _check_parsed(event: h11.Request) -> Head:
     version = event.http_version.decode("ascii")
     headers = Headers.from_wire(event.headers)
     expect = headers.get("expect")
-    if expect is not None and expect.lower() != "100-continue":
+    if expect is not None and expect.lower() != CONTINUE:
         raise Refused(417, "the only expectation met here is 100-continue")
-    connection = headers.get("connection")
-    options = (
-        {option.strip().lower() for option in connection.split(",")} if connection else ()
-    )
     return Head(
         method=event.method.decode("ascii"),
         target=_origin_form(event.target, headers),
@@ -148,7 +135,7 @@ def _check_parsed(event: h11.Request) -> Head:
         length=_body_length(headers, version),
         expects_continue=expect is not None and version == "1.1",
         # HTTP/1.0's keep-alive is not offered: its framing is not worth the doubt.
-        wants_close=version == "1.0" or "close" in options,
+        wants_close=version == "1.0" or names_close(headers.get("connection", "")),
     )
 
 

@@ -34,12 +34,22 @@ class Headers:
 
     __slots__ = ("_fields", "_values")
 
+    _fields: list[tuple[str, str]] | None  # None: each of `_values` is one.
+
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields = [(name.lower(), value) for name, value in fields]
         values: dict[str, str] = {}
         for name, value in self._fields:
             values[name] = f"{values[name]},{value}" if name in values else value
         self._values = values
+
+    @classmethod
+    def of(cls, values: dict[str, str]) -> Headers:
+        """Of fields that came once each, by lower-case name; takes the dict over."""
+        headers = cls.__new__(cls)
+        headers._fields = None
+        headers._values = values
+        return headers
 
     @classmethod
     def from_wire(cls, fields: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -62,7 +72,7 @@ class Headers:
     def get_all(self, name: str) -> list[str]:
         """Each value of `name`, as it came."""
         wanted = name.lower()
-        return [value for name, value in self._fields if name == wanted]
+        return [value for name, value in self.fields() if name == wanted]
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -83,10 +93,10 @@ class Headers:
 
     def fields(self) -> list[tuple[str, str]]:
         """(lower-case name, value) for each field that came."""
-        return self._fields
+        return list(self._values.items()) if self._fields is None else self._fields
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Headers) and self._fields == other._fields
+        return isinstance(other, Headers) and self.fields() == other.fields()
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -143,6 +143,7 @@ class HttpServer:
             date=self.date,
             secure=self._tls is not None,
             refuse=self._refuse,
+            by_h11=self._config.parser == "h11",
         )
         self._connections.add(connection)
         metrics.HTTP_CONNECTIONS.set(len(self._connections))
