@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -143,6 +144,16 @@ class Node:
 
     def ready(self) -> int:
         return self.get("/-/health/ready")[0]
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples; 0.0 where nobody answers."""
+        _, text = self.get("/-/metrics")
+        samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text.decode(), re.MULTILINE)
+        return sum(map(float, samples))
+
+    def leads(self) -> float:
+        """How many groups it leads."""
+        return self.metric("objstore_raft_leader_groups")
 
     def get(
         self, path: str, *, token: str = "", method: str = "GET", body: bytes | None = None

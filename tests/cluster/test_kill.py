@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.load import Load
 from tests.cluster.workload import Workload, verify
-from tests.harness import Cluster, running_cluster, wait_until
+from tests.harness import Cluster, running_cluster, start_cluster, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-# No request of a client whose node is up may take longer.
-SLOWEST_S = 10.5
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,15 @@ def cluster(tmp_path_factory: Any) -> Iterator[Cluster]:
 
 def kill_rounds(cluster: Cluster, rounds: int, seed: int) -> None:
     chance = random.Random(seed)
-    with Workload(cluster, "kills", seed=seed) as workload:
+    with Load(cluster, "kills", seed=seed) as load:
         for _ in range(rounds):
-            workload.wait_for_acks(chance.randrange(10, 60))
-            node = chance.choice(cluster.nodes)
-            node.kill()
-            workload.wait_for_acks(chance.randrange(5, 40))
-            node.start()
-    verify(cluster, "kills", workload)
-    print(f"acked={len(workload.acked)} statuses={workload.statuses}"
-          f" slowest={workload.slowest_s:.1f}s gap={workload.longest_gap_s:.1f}s")  # fmt: skip
-    assert workload.slowest_s < SLOWEST_S
+            load.board.wait_for_acks(chance.randrange(10, 60))
+            number = chance.randrange(3)
+            with load.board.away(number):
+                cluster.nodes[number].kill()
+                load.board.wait_for_acks(chance.randrange(5, 40))
+                cluster.nodes[number].start()
+    load.judge(kills=rounds)
 
 
 def test_any_one_node_may_be_killed_five_times(cluster: Cluster) -> None:
@@ -50,22 +48,69 @@ def test_any_one_node_may_be_killed_fifty_times(cluster: Cluster) -> None:
     kill_rounds(cluster, 50, seed=12)
 
 
+def kill_all(cluster: Cluster, orders: Sequence[tuple[int, ...]], seed: int) -> None:
+    """All at once, then started one after the other in each order; all under one load."""
+    slowest_recovery_s = 0.0
+    with Load(cluster, "kills", seed=seed) as load:
+        for order in orders:
+            load.board.wait_for_acks(60)
+            with load.board.away(0, 1, 2):
+                for node in cluster.nodes:
+                    node.kill()
+                for number in order:
+                    cluster.nodes[number].start(wait=False)
+                    time.sleep(0.5)  # Enough to be the first to ask for votes.
+                began = time.monotonic()
+                for node in cluster.nodes:
+                    node.wait_ready(timeout_s=60)
+            load.board.wait_for_acks(1)
+            slowest_recovery_s = max(slowest_recovery_s, time.monotonic() - began)
+    load.judge(rounds=len(orders), recovery=f"{slowest_recovery_s:.1f}s")
+
+
 def test_all_nodes_killed_at_once_keep_every_acknowledged_byte(cluster: Cluster) -> None:
-    with Workload(cluster, "kills", seed=21) as workload:
-        workload.wait_for_acks(100)
-        for node in cluster.nodes:
-            node.kill()
-    for node in reversed(cluster.nodes):
-        node.start(wait=False)
-    for node in cluster.nodes:
-        node.wait_ready()
-    verify(cluster, "kills", workload)
+    kill_all(cluster, [(2, 1, 0)], seed=21)
+
+
+@pytest.mark.full
+def test_nodes_may_be_started_again_in_any_order(cluster: Cluster) -> None:
+    kill_all(cluster, list(itertools.permutations(range(3))), seed=22)
+
+
+def kill_leaders(cluster: Cluster, seconds: float, seed: int) -> None:
+    """Every five seconds the node that leads most is killed, and started again (F24)."""
+    kills = 0
+    with Load(cluster, "kills", seed=seed) as load:
+        load.board.wait_for_acks(50)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.monotonic()
+            number = max(range(3), key=lambda number: cluster.nodes[number].leads())
+            with load.board.away(number):
+                cluster.nodes[number].kill()
+                kills += 1
+                cluster.nodes[number].start()
+            time.sleep(max(0.0, 5 - (time.monotonic() - began)))
+    load.judge(kills=kills, goodput=f"{load.board.acked / seconds:.0f}/s")
+
+
+def test_the_node_that_leads_most_may_be_killed_every_five_seconds(
+    cluster: Cluster,
+) -> None:
+    kill_leaders(cluster, 10, seed=41)
+
+
+@pytest.mark.full
+def test_the_node_that_leads_most_may_be_killed_every_five_seconds_for_a_minute(
+    cluster: Cluster,
+) -> None:
+    kill_leaders(cluster, 60, seed=42)
 
 
 def test_what_was_written_while_a_node_was_away_is_made_whole(cluster: Cluster) -> None:
     """Fragments missing at commit are mended once their owner is back (issue 3, part 4)."""
     cluster.nodes[2].kill()
-    with Workload(cluster, "kills", seed=31, sizes=(200_000,)) as workload:
+    with Workload(cluster, "kills", seed=31, sizes=(200_000,), nodes=(0, 1)) as workload:
         workload.wait_for_acks(20)
     assert cluster.status()["below_promise"]["objects"] > 0
     cluster.nodes[2].start()
@@ -78,8 +123,6 @@ def test_what_was_written_while_a_node_was_away_is_made_whole(cluster: Cluster) 
 
 
 def test_a_stopped_cluster_resumes_with_all_its_data(tmp_path: Path) -> None:
-    from tests.harness import start_cluster
-
     with running_cluster(tmp_path / "c") as first:
         first.s3().create_bucket(Bucket="kept")
         first.s3().put_object(Bucket="kept", Key="k", Body=b"kept" * 50_000)
