@@ -109,8 +109,8 @@ def lose_power(powered: Powered, rounds: list[list[int]], seed: int) -> None:
     print(
         f"power loss on {powered.volumes[0].kind}: cuts={powered.cuts}"
         f" acked={len(workload.acked)} deleted={len(workload.deleted)} lost=0 wrong=0"
-        f" tails_cut={powered.tails_cut()} statuses={workload.statuses}"
-        f" gap={workload.longest_gap_s:.1f}s"
+        f" tails_cut={powered.tails_cut()} statuses={dict(workload.board.statuses)}"
+        f" gap={workload.board.longest_gap_s:.1f}s"
     )
 
 
