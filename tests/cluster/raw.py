@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import socket
+import ssl
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import attrs
@@ -20,6 +25,9 @@ from tests.harness import Cluster
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 TIMEOUT_S = 30.0
+_UNVERIFIED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_UNVERIFIED.check_hostname = False
+_UNVERIFIED.verify_mode = ssl.CERT_NONE
 
 
 @attrs.frozen
@@ -48,6 +56,86 @@ class Answer:
 
     def texts(self, path: str) -> list[str]:
         return [element.text or "" for element in self.root.findall(path)]
+
+
+class TlsWire:
+    """A TLS connection that can end its sending and go on listening.
+
+    Python's own TLS sockets cannot: what comes while they say good-bye is lost.
+    """
+
+    def __init__(self, plain: socket.socket) -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = _UNVERIFIED.wrap_bio(self._incoming, self._outgoing)
+        self._until_done(self._tls.do_handshake)
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._tls.write(view) :]
+            self._flush()
+
+    def recv(self, size_max: int) -> bytes:
+        try:
+            return self._until_done(lambda: self._tls.read(size_max))
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def shutdown(self, _how: int) -> None:
+        with suppress(ssl.SSLWantReadError):  # Of what was not yet asked for.
+            self._tls.unwrap()
+        self._flush()
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Readable(self))
+
+    def settimeout(self, seconds: float) -> None:
+        self._plain.settimeout(seconds)
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _until_done(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._plain.recv(65536)
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._plain.sendall(self._outgoing.read())
+
+
+Wire = socket.socket | TlsWire
+
+
+class _Readable(io.RawIOBase):
+    def __init__(self, wire: TlsWire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._wire.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Auth(S3SigV4Auth):
@@ -111,17 +199,17 @@ class Raw:
         fields |= unsigned or {}
         if body is not None and not any(n.lower() == "content-length" for n in fields):
             fields["content-length"] = str(len(body))
-        parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(
-            parts.hostname or "", parts.port, timeout=TIMEOUT_S
-        )
+        connection = http.client.HTTPConnection("unused")
+        connection.sock = self.connect()  # type: ignore[assignment]
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in fields.items():
                 connection.putheader(name, value)
             connection.endheaders()
             if body:
-                connection.send(body)
+                # Who is refused early may find nobody listening to the rest.
+                with suppress(OSError):
+                    connection.send(body)
             return _read(connection.getresponse())
         finally:
             connection.close()
@@ -141,9 +229,18 @@ class Raw:
     def delete(self, target: str, **headers: str) -> Answer:
         return self.send("DELETE", target, headers=_named(headers))
 
-    def connect(self) -> socket.socket:
+    def connect(self) -> Wire:
+        """A connection to the node, TLS where it speaks that."""
+        plain = self.connect_plain()
+        return TlsWire(plain) if self.is_tls else plain
+
+    def connect_plain(self) -> socket.socket:
         parts = urlsplit(self.url)
         return socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT_S)
+
+    @property
+    def is_tls(self) -> bool:
+        return self.url.startswith("https:")
 
 
 def head_of(method: str, target: str, headers: dict[str, str]) -> bytes:
@@ -152,11 +249,42 @@ def head_of(method: str, target: str, headers: dict[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def read_answer(stream: socket.socket, method: str = "GET") -> Answer:
+def read_answer(stream: Wire, method: str = "GET") -> Answer:
     """The next answer on a connection."""
     response = http.client.HTTPResponse(stream, method=method)
     response.begin()
     return _read(response)
+
+
+class _Received(io.BytesIO):
+    """What came on a connection, as http.client reads a socket."""
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return self
+
+    def close(self) -> None:
+        """Nothing: one answer's end is not the end of what came."""
+
+
+def answers_in(data: bytes) -> list[Answer]:
+    """All answers, one after the other, in what came on a connection."""
+    received, answers = _Received(data), []
+    while received.tell() < len(data):
+        response = http.client.HTTPResponse(received)  # type: ignore[arg-type]
+        response.begin()
+        answers.append(_read(response))
+    return answers
+
+
+def receive_all(stream: Wire) -> bytes:
+    """All until the other end is done with us, by a close or a reset."""
+    data = bytearray()
+    try:
+        while piece := stream.recv(65536):
+            data += piece
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return bytes(data)
 
 
 def _read(response: http.client.HTTPResponse) -> Answer:
