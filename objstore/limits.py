@@ -37,7 +37,6 @@ DROPPED_FENCE_KEPT_MS = 24 * 3_600_000  # No delayed OpenBucket is older than th
 CHANGES_KEPT = 256  # Lines of a slot's change log: a million over all slots.
 PURGE_ROWS_MAX = 64  # Rows one step of a purge looks at: about a millisecond.
 PURGE_CHUNKS_MAX = 512  # Chunks one such step releases.
-SCAN_ROWS_MAX = 10_000  # Rows one list query looks at before it answers: about 50 ms.
 CLUSTER_CHANGES_KEPT = 10_000  # Deleted rows the cluster shard remembers for the views.
 CLUSTER_DELTA_SIZE = 1 * MiB  # Rows of one answer to a view; more are asked for again.
 

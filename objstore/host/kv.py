@@ -43,6 +43,10 @@ class View(Protocol):
         """
         ...
 
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first `limit` rows of `scan(start, end)`, at once, which is cheaper."""
+        ...
+
 
 class Snapshot(View, Protocol):
     """The state of one moment, until closed."""

@@ -22,7 +22,8 @@ manifest cut at its end opens as an older prefix, so whoever releases its own lo
 Three traps of rocksdict 0.3.29, found by experiment and held by tests.
 `set_iterate_lower_bound` sets the *upper* bound, so a scan seeks to its start and knows its
 lower end by itself.  `items()` ends without an error at a corrupt block, so scans use
-`iter()` and ask its `status()`.  Iterators of its `Snapshot` show the *present* rows, so a
+`iter()` and ask its `status()`, and a page that `items()` left short is scanned from
+where it ended.  Iterators of its `Snapshot` show the *present* rows, so a
 snapshot here is one iterator of the database, made at that moment, which keeps showing it.
 """
 
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -115,6 +117,9 @@ class RocksSnapshot:
                 cursor.next()
         self._check(cursor)
 
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(itertools.islice(self.scan(start, end), limit))
+
     def close(self) -> None:
         self._cursor = None
 
@@ -190,6 +195,22 @@ class RocksStore:
             cursor.status()  # The end of the rows, or a block that could not be read?
         except Exception as error:
             raise _translated(error, "scan", self._path) from error
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        if start >= end:
+            return []
+        options = rocksdict.ReadOptions()
+        options.set_iterate_upper_bound(end)
+        try:
+            found = self._database.items(from_key=start, read_opt=options)
+            rows: list[tuple[bytes, bytes]] = list(itertools.islice(found, limit))  # type: ignore[arg-type]
+        except Exception as error:
+            raise _translated(error, "scan", self._path) from error
+        if len(rows) < limit:
+            # The end of the rows, or a block that could not be read?  A scan can tell.
+            for _ in self.scan(rows[-1][0] if rows else start, end):
+                pass
+        return rows
 
     def batch(self) -> RocksBatch:
         return RocksBatch()
@@ -277,6 +298,9 @@ class RocksReader:
     ) -> Iterator[tuple[bytes, bytes]]:
         with _naming(self._links.name, self._path):
             yield from self._store.scan(start, end, reverse=reverse)
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(itertools.islice(self.scan(start, end), limit))
 
     def close(self) -> None:
         self._store._close_database()

@@ -1,6 +1,7 @@
 """The audit: recount a slot from its rows alone, and compare with what it keeps counted.
 
-Counters, references to chunks and the below-promise index are kept up by every command.
+Counters, what lists show, references to chunks and the below-promise index are kept up by
+every command.
 Here they are made again from versions, uploads and parts; a difference is a bug, or damage
 that checksums do not show.  Used by tests and by `objstore check`.
 """
@@ -32,6 +33,8 @@ class _Found:
     maps: dict[bytes, bytes] = attrs.field(factory=dict)  # By bucket and upload.
     parts: set[tuple[bytes, int]] = attrs.field(factory=set)
     referred: set[bytes] = attrs.field(factory=set)  # Uploads that versions are made of.
+    listed_rows: dict[bytes, bytes] = attrs.field(factory=dict)  # By bucket and key.
+    listed: dict[bytes, bytes] = attrs.field(factory=dict)
     last_key: bytes = b""
     problems: list[str] = attrs.field(factory=list)
 
@@ -58,6 +61,8 @@ def _take(found: _Found, key: bytes, payload: bytes) -> None:
         found.kept[bucket] = payloads.unpack_usage(payload)
     elif table == Table.VERSION:
         _take_version(found, key, payload)
+    elif table == Table.LISTED:
+        found.listed_rows[key[3:]] = payload
     elif table == Table.UPLOAD:
         found.count(schema.bucket_of_row(key), Count.UPLOADS, 1)
     elif table == Table.PART:
@@ -79,6 +84,7 @@ def _take_version(found: _Found, key: bytes, payload: bytes) -> None:
     found.last_key = key[:-8]
     if is_current and not head.is_delete_marker:
         found.count(bucket, Count.OBJECTS, 1)
+        found.listed[key[3:-8]] = payloads.pack(payloads.listed(head))
     found.count(bucket, Count.VERSIONS, 1)
     found.count(bucket, Count.BYTES, head.size)
     location = head.location()
@@ -124,6 +130,7 @@ def _differences(found: _Found) -> Iterator[str]:
     for bucket, kept in sorted(found.kept.items()):
         if bucket not in found.counted and any(kept):
             yield f"bucket {bucket:x}: nothing is there, kept {kept}"
+    yield from _unlike("row for lists", found.listed, found.listed_rows)
     yield from _unlike("chunk reference", found.chunks, found.chunk_rows)
     without_keys = {name: _without_key(row) for name, row in found.below_rows.items()}
     expected = {name: _without_key(row) for name, row in found.below.items()}

@@ -27,7 +27,7 @@ from objstore.meta import queries as q
 from objstore.meta.commands import Command
 from objstore.meta.errors import WrongShard
 from objstore.meta.server import CHANGES, PROPOSE, QUERY, MetaServer, ProposeCall, QueryCall
-from objstore.meta.values import Usage
+from objstore.meta.values import ListedRow, Usage
 from objstore.meta.view import ClusterView
 from objstore.rpc import codec
 from objstore.rpc.call import NoSuchMethod
@@ -143,34 +143,28 @@ class MetaClient:
 
         return await self._until_answered(shard, attempt, timeout_ms, is_read=True)
 
-    async def _list_keys(self, query: q.ListKeys, timeout_ms: int) -> q.ListAnswer:
-        """A full page, going on where a scan reached its bound of rows."""
+    async def _list_keys(self, query: q.ListKeys, timeout_ms: int) -> q.ListPage:
+        """A full page: of each shard its share, and a second time what that is short of."""
         deadline_s = trio.current_time() + timeout_ms / 1000
-        found: list[listing.Entry[Any]] = []
-        rest = query
-        while True:
-            left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
-            # The second time for what little is missing: then shares do not pay.
-            by_share = rest is query
-            answer: q.ListAnswer = await self._ask_all(rest, left_ms, by_share=by_share)
-            room = query.limit - len(found)
-            if room == 0 and answer.entries:
-                return q.ListAnswer(tuple(found), is_truncated=True)
-            found += answer.entries[:room]
-            if answer.scanned_to is None:
-                return q.ListAnswer(tuple(found), answer.is_truncated)
-            rest = listing.next_page(rest, answer)
-            rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
+        page: listing.Page[ListedRow] = await self._ask_all(
+            query, timeout_ms, by_share=True
+        )
+        rest = listing.rest_of(query, page)
+        if rest is None:
+            return q.ListPage(page.entries, page.is_truncated)
+        left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
+        more: listing.Page[ListedRow] = await self._ask_all(rest, left_ms)
+        return q.ListPage(page.entries + more.entries, more.is_truncated)
 
     async def _ask_all(self, query: Any, timeout_ms: int, *, by_share: bool = False) -> Any:
         """Ask every shard that has some of the query's slots, and join the answers.
 
-        by_share: each for no more of a list than it will have (`listing.share`).
+        by_share: each for no more of a list than it will have (`listing.share_of_shard`).
         """
         split = slots.by_shard(query.slots, self.view.shard_of)
         if len(split) == 1:
             (shard,) = split
-            return await self._ask(shard, query, timeout_ms)
+            return _join(query, [await self._ask(shard, query, timeout_ms)])
         answers: dict[ShardId, Any] = {}
 
         async def ask(shard: ShardId, part: Any) -> None:
@@ -181,7 +175,7 @@ class MetaClient:
                 for shard, mine in split.items():
                     part = attrs.evolve(query, slots=mine)
                     if by_share:
-                        limit = listing.share(query, len(mine))
+                        limit = listing.share_of_shard(query, len(mine))
                         part = attrs.evolve(part, limit=limit)
                     nursery.start_soon(ask, shard, part)
         except* Exception as group:
@@ -314,8 +308,7 @@ def _join(query: q.Query, answers: list[Any]) -> Any:
     match query:
         case q.ListKeys():
             pages = [listing.page_of(answer, query.limit) for answer in answers]
-            page = listing.join_pages(pages, query.limit)
-            return q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
+            return listing.join_pages(pages, query.limit)
         case q.ListUploads():
             uploads = [listing.Page(a.entries, a.is_truncated) for a in answers]
             joined = listing.join_pages(uploads, query.limit)

@@ -7,6 +7,8 @@
     FFFE 04                                the last generation that was given out
     FFFE 05 table u8, name                 the view's copy of a row of the cluster shard
     FFFE 06                                the version of that copy
+    FFFE 07                                which rows there are for each object, u16be: 2.
+                                           1, of which nothing was released, had no LISTED
 
 Each value is sealed with its whole key.
 """
@@ -33,6 +35,8 @@ INSTALLING_PREFIX = LOCAL_PREFIX + b"\3"
 GENERATION_KEY = LOCAL_PREFIX + b"\4"
 VIEW_PREFIX = LOCAL_PREFIX + b"\5"
 VIEW_VERSION_KEY = LOCAL_PREFIX + b"\6"
+FORMAT_KEY = LOCAL_PREFIX + b"\7"
+FORMAT = 2
 
 
 @attrs.frozen

@@ -1,5 +1,7 @@
 """Payloads: the values of a slot's rows as msgpack, packed by hand because they are hot.
 
+    listed       [id, order, time, size, etag, owner, class, algorithm | nil, kind | nil,
+                  is delete marker]
     version      [id, order, time, index, term, size, etag, owner, class, checksum,
                   body | nil]
       body       bytes of [headers, user metadata, tags, location]; nil: a delete marker
@@ -36,6 +38,7 @@ from objstore.meta.values import (
     External,
     Inline,
     Listed,
+    ListedRow,
     Location,
     Part,
     Parts,
@@ -194,6 +197,37 @@ def listed(head: VersionHead) -> Listed:
 
 
 _NO_CHECKSUM = (None, b"", None)
+
+
+def listed_version(version: Version, draft: Draft) -> Listed:
+    """Likewise, of a version that is no delete marker."""
+    checksum = draft.checksum
+    return Listed(
+        version.version_id,
+        version.order,
+        version.time_ms,
+        draft.size,
+        draft.etag,
+        draft.owner,
+        draft.storage_class,
+        None if checksum is None else checksum.algorithm,
+        None if checksum is None else checksum.kind,
+        is_delete_marker=False,
+    )
+
+
+def unpack_listed(packed: bytes, count: int) -> tuple[ListedRow | None, ...]:
+    """What `count` packed Listed (or nil) one after the other are.  Raises ValueError."""
+    rows: tuple[ListedRow | None, ...]
+    rows = unpack(b"\xdd" + count.to_bytes(4, "big") + packed)
+    if not {tuple, type(None)}.issuperset(map(type, rows)):
+        raise ValueError("a row is no array")
+    if not {_LISTED_FIELDS}.issuperset([len(row) for row in rows if row is not None]):
+        raise ValueError("a row has too few or too many fields")
+    return rows
+
+
+_LISTED_FIELDS = len(Listed._fields)
 
 
 def _draft(

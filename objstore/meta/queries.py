@@ -12,9 +12,10 @@ from typing import get_args
 import attrs
 
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
+from objstore.meta import payloads
 from objstore.meta.commands import BucketRef
-from objstore.meta.values import ChunkPlace, ChunkRef, Listed, Part, Upload
-from objstore.rpc.codec import wire
+from objstore.meta.values import ChunkPlace, ChunkRef, ListedRow, Part, Upload
+from objstore.rpc.codec import CorruptValue, wire
 
 
 @wire("q.get_version")
@@ -59,6 +60,7 @@ FROM_NEWEST = (1 << 63) - 1  # Above the order of every version.
 class ListKeys:
     """One page of each slot's keys or versions, merged.  Answer: ListAnswer.
 
+    The client joins those of several shards, and answers with a ListPage.
     Entries with prefix <= key, after `after` (exclusive: a key, or with `is_prefix_after`
     every key that begins with it), in byte order, rolled up by `delimiter`; at most
     `limit` (1 .. 1,000) entries: keys and common prefixes together.
@@ -77,19 +79,35 @@ class ListKeys:
     limit: int = 1000
 
 
-@wire("q.list_answer")
+@wire("q.list_answer", version=2)
 @attrs.frozen
 class ListAnswer:
-    """Sorted; `entries` are (key, version) or (common prefix, None).
+    """Sorted: keys with their versions, common prefixes with None.
 
-    Versions come without headers, user metadata, tags and bytes: a page stays small.
+    Versions come without headers, user metadata, tags and bytes, and packed as the rows
+    they were read from (`payloads`): neither leader nor link looks into a thousand of them.
     """
 
-    entries: tuple[tuple[bytes, Listed | None], ...]
+    names: tuple[bytes, ...]
+    packed: bytes = attrs.field(repr=False)  # A Listed, or nil, for each name.
     is_truncated: bool
-    # Where a scan reached its row bound before the page was full: everything up to and
-    # with this key was looked at.  The client goes on from there; callers see None.
-    scanned_to: bytes | None = None
+
+    @property
+    def entries(self) -> tuple[tuple[bytes, ListedRow | None], ...]:
+        """(key, version) or (common prefix, None).  Raises CorruptValue."""
+        try:
+            rows = payloads.unpack_listed(self.packed, len(self.names))
+        except (ValueError, TypeError) as problem:
+            raise CorruptValue(f"a page of a list: {problem}") from problem
+        return tuple(zip(self.names, rows, strict=True))
+
+
+@attrs.frozen
+class ListPage:
+    """What ListKeys comes to, out of the answers of all shards.  Not on the wire."""
+
+    entries: tuple[tuple[bytes, ListedRow | None], ...]
+    is_truncated: bool
 
 
 @wire("q.get_upload")

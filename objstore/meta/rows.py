@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import islice
 from typing import Protocol
 
 from objstore.meta.schema import HEAD_SIZE, seal
@@ -32,6 +33,10 @@ class RowView(Protocol):
 
         The iterator must not be advanced after rows were changed.
         """
+        ...
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first `limit` rows of `scan(start, end)`, at once: lists are hot."""
         ...
 
 
@@ -78,6 +83,9 @@ class StagedRows:
         if low == high:
             return self._base.scan(start, end)
         return self._merged(self._keys[low:high], self._base.scan(start, end))
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self.scan(start, end), limit))
 
     def _merged(
         self, keys: list[bytes], base: Iterator[tuple[bytes, bytes]]

@@ -26,6 +26,7 @@ import structlog
 import trio
 
 from objstore.config import MetaConfig
+from objstore.errors import CorruptData
 from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
@@ -105,6 +106,15 @@ class KvRows:
         for physical, value in self._kv.scan(first, last):
             key = physical[:2] + physical[6:]
             yield key, schema.unseal(key, value)
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        slot = start[:2]
+        generation = self._generations.get(slot)
+        if generation is None:
+            return []
+        assert end[:2] == slot
+        first, last = slot + generation + start[2:], slot + generation + end[2:]
+        return schema.unseal_page(slot, self._kv.page(first, last, limit))
 
     def sealed(self, slot: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All (logical key, sealed value) of a slot, not verified."""
@@ -412,6 +422,7 @@ class MetaStore:
     def __attrs_post_init__(self) -> None:
         """Read what is where.  Raises CorruptData."""
         kv = self.kv
+        self._check_format()
         for key, value in kv.scan(local.SLOT_PREFIX, schema.range_end(local.SLOT_PREFIX)):
             generation, group = local.unpack_slot(schema.unseal(key, value))
             slot = schema.slot_prefix(local.slot_of_key(key))
@@ -419,6 +430,20 @@ class MetaStore:
         counter = _get(kv, local.GENERATION_KEY)
         self._generation = 0 if counter is None else int.from_bytes(counter, "big")
         self._drop_unfinished()
+
+    def _check_format(self) -> None:
+        """Refuse rows of another format, rather than to show lists that lack objects."""
+        payload = _get(self.kv, local.FORMAT_KEY)
+        if payload is None and not self.groups():
+            payload = local.FORMAT.to_bytes(2, "big")
+            batch = self.kv.batch()
+            _put(batch, local.FORMAT_KEY, payload)
+            self.kv.write(batch)
+        found = 1 if payload is None else int.from_bytes(payload, "big")
+        if found != local.FORMAT:
+            raise CorruptData(
+                f"the metadata store has format {found}, this program reads {local.FORMAT}"
+            )
 
     def _drop_unfinished(self) -> None:
         """Delete what snapshots left that a crash interrupted."""

@@ -208,7 +208,10 @@ class Version:
 
 
 class Listed(NamedTuple):
-    """A version as lists show it: without headers, user metadata, tags and bytes."""
+    """A version as lists show it: without headers, user metadata, tags and bytes.
+
+    Lists hold a thousand: there the plain tuples of its fields (ListedRow) do as well.
+    """
 
     version_id: VersionId
     order: int
@@ -220,6 +223,9 @@ class Listed(NamedTuple):
     checksum_algorithm: str | None
     checksum_kind: str | None
     is_delete_marker: bool
+
+
+ListedRow = tuple[str, int, int, int, str, str, str, str | None, str | None, bool]
 
 
 @wire("v.upload")

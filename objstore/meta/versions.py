@@ -7,8 +7,10 @@ first; when it is deleted by its id, the newest of those takes its place.
     current row    <--put, promote--  new version, or the newest older one
          '-------bury-------------->  older rows, by falling order
 
-What a write does depends
-on the bucket's versioning state, as S3 documents it:
+While it is an object, a small row in LISTED says what lists show of it: they read those
+rows alone, neither bodies nor older versions nor delete markers.
+
+What a write does depends on the bucket's versioning state, as S3 documents it:
 
     state         put                          delete (no version id)
     unversioned   replaces the null version    removes the null version
@@ -36,7 +38,7 @@ from objstore.meta.commands import (
 from objstore.meta.errors import NoSuchKey, PreconditionFailed
 from objstore.meta.payloads import Place, VersionHead
 from objstore.meta.rows import RowView, first_row
-from objstore.meta.values import Draft, Version
+from objstore.meta.values import Draft, Listed, Version
 from objstore.meta.work import ORDER_SHIFT, Change, Count, Work
 
 UNVERSIONED = "unversioned"
@@ -164,7 +166,7 @@ def store_version(
     """
     context = work.context
     prefix = schema.versions_prefix(work.slot, bucket, key)
-    _count_objects(work, bucket, before=top, is_object=draft is not None)
+    before = top
     if versioning != ENABLED:
         replaced = top
         if versioning != UNVERSIONED:
@@ -183,6 +185,8 @@ def store_version(
         version_id, order, context.time_ms, draft, context.index, context.term
     )
     work.rows.put(schema.current_key(prefix), payloads.pack_version(version))
+    shown = None if draft is None else payloads.listed_version(version, draft)
+    _show(work, bucket, key, before=before, now=shown)
     work.count(bucket, Count.VERSIONS, 1)
     if draft is None:
         work.log_change(Change.MARKER, bucket, key, order, version_id)
@@ -200,13 +204,21 @@ def store_version(
     )
 
 
-def _count_objects(
-    work: Work, bucket: BucketId, *, before: Found | None, is_object: bool
+def _show(
+    work: Work, bucket: BucketId, key: Key, *, before: Found | None, now: Listed | None
 ) -> None:
-    """Count a key whose current version was `before` and now is an object or not."""
+    """Show a key in lists, or no longer, whose current version was `before`.
+
+    now: the current version; None where that is a delete marker, or there is none.
+    """
     was_object = before is not None and not before[1].is_delete_marker
-    if was_object != is_object:
-        work.count(bucket, Count.OBJECTS, 1 if is_object else -1)
+    if was_object != (now is not None):
+        work.count(bucket, Count.OBJECTS, -1 if was_object else 1)
+    if now is not None:
+        row_key = schema.listed_key(work.slot, bucket, key)
+        work.rows.put(row_key, payloads.pack(now))
+    elif was_object:
+        work.rows.delete(schema.listed_key(work.slot, bucket, key))
 
 
 def _bury(work: Work, bucket: BucketId, key: Key, prefix: bytes, top: Found) -> None:
@@ -237,7 +249,7 @@ def _promote(work: Work, bucket: BucketId, key: Key, prefix: bytes) -> VersionHe
 def _remove_row(
     work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
 ) -> None:
-    """Remove a version's row and what hangs on it; `objects` is the caller's to count."""
+    """Remove a version's row and what hangs on it; the caller sees to `_show`."""
     row_key, head = found
     work.rows.delete(row_key)
     work.count(bucket, Count.VERSIONS, -1)
@@ -260,7 +272,7 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
     check_condition(command.condition, etag_of(top))
     if versioning == UNVERSIONED:
         if top is not None:
-            _count_objects(work, ref.bucket, before=top, is_object=False)
+            _show(work, ref.bucket, key, before=top, now=None)
             _remove_row(work, ref.bucket, key, top, versioning)
             work.log_change(Change.DELETE, ref.bucket, key, top[1].order, NULL_VERSION)
         return DeleteResult(None, is_delete_marker=False)
@@ -281,7 +293,9 @@ def _delete_named(
     _remove_row(work, bucket, key, found, versioning)
     if top is not None and top[0] == found[0]:
         now = _promote(work, bucket, key, prefix)
-        is_object = now is not None and not now.is_delete_marker
-        _count_objects(work, bucket, before=top, is_object=is_object)
+        shown = None
+        if now is not None and not now.is_delete_marker:
+            shown = payloads.listed(now)
+        _show(work, bucket, key, before=top, now=shown)
     work.log_change(Change.DELETE, bucket, key, found[1].order, version_id)
     return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)

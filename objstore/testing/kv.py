@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -177,6 +178,9 @@ class _View:
                 high = key
             else:
                 low = key + b"\0"  # The least key above.
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self.scan(start, end), limit))
 
     def close(self) -> None:
         self._closed = True

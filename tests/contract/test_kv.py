@@ -94,6 +94,17 @@ def test_a_scan_includes_its_start_and_not_its_end(store):
     assert rows(store, b"c", b"a") == []
 
 
+def test_a_page_is_the_first_rows_of_a_scan(store):
+    write(store, *ABC)
+    for view in (store, store.snapshot()):
+        assert view.page(b"a", LAST, 2) == list(ABC[:2])
+        assert view.page(b"a", LAST, 3) == view.page(b"a", LAST, 4) == list(ABC)
+        assert view.page(b"a", b"c", 4) == list(ABC[:2])
+        assert view.page(b"a\0", LAST, 1) == [ABC[1]]
+        assert view.page(b"b", b"b", 1) == view.page(b"c", b"a", 1) == []
+        assert view.page(b"d", LAST, 1) == []
+
+
 def test_a_scan_in_reverse_has_the_same_bounds(store):
     write(store, *ABC)
     assert [key for key, _ in rows(store, b"a", b"c", reverse=True)] == [b"b", b"a"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterable
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from objstore.http.dates import format_http_date
 from objstore.http.message import Response
 from objstore.meta.values import BucketRecord, Checksum, Version
 from objstore.objects.get import draft_of
 from objstore.s3.operations.stored import shown_headers
-from objstore.s3.xml import element, tag, tag_if, url_encode
+from objstore.s3.xml import element, escape, tag, tag_if, url_encode
 
 XML_TYPE = ("content-type", "application/xml")
 
@@ -48,8 +50,15 @@ def head_response(status: int, headers: list[tuple[str, str]], size: int) -> Res
 
 def iso_time(time_ms: int) -> str:
     """As in 2009-10-12T17:50:30.000Z."""
-    moment = datetime.fromtimestamp(time_ms // 1000, UTC).isoformat()
-    return f"{moment[:19]}.{time_ms % 1000:03}Z"
+    return _iso_second(time_ms // 1000) + _MILLISECONDS[time_ms % 1000]
+
+
+_MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
+
+
+@lru_cache(maxsize=4096)  # What a list shows was often written in the same seconds.
+def _iso_second(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat()[:19]
 
 
 def quoted(etag: str) -> str:
@@ -61,6 +70,20 @@ def key_text(key: bytes, encoding: str | None) -> str:
     if encoding == "url":
         return url_encode(key)
     return key.decode("utf-8", "replace")
+
+
+def shown_keys(keys: Sequence[bytes], encoding: str | None) -> list[str]:
+    """Keys as the content of elements: `key_text`, escaped.
+
+    Hot: a page has a thousand, and mostly none with a character to encode or escape.
+    """
+    joined = b"\n".join(keys)
+    if _PLAIN_KEYS.fullmatch(joined) and joined.count(b"\n") == len(keys) - 1:
+        return joined.decode("ascii").split("\n")
+    return [escape(key_text(key, encoding)) for key in keys]
+
+
+_PLAIN_KEYS = re.compile(rb"[A-Za-z0-9/._~\n-]*")  # The same in XML and in URLs.
 
 
 def argument_text(text: str, encoding: str | None) -> str:

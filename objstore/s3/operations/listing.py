@@ -12,7 +12,7 @@ import attrs
 
 from objstore.http.message import Response
 from objstore.ids import UploadId
-from objstore.meta.queries import ListAnswer, UploadsAnswer
+from objstore.meta.queries import ListPage, UploadsAnswer
 from objstore.meta.values import Listed, Part, Upload
 from objstore.objects import listing
 from objstore.objects.listing import KeysPage
@@ -28,6 +28,7 @@ from objstore.s3.operations.answers import (
     owner_tag,
     part_checksum_tag,
     quoted,
+    shown_keys,
     xml_response,
 )
 from objstore.s3.operations.tokens import (
@@ -35,7 +36,7 @@ from objstore.s3.operations.tokens import (
     decode_token,
     encode_token,
 )
-from objstore.s3.xml import document, element, escape, flag, tag, tag_if
+from objstore.s3.xml import document, element, flag, tag, tag_if
 
 # What an entry says of its checksum: the algorithm and its kind, not the value.
 _CHECKSUMS: dict[tuple[str | None, str | None], str] = {
@@ -155,30 +156,27 @@ def _place(call: S3Call, token: str) -> bytes:
         ) from error
 
 
-async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListAnswer:
+async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListPage:
     capability = await authorize(call, "s3:ListBucket", arguments.bucket_name(call))
     arguments.check_expected_owner(call, capability.record)
     return await listing.list_keys(call.store, capability, listed.page(after))
 
 
-def _contents(listed: _Arguments, answer: ListAnswer, *, shows_owner: bool) -> str:
-    return "".join(
-        _object(listed, key, version, shows_owner)
-        for key, version in answer.entries
-        if version is not None
-    )
-
-
-def _object(listed: _Arguments, key: bytes, version: Listed, shows_owner: bool) -> str:
-    """One entry.  Hot: only what a client chose is escaped, the rest is ours."""
-    kept = _CHECKSUMS[version.checksum_algorithm, version.checksum_kind]
-    owner = owner_tag("Owner", version.owner) if shows_owner else ""
-    return (
-        f"<Contents><Key>{escape(key_text(key, listed.encoding))}</Key>"
-        f"<LastModified>{iso_time(version.time_ms)}</LastModified>"
-        f"<ETag>&quot;{version.etag}&quot;</ETag>{kept}<Size>{version.size}</Size>{owner}"
-        f"<StorageClass>{version.storage_class}</StorageClass></Contents>"
-    )
+def _contents(listed: _Arguments, answer: ListPage, *, shows_owner: bool) -> str:
+    """The objects of a page.  Hot: only what a client chose is escaped."""
+    objects = [(key, row) for key, row in answer.entries if row is not None]
+    names = shown_keys([key for key, _ in objects], listed.encoding)
+    shown = []
+    for name, (_, row) in zip(names, objects, strict=True):
+        _, _, time_ms, size, etag, owner, storage_class, algorithm, kind, _ = row
+        by = owner_tag("Owner", owner) if shows_owner else ""
+        shown.append(
+            f"<Contents><Key>{name}</Key><LastModified>{iso_time(time_ms)}</LastModified>"
+            f"<ETag>&quot;{etag}&quot;</ETag>{_CHECKSUMS[algorithm, kind]}"
+            f"<Size>{size}</Size>{by}"
+            f"<StorageClass>{storage_class}</StorageClass></Contents>"
+        )
+    return "".join(shown)
 
 
 # ---- versions -------------------------------------------------------------------------
@@ -222,20 +220,21 @@ async def list_object_versions(call: S3Call) -> Response:
     )
 
 
-def _next_version_markers(listed: _Arguments, answer: ListAnswer) -> str:
+def _next_version_markers(listed: _Arguments, answer: ListPage) -> str:
     if not answer.is_truncated:
         return ""
-    key, version = answer.entries[-1]
+    key, row = answer.entries[-1]
     return listed.key("NextKeyMarker", key) + (
-        "" if version is None else tag("NextVersionIdMarker", version.version_id)
+        "" if row is None else tag("NextVersionIdMarker", Listed._make(row).version_id)
     )
 
 
-def _versions(listed: _Arguments, answer: ListAnswer, seen_key: bytes | None) -> str:
+def _versions(listed: _Arguments, answer: ListPage, seen_key: bytes | None) -> str:
     shown = []
-    for key, version in answer.entries:
-        if version is None:
+    for key, row in answer.entries:
+        if row is None:
             continue
+        version = Listed._make(row)
         name = "DeleteMarker" if version.is_delete_marker else "Version"
         head = "".join(
             (

@@ -98,6 +98,8 @@ def test_a_flipped_bit_is_refused_by_get_and_by_scan(filled):
         list(store.scan(b"", LAST))
     with pytest.raises(CorruptData):
         list(store.scan(b"", LAST, reverse=True))
+    with pytest.raises(CorruptData):
+        store.page(b"", LAST, len(ROWS))
     snapshot = store.snapshot()
     with pytest.raises(CorruptData):
         list(snapshot.scan(b"", LAST))
@@ -116,6 +118,7 @@ def test_every_flipped_bit_of_a_table_is_refused_or_without_effect(filled):
         try:
             store = RocksStore.open(filled)
             assert list(store.scan(b"", LAST)) == ROWS
+            assert store.page(b"", LAST, len(ROWS) + 1) == ROWS
         except CorruptData:
             pass
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -56,6 +57,9 @@ class MemoryRows:
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key in list(self.rows.irange(start, end, inclusive=(True, False))):
             yield key, schema.unseal(key, self.rows[key])
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self.scan(start, end), limit))
 
     def take(self, changes: dict[bytes, bytes | None]) -> None:
         for key, value in changes.items():

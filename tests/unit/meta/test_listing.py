@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +13,9 @@ from objstore.ids import Key, Slot
 from objstore.meta import commands as c
 from objstore.meta import listing
 from objstore.meta import queries as q
+from objstore.meta.audit import audit_slot
 from objstore.meta.slots import slot_of
-from objstore.meta.values import BucketFence
+from objstore.meta.values import BucketFence, Listed
 from objstore.rpc import codec
 from tests.unit.meta.builders import BUCKET, REF, Shard, draft, upload, upload_id
 
@@ -49,8 +51,12 @@ def model(names: set[bytes], prefix: bytes, delimiter: bytes) -> list[Entry]:
     return found
 
 
-def shape(answer: q.ListAnswer) -> list[Entry]:
+def shape(answer: Any) -> list[Entry]:
     return [(name, value is None) for name, value in answer.entries]
+
+
+def versions_of(answer: q.ListAnswer) -> list[tuple[bytes, Listed | None]]:
+    return [(n, None if row is None else Listed._make(row)) for n, row in answer.entries]
 
 
 def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
@@ -69,53 +75,30 @@ def ask_at_once(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
     return listing.list_keys(shard.view, query)
 
 
-def ask_split(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
-    """As if each slot were of another shard."""
+def ask_split(shard: Shard, query: q.ListKeys, limit: int | None = None) -> Any:
+    """As if each slot were of another shard; limit: what is asked of each."""
     answers = [
-        listing.list_keys(shard.view, attrs.evolve(query, slots=(slot,)))
+        listing.list_keys(
+            shard.view, attrs.evolve(query, slots=(slot,), limit=limit or query.limit)
+        )
         for slot in query.slots
     ]
-    split = [listing.Page(a.entries, a.is_truncated, a.scanned_to) for a in answers]
-    page = listing.join_pages(split, query.limit)
-    return q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
+    split = [listing.page_of(answer, query.limit) for answer in answers]
+    return listing.join_pages(split, query.limit)
 
 
-def ask_for_shares(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
+def ask_for_shares(shard: Shard, query: q.ListKeys) -> q.ListPage:
     """Each slot for so small a share that the page has to be asked for again."""
-    found: list[Any] = []
-    rest = query
-    while True:
-        answers = [
-            listing.list_keys(shard.view, attrs.evolve(rest, slots=(slot,), limit=1))
-            for slot in query.slots
-        ]
-        split = [listing.page_of(answer, rest.limit) for answer in answers]
-        page = listing.join_pages(split, rest.limit)
-        answer = q.ListAnswer(page.entries, page.is_truncated, page.scanned_to)
-        room = query.limit - len(found)
-        if room == 0 and answer.entries:
-            return q.ListAnswer(tuple(found), is_truncated=True)
-        found += answer.entries[:room]
-        if answer.scanned_to is None:
-            return q.ListAnswer(tuple(found), answer.is_truncated)
-        rest = listing.next_page(rest, answer)
-        rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
-
-
-def ask_stingily(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
-    """With a bound of rows so small that most scans stop on their way."""
-    found: list[Any] = []
-    rest = query
-    while True:
-        answer = listing.list_keys(shard.view, rest, rows_max=len(SPAN))
-        room = query.limit - len(found)
-        if room == 0 and answer.entries:
-            return q.ListAnswer(tuple(found), is_truncated=True)
-        found += answer.entries[:room]
-        if answer.scanned_to is None:
-            return q.ListAnswer(tuple(found), answer.is_truncated)
-        rest = listing.next_page(rest, answer)
-        rest = attrs.evolve(rest, limit=max(1, query.limit - len(found)))
+    if query.delimiter:
+        page = ask_split(shard, query)
+        return q.ListPage(page.entries, page.is_truncated)
+    page = ask_split(shard, query, limit=1)
+    rest = listing.rest_of(query, page)
+    if rest is None:
+        return q.ListPage(page.entries, page.is_truncated)
+    more = ask_split(shard, rest)
+    assert more.reach is None
+    return q.ListPage(page.entries + more.entries, more.is_truncated)
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,7 +116,7 @@ def test_pages_are_exact_and_together_are_what_a_sort_gives(
     put_all(shard, names - deleted, deleted)
     expected = model(names - deleted, prefix, delimiter)
     query = q.ListKeys(SPAN, REF, prefix, delimiter, limit=limit)
-    for ask in (ask_at_once, ask_split, ask_for_shares, ask_stingily):
+    for ask in (ask_at_once, ask_split, ask_for_shares):
         found = pages(shard, query, ask)
         assert [entry for page in found for entry in page] == expected
         assert all(len(page) == limit for page in found[:-1])
@@ -181,10 +164,11 @@ def test_version_pages_show_every_version_newest_first(
     query = q.ListKeys(SPAN, REF, prefix, delimiter, versions=True, limit=limit)
     while True:
         answer = shard.ask(query)
-        found += [(n, None if v is None else v.version_id) for n, v in answer.entries]
+        entries = versions_of(answer)
+        found += [(n, None if v is None else v.version_id) for n, v in entries]
         if not answer.is_truncated:
             break
-        last, value = answer.entries[-1]
+        last, value = entries[-1]
         query = attrs.evolve(
             query,
             after=last,
@@ -198,31 +182,87 @@ def test_listed_versions_carry_no_bytes_and_no_headers() -> None:
     shard = Shard()
     shard.open()
     shard.put(b"key", b"hello")
-    ((_, version),) = shard.ask(q.ListKeys((shard.slot,), REF)).entries
-    written = draft(b"hello")
-    assert (version.size, version.etag) == (written.size, written.etag)
-    assert b"hello" not in codec.encode(q.ListAnswer(((b"key", version),), False))
+    for versions in (False, True):
+        answer = shard.ask(q.ListKeys((shard.slot,), REF, versions=versions))
+        ((_, version),) = versions_of(answer)
+        assert version is not None
+        written = draft(b"hello")
+        assert (version.size, version.etag) == (written.size, written.etag)
+        assert b"hello" not in codec.encode(answer)
 
 
-def test_old_versions_are_skipped_by_seeking_not_by_reading() -> None:
+@pytest.mark.parametrize("packed", [b"", b"\xc0\xc0", b"\x01", b"\x91\x01", b"\xc1"])
+def test_a_page_that_does_not_fit_its_names_is_corrupt(packed: bytes) -> None:
+    with pytest.raises(codec.CorruptValue):
+        _ = q.ListAnswer((b"key",), packed, is_truncated=False).entries
+
+
+def rows_read(shard: Shard, query: q.ListKeys) -> int:
+    """How many rows a page takes."""
+    count = 0
+    page = shard.view.page
+
+    def counted(start: bytes, end: bytes, limit: int) -> Any:
+        nonlocal count
+        rows = page(start, end, limit)
+        count += len(rows)
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard.view, "page", counted)
+        shard.ask(query)
+    return count
+
+
+def test_old_versions_and_delete_markers_are_not_read() -> None:
     shard = Shard()
     shard.open("enabled")
-    for name in (b"a", b"b"):
+    for name in (b"a", b"b", b"c"):
         for _ in range(100):
             shard.put(name)
-    steps = 0
-    scan = shard.view.scan
+    shard.must(c.DeleteVersion(shard.slot, REF, Key(b"c")))
+    assert rows_read(shard, q.ListKeys((shard.slot,), REF)) == 2
 
-    def counted(start: bytes, end: bytes) -> Any:
-        nonlocal steps
-        for row in scan(start, end):
-            steps += 1
-            yield row
 
-    shard.view.scan = counted  # type: ignore[method-assign]
-    answer = shard.ask(q.ListKeys((shard.slot,), REF))
-    assert [name for name, _ in answer.entries] == [b"a", b"b"]
-    assert steps < 10
+def test_what_is_below_a_common_prefix_is_skipped_by_seeking() -> None:
+    shard = Shard()
+    shard.open()
+    for folder in range(3):
+        for number in range(100):
+            shard.put(b"%d/%d" % (folder, number))
+    assert rows_read(shard, q.ListKeys((shard.slot,), REF, delimiter=b"/")) < 40
+
+
+def test_a_page_of_many_keys_reads_as_many_rows_however_many_there_are() -> None:
+    counts = set()
+    for keys_there in (50, 500):
+        shard = Shard()
+        shard.open()
+        for number in range(keys_there):
+            shard.put(b"%04d" % number)
+        counts.add(rows_read(shard, q.ListKeys((shard.slot,), REF, limit=20)))
+    assert counts == {21}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=20))
+def test_rows_for_lists_follow_every_change_of_the_current_version(
+    steps: list[tuple[int, int]],
+) -> None:
+    """The audit compares them with the versions."""
+    shard = Shard()
+    shard.open("enabled")
+    made: list[Any] = []
+    for name, deed in steps:
+        key = b"%d" % name
+        if deed < 2:
+            made.append((key, shard.put(key, b"%d" % deed).version_id))
+        elif deed == 2:
+            gone = shard.must(c.DeleteVersion(shard.slot, REF, Key(key)))
+            made.append((key, gone.version_id))
+        elif made:
+            key, version = made.pop()
+            shard.must(c.DeleteVersion(shard.slot, REF, Key(key), version))
+        assert audit_slot(shard.view.rows.items()) == []
 
 
 # ---- uploads --------------------------------------------------------------------------
@@ -283,14 +323,14 @@ def test_versions_that_stay_are_listed_whatever_is_deleted_between_pages(
     made = [shard.put(b"key", b"%d" % number) for number in range(4)]
     newest_first = [result.version_id for result in reversed(made)]
     query = q.ListKeys((SPAN[0],), REF, versions=True, limit=seen + 1)
-    (*_, (key, last)) = shard.ask(query).entries
+    (*_, (key, last)) = versions_of(shard.ask(query))
     assert last is not None
     for number in deleted & set(range(4)):
         shard.must(c.DeleteVersion(SPAN[0], REF, Key(key), newest_first[number]))
     if 4 in deleted:
         shard.put(b"key", b"newer")
     rest = attrs.evolve(query, after=key, after_version=last.order, limit=1000)
-    found = [version.version_id for _, version in shard.ask(rest).entries if version]
+    found = [version.version_id for _, version in versions_of(shard.ask(rest)) if version]
     kept = [n for n in range(seen + 1, 4) if n not in deleted]
     assert found == [newest_first[number] for number in kept]
     everything = attrs.evolve(rest, after_version=q.FROM_NEWEST)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -64,6 +65,9 @@ class MemoryRows:
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key in self._rows.irange(start, end, inclusive=(True, False)):
             yield key, schema.unseal(key, self._rows[key])
+
+    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self.scan(start, end), limit))
 
     def change(self, changes: dict[bytes, bytes | None]) -> None:
         for key, value in changes.items():
