@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -273,9 +273,10 @@ def start_cluster(
     settings: dict[str, str] | None = None,
     resume: bool = False,
     environment: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Cluster:
-    """`objstore dev`, ready."""
-    arguments = [sys.executable, "-m", "objstore", "dev", "--nodes", str(nodes)]
+    """`objstore dev`, ready.  wrapper: a command that runs the one after it."""
+    arguments = [*wrapper, sys.executable, "-m", "objstore", "dev", "--nodes", str(nodes)]
     arguments += ["--data", str(folder), "--json"]
     if not resume:
         arguments += ["--base-port", str(free_base_port(nodes))]
@@ -308,9 +309,12 @@ def running_cluster(
     nodes: int = 3,
     settings: dict[str, str] | None = None,
     environment: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """A cluster that is stopped, and whose processes are gone, at the end."""
-    cluster = start_cluster(folder, nodes=nodes, settings=settings, environment=environment)
+    cluster = start_cluster(
+        folder, nodes=nodes, settings=settings, environment=environment, wrapper=wrapper
+    )
     try:
         yield cluster
     finally:

@@ -231,7 +231,9 @@ class Raw:
 
     def connect(self) -> Wire:
         """A connection to the node, TLS where it speaks that."""
-        plain = self.connect_plain()
+        return self.over(self.connect_plain())
+
+    def over(self, plain: socket.socket) -> Wire:
         return TlsWire(plain) if self.is_tls else plain
 
     def connect_plain(self) -> socket.socket:
