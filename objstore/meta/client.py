@@ -2,6 +2,8 @@
 
     slot --layout--> shard --> its leader: this node's replica knows it, a redirect told
                                it, or the shard's voters are asked in turn
+                     query --> this node's own replica, if it has one: a follower asks
+                               its leader only how far it must have applied
 
 A proposal keeps its request id through all retries, so it applies once (R13), and is
 retried until the deadline.  What then is not known to have failed is `unknown`: it may
@@ -80,9 +82,9 @@ class MetaClient:
         async def attempt(node: NodeId, attempt_ms: int) -> Any:
             nonlocal encoded
             if node == self.peers.node:
-                with trio.move_on_after(attempt_ms / 1000):
-                    return await self.server.propose(shard, request, command)
-                raise Unavailable("the shard did not answer in time", unknown=True)
+                return await self.server.propose(
+                    shard, request, command, timeout_ms=attempt_ms
+                )
             encoded = encoded or codec.encode(command)
             reply = await self.peers.call(
                 node,
@@ -134,9 +136,7 @@ class MetaClient:
     async def _ask(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
         async def attempt(node: NodeId, attempt_ms: int) -> Any:
             if node == self.peers.node:
-                with trio.move_on_after(attempt_ms / 1000):
-                    return await self.server.query(shard, query)
-                raise Unavailable("the shard did not answer in time")
+                return await self.server.query(shard, query, timeout_ms=attempt_ms)
             call = QueryCall(shard, query)
             reply = await self.peers.call(node, QUERY, call, timeout_ms=attempt_ms)
             return reply.value
@@ -200,7 +200,7 @@ class MetaClient:
             left_ms = int((deadline_s - trio.current_time()) * 1000)
             if left_ms <= 0:
                 raise _given_up(shard, problem, unknown=is_unknown) from problem
-            node = self._next_node(shard, tried)
+            node = self._next_node(shard, tried, is_read=is_read)
             if node is None:
                 tried.clear()
                 self._leaders.pop(shard, None)
@@ -227,7 +227,9 @@ class MetaClient:
                 # An earlier attempt may be applied all the same: "no" would be a lie.
                 raise _given_up(shard, Unavailable(str(error)), unknown=True) from error
             else:
-                if self._leaders.get(shard) != node:
+                if is_read:  # Perhaps of a follower, but better than to look each time.
+                    self._leaders.setdefault(shard, node)
+                elif self._leaders.get(shard) != node:
                     self._leaders[shard] = node
                 return result
 
@@ -240,8 +242,13 @@ class MetaClient:
         else:
             self._leaders.pop(shard, None)
 
-    def _next_node(self, shard: ShardId, tried: set[NodeId]) -> NodeId | None:
+    def _next_node(
+        self, shard: ShardId, tried: set[NodeId], *, is_read: bool
+    ) -> NodeId | None:
         """Whom to ask next; None where all have been asked."""
+        own = self.peers.node
+        if is_read and own not in tried and self.server.raft.serves_reads(shard):
+            return own
         own_word = self.server.raft.leader(shard)
         if own_word is not None and own_word not in tried:
             return own_word

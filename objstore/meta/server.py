@@ -97,16 +97,30 @@ class MetaServer:
 
     # ---- proposals --------------------------------------------------------------------
 
-    async def propose(self, shard: ShardId, request: RequestId, command: Command) -> Any:
+    async def propose(
+        self,
+        shard: ShardId,
+        request: RequestId,
+        command: Command,
+        *,
+        timeout_ms: int | None = None,
+    ) -> Any:
         """Propose to a shard that this node leads; the command's result.
 
         Raises WrongShard, the errors of the command, Unavailable (`unknown` where it may
         be applied all the same), OutOfSpace.  If cancelled, it may be applied or not.
         """
-        return await self._propose(shard, request, command, codec.encode(command))
+        encoded = codec.encode(command)
+        return await self._propose(shard, request, command, encoded, timeout_ms=timeout_ms)
 
     async def _propose(
-        self, shard: ShardId, request: RequestId, command: Command, encoded: bytes
+        self,
+        shard: ShardId,
+        request: RequestId,
+        command: Command,
+        encoded: bytes,
+        *,
+        timeout_ms: int | None = None,
     ) -> Any:
         check_command(command, encoded_size=len(encoded))
         if len(request) != envelope.REQUEST_ID_SIZE:
@@ -122,7 +136,7 @@ class MetaServer:
             )
         data = envelope.encode(request, self._stamp_ms(shard), encoded, level=level)
         try:
-            result = await self.raft.propose(shard, data)
+            result = await self.raft.propose(shard, data, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
         if isinstance(result, ObjstoreError):
@@ -173,8 +187,10 @@ class MetaServer:
 
     # ---- queries ----------------------------------------------------------------------
 
-    async def query(self, shard: ShardId, query: Query) -> Any:
-        """Answer from a shard that this node leads, linearizably.
+    async def query(
+        self, shard: ShardId, query: Query, *, timeout_ms: int | None = None
+    ) -> Any:
+        """Answer from a shard that this node leads or follows, linearizably.
 
         Raises WrongShard, the errors of the query, Unavailable.
         """
@@ -182,7 +198,7 @@ class MetaServer:
         for slot in _slots_of(query):
             self._check_shard(shard, slot)
         try:
-            await self.raft.read_barrier(shard)
+            await self.raft.read_barrier(shard, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
         return reads.answer(self.store.machine(shard).rows, query)

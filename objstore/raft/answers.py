@@ -12,11 +12,15 @@ import trio
 
 
 class Answer:
-    """What callers wait for: settled once, with a value or an error."""
+    """What callers wait for: settled once, with a value or an error.
 
-    __slots__ = ("_result", "_tasks")
+    due_ms: when whoever owns it gives up; None: never.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_result", "_tasks", "due_ms")
+
+    def __init__(self, due_ms: int | None = None) -> None:
+        self.due_ms = due_ms
         self._tasks: list[trio.lowlevel.Task] = []
         self._result: Callable[[], object] | None = None
 

@@ -59,6 +59,8 @@ from objstore.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Message,
+    ReadAnswer,
+    ReadAsk,
     TimeoutNow,
     Vote,
     VoteReply,
@@ -71,7 +73,7 @@ from objstore.raft.messages import (
 from objstore.raft.options import Options
 from objstore.raft.progress import Progress, Stage
 from objstore.raft.quorum import Verdict, agreed, is_quorum, verdict
-from objstore.raft.read_only import ReadOnly
+from objstore.raft.read_only import Ask, ReadOnly
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 
 _NEVER_MS = -(10**15)
@@ -139,11 +141,14 @@ class Core:
     _applying: bool = False
     _matched: int = 0  # Follower: agrees with this term's leader, as found since start.
     _mend_index: int = 0  # Its word on when we are whole; 0: not said.
+    _told_commit: int = 0  # Follower: what this term's leader answered to a read.
+    _ask_number: int = attrs.field(init=False)  # Of the last ReadAsk.
 
     _votes: dict[NodeId, bool] = attrs.field(factory=dict)
     _election_due_ms: int = 0
     _heard_ms: int = _NEVER_MS  # Follower: from its leader.
     _round: int = 0
+    _round_ms: int = _NEVER_MS  # When the oldest read round in flight was sent, about.
     _heartbeat_due_ms: int = 0
     _quorum_due_ms: int = 0
     _transfer_due_ms: int = 0
@@ -160,6 +165,8 @@ class Core:
         self.vote = self.hard_state.vote
         self.damage = self.hard_state.damage
         self.membership_index = self.log.applied
+        # So that no answer to an earlier life of this process is taken for ours.
+        self._ask_number = self.random.getrandbits(62)
         if (
             self.log.term(1) is not None
             and self.log.committed == 0
@@ -223,6 +230,17 @@ class Core:
             and self.log.applied == self.log.committed
         )
 
+    @property
+    def can_serve_reads(self) -> bool:
+        """Leader, or a whole follower that knows its leader and counts in its quorum."""
+        return self.is_leader or (
+            self.leader is not None
+            and self.damage is Damage.NONE
+            and self.node in self.membership.voters
+            and not self.removed
+            and self.reads.rounds_in_flight < self.options.asks_in_flight_max
+        )
+
     def hears(self, node: NodeId, now_ms: int) -> bool:
         """Leader: whether `node` was heard within an election timeout."""
         if node == self.node:
@@ -274,12 +292,13 @@ class Core:
     def read_index(self, request: int, now_ms: int) -> bool:
         """Ask for a point to read at; answered by ReadsReady or ReadsFailed.
 
-        False: not leader.
+        False: not leader, and no follower that may ask its leader.
         """
-        if not self.is_leader:
+        if not self.can_serve_reads:
             return False
         self.now_ms = now_ms
-        self.wake(now_ms)
+        if self.is_leader:
+            self.wake(now_ms)
         self.reads.waiting.append(request)
         self.dirty = True
         return True
@@ -486,9 +505,10 @@ class Core:
         if self.is_leader:
             self._begin_round()
             self._replicate()
-            requests = self.reads.take(self.log.applied)
-            if requests:
-                self._effects.append(ReadsReady(requests))
+        elif self.reads.waiting:
+            self._ask_leader()
+        if self.reads.ready:
+            self._answer_reads()
         self._persist()
         self._acknowledge()
         self._apply()
@@ -496,6 +516,30 @@ class Core:
         return effects
 
     # Taking effects.
+
+    def _ask_leader(self) -> None:
+        assert self.leader is not None
+        self._ask_number += 1
+        self.reads.begin(self._ask_number, 0)
+        self._reply(self.leader, ReadAsk(self.term, self._ask_number))
+
+    def _answer_reads(self) -> None:
+        ours: list[int] = []
+        for index, requests in self.reads.take(self.log.applied):
+            for request in requests:
+                if isinstance(request, Ask):
+                    answer = ReadAnswer(self.term, request.number, index)
+                    self._send(request.node, answer)
+                else:
+                    ours.append(request)
+        if ours:
+            self._effects.append(ReadsReady(ours))
+
+    def _drop_reads(self) -> None:
+        """Whom we asked, or we ourselves, may lead no more."""
+        requests = self.reads.drop()
+        if requests:
+            self._effects.append(ReadsFailed(requests))
 
     def _persist(self) -> None:
         entries = self.log.unsaved()
@@ -589,19 +633,18 @@ class Core:
         self._votes.clear()
         self._restart_election_timer(now_ms)
         if changed:
+            self._drop_reads()
             self._effects.append(RoleChanged(self.role, term, leader))
         self.dirty = True
 
     def _forget_leader_log(self) -> None:
         """What we know of a leader's log holds for its term only."""
         self._matched = 0
+        self._told_commit = 0
         self._mend_index = 0
         self._ack = None
 
     def _end_leadership(self) -> None:
-        requests = self.reads.drop()
-        if requests:
-            self._effects.append(ReadsFailed(requests))
         self.progress.clear()
         self.transfer_to = None
         self.quiescent = False
@@ -633,6 +676,7 @@ class Core:
 
     def _campaign(self, now_ms: int, *, pre: bool, transfer: bool) -> None:
         self.leader = None
+        self._drop_reads()
         self._votes = {}
         self._restart_election_timer(now_ms)
         if pre:
@@ -709,15 +753,13 @@ class Core:
         if not self.quiescent:
             return
         if self.is_leader:
-            if isinstance(message, HeartbeatReply | AppendReply | VoteReply):
+            if isinstance(message, HeartbeatReply | AppendReply | VoteReply | ReadAsk):
                 return
-        elif (
-            isinstance(message, Heartbeat)
-            and message.quiesce
-            and message.term == self.term
-            and sender == self.leader
-        ):
-            return
+        elif message.term == self.term and sender == self.leader:
+            if isinstance(message, ReadAnswer):
+                return
+            if isinstance(message, Heartbeat) and message.quiesce:
+                return
         self.wake(now_ms)
 
     def _on_wake(self, sender: NodeId, now_ms: int) -> None:
@@ -733,6 +775,7 @@ class Core:
         """Our leader asks for a leader: it leads no more."""
         self.leader = None
         self._heard_ms = _NEVER_MS
+        self._drop_reads()
         self._effects.append(RoleChanged(self.role, self.term, None))
 
     def _ignores_vote(self, sender: NodeId, message: Vote, now_ms: int) -> bool:
@@ -761,6 +804,8 @@ class Core:
             self._reply(sender, self._heartbeat_reply(0))
         elif isinstance(message, Vote):
             self._refuse_vote(sender, message)
+        elif isinstance(message, ReadAsk):
+            self._reply(sender, ReadAnswer(self.term, message.number, 0))
 
     def _refuse_vote(self, sender: NodeId, message: Vote) -> None:
         index = min(self.log.committed, message.last_index)
@@ -837,7 +882,7 @@ class Core:
             self._refuse(sender, message.prev_index, message.prev_term)
             return
         self._matched = max(self._matched, agreed_index)
-        self._commit_to(min(message.commit, self._matched))
+        self._commit_to(min(max(message.commit, self._told_commit), self._matched))
         acked = self._ack[1] if self._ack is not None else 0
         self._ack = (sender, max(acked, agreed_index))
         self._try_mend()
@@ -882,6 +927,14 @@ class Core:
             self.quiescent,
             int(self.damage),
         )
+
+    def _on_read_answer(self, sender: NodeId, message: ReadAnswer, now_ms: int) -> None:
+        del now_ms
+        if self.is_leader or sender != self.leader:
+            return
+        self._told_commit = max(self._told_commit, message.index)
+        self._commit_to(min(message.index, self._matched))
+        self.reads.confirm(message.number, message.index)
 
     def _set_damage(self, damage: Damage) -> None:
         self.damage = damage
@@ -1043,31 +1096,70 @@ class Core:
             reads.begin(self._round, self.log.committed)
             reads.confirm(self._round)
         elif reads.rounds_in_flight < self.options.rounds_in_flight_max:
+            is_slow = self.now_ms - self._round_ms >= self.options.slow_round_ms
+            everybody = reads.rounds_in_flight > 0 and is_slow
+            if reads.rounds_in_flight == 0:
+                self._round_ms = self.now_ms
             self._round += 1
             reads.begin(self._round, self.log.committed)
-            self._send_heartbeats(quiesce=False)
+            nodes = self.progress if everybody else self._read_quorum()
+            for node in nodes:
+                self._send_heartbeat(node, quiesce=False)
             self._busy_ms = self.now_ms
+
+    def _read_quorum(self) -> list[NodeId]:
+        """Followers that make a quorum with us, those who answered last before others.
+
+        One that falls silent costs the reads of one heartbeat: that goes to everybody.
+        """
+        asked = [self.node]
+        for node in sorted(self.progress, key=lambda node: -self.progress[node].round):
+            asked.append(node)
+            if is_quorum(self.membership, asked):
+                break
+        return asked[1:]
+
+    def _on_read_ask(self, sender: NodeId, message: ReadAsk, now_ms: int) -> None:
+        """A follower wants to be read.
+
+        It was in our term when it asked.  Where it and we are a quorum, no later leader
+        can have been elected before that: our commit index is its answer at once.
+        """
+        if not self.is_leader:
+            self._reply(sender, Wake(self.term))
+            return
+        if self._heard(sender, now_ms) is None:
+            return
+        if self.has_own_commit and is_quorum(self.membership, (self.node, sender)):
+            self._send(sender, ReadAnswer(self.term, message.number, self.log.committed))
+        elif len(self.reads.waiting) < self.options.reads_max:
+            self.wake(now_ms)
+            self.reads.waiting.append(Ask(sender, message.number))
 
     def _broadcast_heartbeat(self, *, quiesce: bool) -> None:
         self._round += 1
         self._send_heartbeats(quiesce=quiesce)
 
     def _send_heartbeats(self, *, quiesce: bool) -> None:
-        for node, progress in self.progress.items():
-            if not quiesce:
-                progress.quiescent = False
-            self._send(
-                node,
-                Heartbeat(
-                    self.term,
-                    self._round,
-                    min(progress.match, self.log.committed),
-                    self.log.last_index,
-                    quiesce,
-                    progress.mend if self._may_mend(node, progress) else 0,
-                    progress.lost,
-                ),
-            )
+        for node in self.progress:
+            self._send_heartbeat(node, quiesce=quiesce)
+
+    def _send_heartbeat(self, node: NodeId, *, quiesce: bool) -> None:
+        progress = self.progress[node]
+        if not quiesce:
+            progress.quiescent = False
+        self._send(
+            node,
+            Heartbeat(
+                self.term,
+                self._round,
+                min(progress.match, self.log.committed),
+                self.log.last_index,
+                quiesce,
+                progress.mend if self._may_mend(node, progress) else 0,
+                progress.lost,
+            ),
+        )
 
     def _on_heartbeat_reply(
         self, sender: NodeId, message: HeartbeatReply, now_ms: int
@@ -1081,6 +1173,7 @@ class Core:
             rounds = {node: other.round for node, other in self.progress.items()}
             rounds[self.node] = _FAR
             self.reads.confirm(agreed(self.membership, rounds))
+            self._round_ms = now_ms
         self._note_damage(sender, progress, message.damage)
         if message.round > progress.match_round and message.last_index < progress.match:
             self._note_loss(progress)
@@ -1261,6 +1354,8 @@ class Core:
         HeartbeatReply: _on_heartbeat_reply,
         TimeoutNow: _on_timeout_now,
         Gone: _on_gone,
+        ReadAsk: _on_read_ask,
+        ReadAnswer: _on_read_answer,
     }
 
 

@@ -425,9 +425,12 @@ class RaftHost:
 
     # Requests.
 
-    async def propose(self, group: int, data: bytes) -> object:
+    async def propose(
+        self, group: int, data: bytes, *, timeout_ms: int | None = None
+    ) -> object:
         """Replicate `data`, apply it, and return what the state machine made of it.
 
+        timeout_ms: noticed within a heartbeat of it; None: wait for as long as it takes.
         Raises NotLeader (nothing happened), Unavailable (with `unknown` where it may
         happen all the same), OutOfSpace, InvalidRequest (larger than ENTRY_SIZE_MAX). If
         cancelled, it may happen or not.
@@ -446,17 +449,41 @@ class RaftHost:
             raise Unavailable(f"group {group} has too many proposals waiting")
         if self._writes_size > self.options.writes_size_max:
             raise Unavailable("the write-ahead log is too slow for more")
-        proposal = Proposal(data, Answer(), trio.current_time())
+        due_ms = None if timeout_ms is None else self.now_ms() + timeout_ms
+        proposal = Proposal(data, Answer(due_ms), trio.current_time())
         replica.propose(proposal)
         self._touch(replica)
         return await proposal.answer.wait()
 
-    async def read_barrier(self, group: int) -> None:
+    def serves_reads(self, group: int) -> bool:
+        """Whether our replica is likely to pass a `read_barrier` soon."""
+        replica = self._replicas.get(group)
+        if replica is None or not replica.core.can_serve_reads:
+            return False
+        log = replica.core.log
+        return (
+            log.committed - log.applied < self.options.apply_entries_max
+            and not self._is_disk_slow()
+        )
+
+    def _is_disk_slow(self) -> bool:
+        """Nothing is applied before it is durable here."""
+        began_ms = self._write_began_ms
+        limit_ms = self.options.follower_read_ms // 2
+        return began_ms is not None and self.now_ms() - began_ms >= limit_ms
+
+    async def read_barrier(self, group: int, *, timeout_ms: int | None = None) -> None:
         """Return once our applied state shows everything acknowledged before the call.
 
-        Raises NotLeader, Unavailable.
+        A follower asks its leader how far that is, and gives up soon: whoever waits may
+        ask the leader himself.  Raises NotLeader, Unavailable.
         """
-        replica = self._leading(group)
+        replica = self._replicas.get(group)
+        if replica is None or not replica.core.can_serve_reads or not self._running:
+            replica = self._leading(group)
+        if not replica.core.is_leader:
+            limit_ms = self.options.follower_read_ms
+            timeout_ms = limit_ms if timeout_ms is None else min(timeout_ms, limit_ms)
         if replica.core.can_read_now:
             await trio.lowlevel.checkpoint()
             if replica.core.can_read_now:
@@ -464,7 +491,8 @@ class RaftHost:
         if replica.reads_waiting >= self.options.reads_max:
             raise Unavailable(f"group {group} has too many reads waiting")
         if replica.next_read is None:
-            replica.next_read = Answer()
+            due_ms = None if timeout_ms is None else self.now_ms() + timeout_ms
+            replica.next_read = Answer(due_ms)
             self._touch(replica)
         replica.reads_waiting += 1
         try:
@@ -715,7 +743,9 @@ class RaftHost:
                 self._apply(replica, entries, membership, now_ms)
             case ReadsReady(requests):
                 for request in requests:
-                    replica.reads.pop(request).succeed()
+                    answer = replica.reads.pop(request, None)
+                    if answer is not None:  # Else it was given up before.
+                        answer.succeed()
             case ReadsFailed(requests):
                 replica.fail_reads(requests)
             case RoleChanged():
@@ -883,6 +913,8 @@ class RaftHost:
                 core.peer_died(node, now_ms)
             if core.due_ms <= now_ms:
                 core.on_tick(now_ms)
+            if replica.reads or replica.appended or replica.proposals:
+                replica.fail_late(now_ms)
             if core.dirty:
                 self._touched[replica.group] = replica
             if (

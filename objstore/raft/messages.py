@@ -7,6 +7,7 @@
     leader ------ TimeoutNow                        campaign at once (leadership transfer)
     leader ------ Gone                              you are no member any more
     replica ----- Wake                              I hear nobody: is there a leader?
+    follower ---- ReadAsk ----------> ReadAnswer    how far must I have applied to be read?
 
 All that one node has for another after one pass of its driver goes into one *payload*:
 
@@ -133,6 +134,23 @@ class Wake:
     term: int
 
 
+@attrs.frozen
+class ReadAsk:
+    """A follower wants to be read; by asking it vouches for the receiver's term."""
+
+    term: int
+    number: int  # Never used twice by one follower, in whatever life of its process.
+
+
+@attrs.frozen
+class ReadAnswer:
+    """What is applied up to `index` shows all that was acknowledged before the ask."""
+
+    term: int
+    number: int
+    index: int
+
+
 Message = (
     Vote
     | VoteReply
@@ -143,6 +161,8 @@ Message = (
     | TimeoutNow
     | Gone
     | Wake
+    | ReadAsk
+    | ReadAnswer
 )
 
 _CLASSES: tuple[type[Any], ...] = (
@@ -155,6 +175,8 @@ _CLASSES: tuple[type[Any], ...] = (
     TimeoutNow,
     Gone,
     Wake,
+    ReadAsk,
+    ReadAnswer,
 )
 # One letter a field: u(nsigned), b(ool), e(ntries).
 _SHAPES = tuple(

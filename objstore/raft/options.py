@@ -44,8 +44,13 @@ class Options:
     # Proposals that wait for their turn, per group; more are refused with Unavailable.
     proposals_max: int = 4096
     proposals_size_max: int = 8 * MiB
+    # A follower's reads: then their callers ask the leader.
+    follower_read_ms: int = 500
     reads_max: int = 16_384  # Likewise reads that wait for a round.
     rounds_in_flight_max: int = 4  # Read rounds on their way; later reads join the next.
+    # A read round without its quorum for so long: the next one goes to everybody.
+    slow_round_ms: int = 25
+    asks_in_flight_max: int = 1024  # Of one follower, unanswered: its leader is lost.
 
     # Entries kept in memory below the applied index, so that a follower that is a little
     # behind needs no snapshot; a live follower's entries are kept up to the larger pair.

@@ -5,6 +5,10 @@
     they wait        | all that wait join r,|  commit index of the moment |
                      | none that come later |  r was sent is safe to read |
 
+A follower that is to be read asks its leader in the same way: its round is one ask, and
+the answer names the index.  For the leader such an ask is a request like any other; that
+its sender vouches for the term spares it, in a group of three, the round.
+
 A round's number is never used twice in a term, answers name (term, round), and an answer
 to r is one to every earlier round as well.  So an answer that was sent before a request
 came can never serve it (R4).  Source: Ongaro 2014, 6.4; etcd issues 7331 and 20418.
@@ -16,21 +20,34 @@ from collections import deque
 
 import attrs
 
+from objstore.ids import NodeId
+
+
+@attrs.frozen
+class Ask:
+    """A request that a follower sent to its leader."""
+
+    node: NodeId
+    number: int
+
+
+Request = int | Ask  # An int: from this node.
+
 
 @attrs.define
 class Round:
     number: int
-    index: int  # The commit index when it was sent.
-    requests: list[int]
+    index: int  # The commit index when it was sent; a follower's: not known yet.
+    requests: list[Request]
 
 
 @attrs.define
 class ReadOnly:
-    """The requests of one leader's term."""
+    """The requests of one term, of its leader or of one follower."""
 
-    waiting: list[int] = attrs.field(factory=list)  # For the next round.
+    waiting: list[Request] = attrs.field(factory=list)  # For the next round.
     # Answered once the state machine is there: (index, requests).
-    ready: deque[tuple[int, list[int]]] = attrs.field(factory=deque)
+    ready: deque[tuple[int, list[Request]]] = attrs.field(factory=deque)
     _rounds: deque[Round] = attrs.field(factory=deque)
 
     @property
@@ -43,28 +60,31 @@ class ReadOnly:
         self._rounds.append(Round(number, index, self.waiting))
         self.waiting = []
 
-    def confirm(self, number: int) -> None:
-        """A quorum has answered round `number`, or a later one."""
+    def confirm(self, number: int, index: int = 0) -> None:
+        """Round `number`, or a later one, has been answered.
+
+        index: what a follower's leader said; never below what it said before.
+        """
         while self._rounds and self._rounds[0].number <= number:
             done = self._rounds.popleft()
-            self.ready.append((done.index, done.requests))
+            self.ready.append((max(done.index, index), done.requests))
 
-    def take(self, applied: int) -> list[int]:
-        """The requests that may be answered from a state machine at `applied`."""
-        requests: list[int] = []
+    def take(self, applied: int) -> list[tuple[int, list[Request]]]:
+        """(index, requests) that may be answered from a state machine at `applied`."""
+        taken: list[tuple[int, list[Request]]] = []
         while self.ready and self.ready[0][0] <= applied:
-            requests += self.ready.popleft()[1]
-        return requests
+            taken.append(self.ready.popleft())
+        return taken
 
     def drop(self) -> list[int]:
-        """Give up all requests: leadership is lost."""
+        """Give up all requests: the term is over.  Returns those of this node."""
         requests = [r for _, group in self.ready for r in group]
         requests += [r for round_ in self._rounds for r in round_.requests]
         requests += self.waiting
         self.ready.clear()
         self._rounds.clear()
         self.waiting = []
-        return requests
+        return [request for request in requests if isinstance(request, int)]
 
     @property
     def is_empty(self) -> bool:

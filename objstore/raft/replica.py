@@ -29,11 +29,15 @@ class Proposal:
     began: float  # In seconds of trio's clock.
     term: int = 0  # In which it was appended.
 
+    def is_late(self, now_ms: int) -> bool:
+        due_ms = self.answer.due_ms
+        return due_ms is not None and due_ms <= now_ms
+
     def fail_unknown(self) -> None:
         self.answer.fail(
             partial(
                 Unavailable,
-                "leadership was lost before the outcome was known",
+                "the outcome was not known in time",
                 retry_after_ms=100,
                 unknown=True,
             )
@@ -133,9 +137,25 @@ class Replica:
                 del self.appended[index]
                 proposal.fail_unknown()
 
+    def fail_late(self, now_ms: int) -> None:
+        """Give up what has waited for as long as its caller allowed."""
+        for request, answer in list(self.reads.items()):
+            if answer.due_ms is not None and answer.due_ms <= now_ms:
+                del self.reads[request]
+                answer.fail(partial(Unavailable, "no read point in time"))
+        for index, proposal in list(self.appended.items()):
+            if proposal.is_late(now_ms):
+                del self.appended[index]
+                proposal.fail_unknown()
+        for proposal in self.proposals:  # Dropped there once its turn comes.
+            if proposal.is_late(now_ms):
+                proposal.answer.fail(partial(Unavailable, "not proposed in time"))
+
     def fail_reads(self, requests: Iterable[int]) -> None:
         for request in requests:
-            self.reads.pop(request).fail(partial(NotLeader, self.core.leader))
+            answer = self.reads.pop(request, None)
+            if answer is not None:  # Else it was given up before.
+                answer.fail(partial(NotLeader, self.core.leader))
 
     def fail_all(self) -> None:
         """Nobody is answered here any more."""

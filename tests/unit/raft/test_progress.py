@@ -116,7 +116,7 @@ def test_reads_join_the_round_that_is_sent_after_them() -> None:
     assert reads.take(1000) == []
     reads.confirm(5)
     assert reads.take(99) == []
-    assert reads.take(100) == [1, 2]
+    assert reads.take(100) == [(100, [1, 2])]
     assert reads.waiting == [3]
 
 
@@ -126,7 +126,7 @@ def test_a_later_round_confirms_the_earlier_ones() -> None:
         reads.waiting.append(number)
         reads.begin(number, 10 * number)
     reads.confirm(2)
-    assert reads.take(100) == [1, 2]
+    assert reads.take(100) == [(10, [1]), (20, [2])]
     assert reads.rounds_in_flight == 1
     reads.waiting.append(4)
     assert sorted(reads.drop()) == [3, 4]

@@ -48,7 +48,7 @@ async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> Non
         assert caught.value.leader == node_id(1)
         assert not caught.value.unknown
         with pytest.raises(NotLeader):
-            await cluster.host(2).read_barrier(0)
+            await cluster.host(2).read_barrier(99)
         with pytest.raises(NotLeader) as caught:
             await cluster.host(2).propose(99, b"x")
         assert caught.value.leader is None

@@ -1,0 +1,210 @@
+"""A follower is read once its leader has told it how far it must have applied (R4)."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from objstore.errors import Unavailable
+from objstore.raft.messages import Append, Heartbeat, ReadAnswer, ReadAsk, Wake
+from objstore.raft.options import Options
+from tests.unit.raft.cores import A, B, C, D, E, Group, led
+from tests.unit.raft.hosts import cluster_of
+
+
+def _asks(group: Group) -> list[ReadAsk]:
+    return [m for _, _, m in group.flying if isinstance(m, ReadAsk)]
+
+
+def test_in_a_group_of_three_an_ask_and_its_answer_are_all_it_takes() -> None:
+    group = led(A, B, C)
+    group.propose(A, b"x")
+    group.settle()
+    assert group.read(B, 1)
+    assert group.read(B, 2)  # Each drain is a pass: two asks.
+    assert len(_asks(group)) == 2
+    group.deliver()
+    answers = [(to, m) for _, to, m in group.flying]
+    assert all(to == B and isinstance(m, ReadAnswer) for to, m in answers)
+    group.deliver()
+    assert group.peers[B].ready == [1, 2]
+    assert group.flying == []
+
+
+def test_a_follower_waits_until_it_has_applied_what_the_leader_named() -> None:
+    group = led(A, B, C)
+    group.propose(A, b"x")
+    group.deliver(lambda _s, to, _m: to == C)  # B's append is on its way.
+    group.deliver(lambda s, _t, _m: s == C)
+    assert group.peers[A].commands == [b"x"]
+    group.read(B, 1)
+    group.deliver(lambda _s, _t, m: isinstance(m, ReadAsk))
+    group.deliver(lambda _s, _t, m: isinstance(m, ReadAnswer))
+    assert group.peers[B].ready == []
+    group.deliver(lambda _s, _t, m: isinstance(m, Append))
+    # The append itself did not say that it is committed; the answer had.
+    assert group.peers[B].commands == [b"x"]
+    assert group.peers[B].ready == [1]
+
+
+def test_a_follower_applies_only_what_it_has_synced() -> None:
+    group = led(A, B, C)
+    group.peers[B].syncs = False
+    group.propose(A, b"x")
+    group.settle()
+    group.read(B, 1)
+    group.settle()
+    assert group.peers[B].ready == []
+    group.sync(B)
+    assert group.peers[B].ready == [1]
+
+
+def test_of_five_two_are_no_quorum_so_the_leader_asks_another() -> None:
+    group = led(A, B, C, D, E)
+    group.read(B, 1)
+    group.deliver()
+    assert not any(isinstance(m, ReadAnswer) for _, _, m in group.flying)
+    assert any(isinstance(m, Heartbeat) for _, _, m in group.flying)
+    group.settle()
+    assert group.peers[B].ready == [1]
+
+
+def test_a_deposed_leader_answers_nobody_who_has_seen_its_successor() -> None:
+    group = led(A, B, C)
+    group.isolate(A)
+    group.elect(B)
+    group.propose(B, b"new")
+    group.settle()
+    group.heal()
+    assert group[A].is_leader  # It does not know yet.
+    group.read(C, 1)  # C follows B.
+    group.settle()
+    assert group.peers[C].commands == [b"new"]
+    assert group.peers[C].ready == [1]
+
+
+def test_a_stale_ask_serves_no_read_that_came_after_it() -> None:
+    group = led(A, B, C)
+    group.read(B, 1)
+    group.deliver()
+    answer = next(m for _, _, m in group.flying if isinstance(m, ReadAnswer))
+    group.settle()
+    group.propose(A, b"x")
+    group.settle()
+    group.read(B, 2)
+    group.flying.clear()
+    group.give(A, B, answer)
+    assert group.peers[B].ready == [1]
+
+
+def test_two_lives_of_a_follower_number_their_asks_apart() -> None:
+    group = led(A, B, C)
+    first = group[B]
+    first.random = Random(1)
+    group.peers[B].core.__attrs_post_init__()
+    number = group[B]._ask_number
+    first.random = Random(2)
+    group.peers[B].core.__attrs_post_init__()
+    assert abs(group[B]._ask_number - number) > 2**32
+
+
+def test_reads_of_a_follower_fail_when_its_leader_is_another() -> None:
+    group = led(A, B, C)
+    group.read(C, 1)
+    group.flying.clear()
+    group.isolate(A)
+    group.elect(B)
+    group.settle()
+    assert group.peers[C].failed == [1]
+    assert group.peers[C].ready == []
+
+
+def test_who_leads_no_more_says_so() -> None:
+    group = led(A, B, C)
+    group[A].step_down(group.now_ms)
+    group.drain(A)
+    group.read(B, 1)
+    group.deliver()
+    assert [type(m) for _, to, m in group.flying if to == B] == [Wake]
+    group.settle()
+    assert group.peers[B].failed == [1]
+
+
+def test_a_silent_group_stays_silent_when_it_is_read() -> None:
+    group = led(A, B, C, options=Options())
+    group.run(3000)
+    assert group[A].quiescent
+    assert group[B].quiescent
+    group.read(B, 1)
+    group.settle()
+    assert group.peers[B].ready == [1]
+    assert group[A].quiescent
+    assert group[B].quiescent
+
+
+def test_a_damaged_follower_is_not_read() -> None:
+    group = led(A, B, C)
+    group.peers[C].entries.clear()
+    group.start(C)
+    assert not group.read(C, 1)
+
+
+def test_a_read_round_goes_to_a_quorum_and_past_a_silent_follower() -> None:
+    group = led(A, B, C)
+    group.run(200)
+    group.read(A, 1)
+    asked = [to for _, to, m in group.flying if isinstance(m, Heartbeat)]
+    assert len(asked) == 1
+    group.isolate(*asked)
+    group.deliver()
+    assert group.peers[A].ready == []
+    group.run(200)  # The next heartbeat goes to all.
+    assert group.peers[A].ready == [1]
+    group.read(A, 2)
+    then = [to for _, to, m in group.flying if isinstance(m, Heartbeat)]
+    assert then not in ([], asked)
+    group.settle()
+    assert group.peers[A].ready == [1, 2]
+
+
+async def test_a_read_barrier_on_a_follower_shows_what_was_acknowledged(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        for number in (1, 2, 3):
+            await cluster.host(number).read_barrier(0)
+            status = cluster.status(number, 0)
+            assert status.applied_index >= cluster.status(1, 0).commit_index
+
+
+async def test_a_follower_whose_leader_is_silent_gives_up_soon(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.host(2).read_barrier(0)
+        cluster.cut_off(1)
+        began = trio.current_time()
+        with pytest.raises(Unavailable):
+            await cluster.host(2).read_barrier(0)
+        assert trio.current_time() - began < 1.0
+
+
+async def test_a_proposal_is_given_up_when_its_time_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        leader = await cluster.leader()
+        for number in (1, 2, 3):
+            if cluster.host(number) is not leader:
+                cluster.cut_off(number)
+        began = trio.current_time()
+        with pytest.raises(Unavailable) as caught:
+            await leader.propose(0, b"y", timeout_ms=300)
+        assert caught.value.unknown
+        assert trio.current_time() - began < 0.6
