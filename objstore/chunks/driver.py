@@ -47,6 +47,10 @@ log = structlog.get_logger()
 # Segment files open at once on one drive: enough for the hot ones; 32 drives of them stay
 # far below the usual limit of descriptors.
 OPEN_FILES_MAX = 64
+# Reads from the drive are counted, a MiB of a segment at a time: 8 GiB of them, in 1 MiB
+# of memory.  So many make a place in the page cache worth its cost.
+READS_KEPT = 8192
+READS_OFTEN = 3
 SEGMENT_SIZE_MIN = 4 * MiB
 # A drive holds at least so many segments, so that compaction has something to choose from.
 SEGMENTS_PER_DRIVE_MIN = 64
@@ -142,6 +146,7 @@ class Drive:
         self._next_number = 1
         self._rolling = trio.Lock()
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._reads: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._calls = trio.Semaphore(CALLS_AT_ONCE)
         self._syncer: Worker | None = None
         self._waiting: list[Commit] = []
@@ -269,9 +274,22 @@ class Drive:
             if entry.is_evicted and entry.users == 0:
                 entry.file.close()
 
+    def is_read_often(self, segment: Segment, window: int) -> bool:
+        """Whether this part of the segment was read from the drive a few times lately.
+
+        Only then is it worth a place in the page cache: what is read once, a scan or a
+        backup, leaves there what is read often.
+        """
+        key = (segment.number, window)
+        count = self._reads.pop(key, 0) + 1
+        self._reads[key] = count
+        if len(self._reads) > READS_KEPT:
+            self._reads.popitem(last=False)
+        return count >= READS_OFTEN
+
     async def _open(self, number: int) -> _OpenFile:
         with trio.CancelScope(shield=True):  # Or the file would stay open for ever.
-            file = await self.io(self.directory.open, seg.segment_name(number))
+            file = await self.io(seg.open_segment, self.directory, number)
         if (entry := self._files.get(number)) is not None:  # Another was quicker.
             file.close()
             return entry

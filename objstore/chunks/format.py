@@ -16,11 +16,11 @@
 
     record    at a multiple of 4 KiB, which its extent fills
 
-              | record header | payload blocks | table | trailer | zeros |
+              | record header, 4 KiB | payload | table | trailer | zeros |
 
     header    0       4     magic b"OSR1"; b"OSRX" once the fragment is deleted
-              4       2     format (1)
-              6       2     header size: 96 + the three texts
+              4       2     format (2; 1 is read: see below)
+              6       2     header size: 96 + the three texts; zeros up to 4 KiB
               8       4     CRC32C of bytes 4 .. 7 and 12 .. header size
               12      8     the segment's nonce
               20      8     place: this record's offset in the segment
@@ -35,10 +35,10 @@
               72      8     created, ms since the epoch
               80      8     bucket
               88      4     slot
-              92      4     reserved, 0
+              92      4     piece size: payload bytes an entry of the table covers
               96            scheme, key, upload id
 
-    table     4 bytes a block: CRC32C of (fragment id, block number u32, CRC32C of block)
+    table     4 bytes a piece: CRC32C of (fragment id, piece number u32, CRC32C of piece)
 
     trailer   0       4     magic b"OSRT"
               4       4     CRC32C of (fragment id, table)
@@ -47,13 +47,19 @@
               24      4     the header's CRC32C
               28      4     CRC32C of bytes 0 .. 27
 
-What this buys.  A table entry fits one block of one fragment, so a block (or a table, or a
+A payload is cut into blocks (what is written at once), each block into pieces (what is read
+and verified at once), the last of either being shorter.  Format 1 differs in two things:
+the payload follows the header's last byte, and a piece is a block (bytes 92 to 95 are 0).
+
+What this buys.  A table entry fits one piece of one fragment, so a piece (or a table, or a
 whole record) that a drive put in the wrong place does not pass (FAULTS F08).  Nonce and
 place do the same for headers, and bytes that a client uploads cannot pose as a record,
 because it cannot know the nonce.  The payload size is known before the first byte: an
 extent is reserved whole, so several writers fill one segment, and a record *is there* once
 its trailer is.  The magic of a record is the only thing ever overwritten; it is outside
 the checksum, and anything but b"OSRX" means live, so no single flipped bit deletes.
+A payload that begins at a page can go to the drive from where it was received, past the
+page cache; a piece is what a small read costs, however large the blocks are.
 
 This module only packs and unpacks bytes: it opens no file.
 """
@@ -78,15 +84,20 @@ from objstore.limits import (
     KEY_SIZE_MAX,
     RECORD_ALIGNMENT,
 )
+from objstore.units import KiB
 
-FORMAT = 1
+SEGMENT_FORMAT = 1
+RECORD_FORMAT = 2
 SEGMENT_HEADER_SIZE = RECORD_ALIGNMENT
 NONCE_SIZE = 8
 TRAILER_SIZE = 32
 MAGIC_SIZE = 4
 LIVE_MAGIC = b"OSR1"
 DEAD_MAGIC = b"OSRX"
-BLOCKS_MAX = 65_536  # 256 KiB of table; a fragment of 1 GiB in blocks of 16 KiB.
+# What is read and verified for a small range: a larger one is read for nothing mostly, a
+# smaller one costs more calls than bytes.
+PIECE_SIZE = 128 * KiB
+PIECES_MAX = 65_536  # 256 KiB of table; a fragment of 1 GiB in pieces of 16 KiB.
 
 _SEGMENT_MAGIC = b"OSSG"
 _TRAILER_MAGIC = b"OSRT"
@@ -139,7 +150,7 @@ class SegmentHeader:
 def encode_segment_header(header: SegmentHeader) -> bytes:
     fields = (
         _SEGMENT_MAGIC,
-        FORMAT,
+        SEGMENT_FORMAT,
         _SEGMENT.size,
         bytes.fromhex(header.drive),
         header.number,
@@ -160,7 +171,7 @@ def decode_segment_header(buffer: bytes) -> SegmentHeader:
     )
     if magic != _SEGMENT_MAGIC or crc != crc32c(buffer[: _SEGMENT.size - _CRC.size]):
         raise CorruptRecord(0, "segment header checksum mismatch")
-    if version != FORMAT:
+    if version != SEGMENT_FORMAT:
         raise CorruptRecord(0, f"segment format {version} cannot be read")
     return SegmentHeader(DriveId(drive.hex()), number, nonce, created_ms)
 
@@ -184,22 +195,33 @@ def nonce_of_record(buffer: bytes, *, place: int) -> bytes | None:
 class Extent:
     """Where the parts of one record lie, relative to its start, in bytes."""
 
-    header_size: int
+    payload_offset: int
     payload_size: int
     block_size: int
+    piece_size: int  # At most a block.
 
     @property
     def block_count(self) -> int:
         return -(-self.payload_size // self.block_size)
 
     @property
+    def pieces_a_block(self) -> int:
+        """Of a whole block."""
+        return -(-self.block_size // self.piece_size)
+
+    @property
+    def piece_count(self) -> int:
+        blocks, rest = divmod(self.payload_size, self.block_size)
+        return blocks * self.pieces_a_block - (-rest // self.piece_size)
+
+    @property
     def table_offset(self) -> int:
-        return self.header_size + self.payload_size
+        return self.payload_offset + self.payload_size
 
     @property
     def tail_size(self) -> int:
         """Bytes of table and trailer."""
-        return _CRC.size * self.block_count + TRAILER_SIZE
+        return _CRC.size * self.piece_count + TRAILER_SIZE
 
     @property
     def size(self) -> int:
@@ -207,10 +229,22 @@ class Extent:
         return align(self.table_offset + self.tail_size)
 
     def block_offset(self, number: int) -> int:
-        return self.header_size + number * self.block_size
+        return self.payload_offset + number * self.block_size
 
     def size_of_block(self, number: int) -> int:
         return min(self.block_size, self.payload_size - number * self.block_size)
+
+    def piece_at(self, offset: int) -> int:
+        """The number of the piece that holds byte `offset` of the payload."""
+        block, rest = divmod(offset, self.block_size)
+        return block * self.pieces_a_block + rest // self.piece_size
+
+    def piece(self, number: int) -> tuple[int, int]:
+        """Where piece `number` begins and ends in the payload."""
+        block, rest = divmod(number, self.pieces_a_block)
+        start = block * self.block_size + rest * self.piece_size
+        end = min(start + self.piece_size, (block + 1) * self.block_size)
+        return start, min(end, self.payload_size)
 
 
 def align(size: int) -> int:
@@ -220,11 +254,16 @@ def align(size: int) -> int:
 
 def extent_of(header: FragmentHeader) -> Extent:
     """The extent that a fragment needs.  Raises CorruptData if no record can hold it."""
-    owner = header.owner
-    size = _RECORD_SIZE + len(header.scheme.encode()) + len(owner.key)
-    size += len((owner.upload or "").encode())
     _check_bounds(header)
-    return Extent(size, header.payload_size, header.block_size)
+    piece_size = min(header.block_size, PIECE_SIZE)
+    extent = Extent(RECORD_ALIGNMENT, header.payload_size, header.block_size, piece_size)
+    _check_pieces(header.fragment, extent)
+    return extent
+
+
+def _check_pieces(fragment: FragmentId, extent: Extent) -> None:
+    if not 0 < extent.piece_size <= extent.block_size or extent.piece_count > PIECES_MAX:
+        raise CorruptData(f"fragment {fragment}: its pieces are out of bounds")
 
 
 def is_fragment_id(fragment: FragmentId) -> bool:
@@ -238,7 +277,6 @@ def _check_bounds(header: FragmentHeader) -> None:
         is_fragment_id(header.fragment)
         and 0 <= header.payload_size <= CHUNK_SIZE_MAX
         and 0 < header.block_size <= BLOCK_SIZE
-        and header.block_count <= BLOCKS_MAX
         and len(header.scheme.encode()) <= _SCHEME_SIZE_MAX
         and len(owner.key) <= KEY_SIZE_MAX
         and 0 <= owner.bucket < 1 << 64
@@ -280,10 +318,11 @@ def encode_record_header(header: FragmentHeader, *, nonce: bytes, place: int) ->
     scheme = header.scheme.encode()
     owner = header.owner
     upload = None if owner.upload is None else owner.upload.encode()
+    texts = b"".join((scheme, owner.key, upload or b""))
     head = _RECORD.pack(
         LIVE_MAGIC,
-        FORMAT,
-        extent.header_size,
+        RECORD_FORMAT,
+        _RECORD_SIZE + len(texts),
         0,
         nonce,
         place,
@@ -298,10 +337,9 @@ def encode_record_header(header: FragmentHeader, *, nonce: bytes, place: int) ->
         header.created_ms,
         owner.bucket,
         owner.slot,
-        0,
+        extent.piece_size,
     )
-    data = b"".join((head, scheme, owner.key, upload or b""))
-    assert len(data) == extent.header_size
+    data = head + texts
     return b"".join((data[:_CRC_AT], _CRC.pack(_header_crc(data)), data[_CRC_END:]))
 
 
@@ -325,17 +363,31 @@ def decode_record_header(buffer: Buffer, *, nonce: bytes, place: int) -> RecordH
         raise CorruptRecord(place, "record header checksum mismatch")
     if found_place != place:
         raise CorruptRecord(place, f"record header belongs to offset {found_place}")
-    if version != FORMAT:
+    if version not in {1, RECORD_FORMAT}:
         raise CorruptRecord(place, f"record format {version} cannot be read")
     fragment = _fragment_header(buffer, header_size, fields)
     try:
-        extent = extent_of(fragment)
+        _check_bounds(fragment)
+        extent = Extent(
+            header_size if version == 1 else RECORD_ALIGNMENT,
+            fragment.payload_size,
+            fragment.block_size,
+            fragment.block_size if version == 1 else fields[17],
+        )
+        _check_pieces(fragment.fragment, extent)
     except CorruptData as error:
         raise CorruptRecord(place, str(error)) from error
-    if (extent.header_size, extent.size) != (header_size, fields[13]):
+    if extent.size != fields[13] or header_size != _size_of(fragment):
         raise CorruptRecord(place, "record header's sizes do not agree")
     state = RecordState.DEAD if magic == DEAD_MAGIC else RecordState.LIVE
     return RecordHeader(fragment, extent, state, crc)
+
+
+def _size_of(header: FragmentHeader) -> int:
+    """Of the header itself."""
+    owner = header.owner
+    texts = (header.scheme.encode(), owner.key, (owner.upload or "").encode())
+    return _RECORD_SIZE + sum(map(len, texts))
 
 
 def _fragment_header(
@@ -367,8 +419,30 @@ def _fragment_header(
 
 
 def entry_of(fragment: bytes, number: int, crc: int) -> int:
-    """The table entry of block `number` whose own CRC32C is `crc`."""
+    """The table entry of piece `number` whose own CRC32C is `crc`."""
     return crc32c(_ENTRY.pack(fragment, number, crc))
+
+
+def entries_of(
+    fragment: bytes, extent: Extent, first: int, data: memoryview
+) -> tuple[list[int], int]:
+    """The entries of whole pieces, `first` and those behind it; the CRC32C of `data`.
+
+    data: the pieces, which lie in one block or begin one.
+    """
+    entries = []
+    crc = 0
+    begin = extent.piece(first)[0]
+    end = begin + len(data)
+    number = first
+    start = begin
+    while start < end:
+        stop = extent.piece(number)[1]
+        piece = data[start - begin : stop - begin]
+        entries.append(entry_of(fragment, number, crc32c(piece)))
+        crc = crc32c(piece, crc)
+        start, number = stop, number + 1
+    return entries, crc
 
 
 def encode_tail(

@@ -34,7 +34,7 @@ class FragmentHeader:
     scheme: str  # "replicate:3"
     # Exact bytes of this fragment, known beforehand.
     payload_size: int = attrs.field(validator=attrs.validators.ge(0))
-    # Bytes of payload a checksum covers; the last block may be shorter.
+    # Bytes of payload that are written at once; the last block may be shorter.
     block_size: int = attrs.field(validator=attrs.validators.gt(0))
     created_ms: int
 
@@ -63,7 +63,7 @@ class Block:
 
     offset: int  # In the fragment.
     data: bytes | memoryview = attrs.field(repr=False)
-    crc32c: int
+    crc32c: int | None = None  # Of `data`, where it came with one.
 
 
 @wire_error("chunks.no_such_fragment")

@@ -31,9 +31,11 @@ _FRAGMENTS = PREFIX + b"f"
 _SEGMENTS = PREFIX + b"s"
 _DRIVES = PREFIX + b"d"
 _FORMAT = 1
+_LOCATION_FORMAT = 2  # Of new locations; those of format 1 lack the size of pieces.
 _FRAGMENT_ID_SIZE = CHUNK_ID_SIZE + 1
 _DRIVE_ID_SIZE = 8
-_LOCATION = struct.Struct("<BB8sIIQIH")
+_LOCATION = struct.Struct("<BB8sIIQIHI")
+_LOCATION_1 = struct.Struct("<BB8sIIQIH")
 _SEGMENT = struct.Struct("<BB8sQQIQI")
 _NUMBER = struct.Struct(">I")
 _CRC = struct.Struct("<I")
@@ -75,7 +77,8 @@ def _unseal(key: bytes, value: bytes) -> bytes:
     body = value[: -_CRC.size]
     if len(value) < _CRC.size or value[-_CRC.size :] != _seal(key, body)[-_CRC.size :]:
         raise CorruptData(f"index row {key.hex()}: checksum mismatch")
-    if body[:1] != bytes((_FORMAT,)):
+    known = (_FORMAT, _LOCATION_FORMAT) if key.startswith(_FRAGMENTS) else (_FORMAT,)
+    if not body or body[0] not in known:
         raise CorruptData(f"index row {key.hex()}: format {body[:1].hex()} is unknown")
     return body
 
@@ -83,26 +86,30 @@ def _unseal(key: bytes, value: bytes) -> bytes:
 def _encode_location(location: Location) -> bytes:
     extent = location.extent
     return _LOCATION.pack(
-        _FORMAT,
+        _LOCATION_FORMAT,
         _QUARANTINED if location.is_quarantined else 0,
         bytes.fromhex(location.drive),
         location.segment,
         location.place // RECORD_ALIGNMENT,
         extent.payload_size,
         extent.block_size,
-        extent.header_size,
+        extent.payload_offset,
+        extent.piece_size,
     )
 
 
 def _decode_location(body: bytes) -> Location:
-    _, flags, drive, segment, page, payload_size, block_size, header_size = (
-        _LOCATION.unpack(body)
-    )
+    if body[0] == _FORMAT:
+        *fields, block_size, payload_offset = _LOCATION_1.unpack(body)
+        piece_size = block_size
+    else:
+        *fields, block_size, payload_offset, piece_size = _LOCATION.unpack(body)
+    _, flags, drive, segment, page, payload_size = fields
     return Location(
         DriveId(drive.hex()),
         segment,
         page * RECORD_ALIGNMENT,
-        Extent(header_size, payload_size, block_size),
+        Extent(payload_offset, payload_size, block_size, piece_size),
         bool(flags & _QUARANTINED),
     )
 

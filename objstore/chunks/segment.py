@@ -9,7 +9,7 @@ only (`driver`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 import attrs
@@ -24,20 +24,20 @@ from objstore.chunks.format import (
     RecordState,
     SegmentHeader,
 )
-from objstore.chunks.fragment import Block, FragmentHeader
+from objstore.chunks.fragment import FragmentHeader
 from objstore.chunks.index import Location, SegmentRow
-from objstore.host.disk import Directory, File
+from objstore.host.disk import Buffer, Directory, File
 from objstore.ids import FragmentId
 from objstore.limits import RECORD_ALIGNMENT
-from objstore.units import MiB
+from objstore.units import KiB, MiB
 
 _NAME = "segment-"
 _NUMBER_DIGITS = 8
 _ZERO_PAGE = bytes(RECORD_ALIGNMENT)
 _WINDOW = 1 * MiB  # Read at once while a scan looks for the next record.
-# A read fetches the table together with the blocks where this little lies between.
-_TAIL_GAP_MAX = 1 * MiB
-_BLOCKS_AT_ONCE = 4  # Read in one call where a whole record is verified.
+# A read fetches header or table with what is wanted where so little lies between.
+_GAP_MAX = 256 * KiB
+_SIZE_AT_ONCE = 1 * MiB  # Read in one call where a whole record is verified.
 
 
 @attrs.define
@@ -122,7 +122,7 @@ def number_of(name: str) -> int | None:
 def create_segment(directory: Directory, header: SegmentHeader, size: int) -> File:
     """Make a segment file of `size` bytes, durably.  Leaves nothing behind on OSError."""
     name = segment_name(header.number)
-    file = directory.open(name, create=True)
+    file = directory.open(name, create=True, direct=True)
     try:
         file.allocate(size)
         file.write_at(0, fmt.encode_segment_header(header))
@@ -133,6 +133,11 @@ def create_segment(directory: Directory, header: SegmentHeader, size: int) -> Fi
         directory.remove(name)
         raise
     return file
+
+
+def open_segment(directory: Directory, number: int) -> File:
+    """Raises FileNotFoundError, OSError."""
+    return directory.open(segment_name(number), direct=True)
 
 
 def read_nonce(file: File, *, drive: str) -> bytes | None:
@@ -187,67 +192,89 @@ def punch_dead(file: File, dead: Sequence[tuple[int, int]]) -> None:
             file.punch(place + RECORD_ALIGNMENT, size - RECORD_ALIGNMENT)
 
 
-def read_entries(
-    file: File, fragment: FragmentId, *, nonce: bytes, place: int, extent: Extent
-) -> tuple[int, ...]:
-    """The checksum table of a record.  Raises CorruptRecord, OSError."""
-    tail = file.read_at(place + extent.table_offset, extent.tail_size)
-    if len(tail) != extent.tail_size:
-        raise CorruptRecord(place, "record cut short")
-    return fmt.decode_tail(tail, fragment=fragment, nonce=nonce, place=place)
+Reader = Callable[[int, int], Buffer | None]
+"""Bytes at an offset of a file; None: not without waiting."""
+
+
+class NotInMemory(Exception):
+    """What is wanted can only be read by waiting for the drive."""
 
 
 @attrs.frozen
-class BlocksRead:
-    """What `read_blocks` found: whole, verified blocks, and the table for the next read."""
+class RangeRead:
+    """What `read_range` found: verified bytes, and the table for the next read."""
 
-    blocks: list[Block]
+    data: memoryview
     entries: tuple[int, ...]
 
 
-def read_blocks(
-    file: File,
+def read_range(
+    read: Reader,
     fragment: FragmentId,
     *,
     nonce: bytes,
     place: int,
     extent: Extent,
-    first: int,
-    last: int,
+    start: int,
+    end: int,
     entries: tuple[int, ...] | None,
-) -> BlocksRead:
-    """Read and verify the whole blocks first .. last (inclusive).
+) -> RangeRead:
+    """Read the payload's bytes [start, end), and verify each piece that they touch.
 
+    read: of the record's segment.
     entries: the record's table, where it is known already.
-    Raises CorruptRecord for anything that does not verify, OSError.
+    Raises CorruptRecord for anything that does not verify, OSError, NotInMemory.
     """
-    start = extent.block_offset(first)
-    end = extent.block_offset(last) + extent.size_of_block(last)
-    if entries is None and file.read_at(place, len(DEAD_MAGIC)) == DEAD_MAGIC:
-        raise CorruptRecord(place, "deleted")  # And the index went back to before that.
-    if entries is None and extent.table_offset - end <= _TAIL_GAP_MAX:
-        buffer = file.read_at(place + start, extent.table_offset + extent.tail_size - start)
-        tail = memoryview(buffer)[extent.table_offset - start :]
-        if len(tail) != extent.tail_size:
-            raise CorruptRecord(place, "record cut short")
-        entries = fmt.decode_tail(tail, fragment=fragment, nonce=nonce, place=place)
-    else:
-        if entries is None:
-            entries = read_entries(file, fragment, nonce=nonce, place=place, extent=extent)
-        buffer = file.read_at(place + start, end - start)
-    view = memoryview(buffer)[: end - start]
-    if len(view) != end - start:
+    first, last = extent.piece_at(start), extent.piece_at(end - 1)
+    pieces_start, pieces_end = extent.piece(first)[0], extent.piece(last)[1]
+    # What is read at once, relative to the record: from here to there.
+    here = extent.payload_offset + pieces_start
+    there = extent.payload_offset + pieces_end
+    is_known = entries is not None
+    if not is_known:
+        if here <= _GAP_MAX:
+            here = 0
+        if extent.table_offset - there <= _GAP_MAX:
+            there = extent.table_offset + extent.tail_size
+    buffer = memoryview(_read(read, place + here, there - here))
+    if not is_known:
+        # Deleted, and the index went back to before that?
+        magic = buffer if here == 0 else _read(read, place, len(DEAD_MAGIC))
+        if bytes(magic[: len(DEAD_MAGIC)]) == DEAD_MAGIC:
+            raise CorruptRecord(place, "deleted")
+    if entries is None:
+        if there > extent.table_offset:
+            tail: Buffer = buffer[extent.table_offset - here :]
+        else:
+            tail = _read(read, place + extent.table_offset, extent.tail_size)
+        entries = _entries(tail, fragment, nonce=nonce, place=place, extent=extent)
+    skipped = extent.payload_offset + pieces_start - here
+    payload = buffer[skipped : skipped + pieces_end - pieces_start]
+    if len(payload) != pieces_end - pieces_start:
         raise CorruptRecord(place, "payload cut short")
     name = fragment.encode()
-    blocks = []
     for number in range(first, last + 1):
-        offset = extent.block_offset(number) - start
-        data = view[offset : offset + extent.size_of_block(number)]
-        crc = fmt.crc32c(data)
+        begin, stop = extent.piece(number)
+        crc = fmt.crc32c(payload[begin - pieces_start : stop - pieces_start])
         if fmt.entry_of(name, number, crc) != entries[number]:
-            raise CorruptRecord(place, f"block {number}: checksum mismatch")
-        blocks.append(Block(number * extent.block_size, data, crc))
-    return BlocksRead(blocks, entries)
+            raise CorruptRecord(place, f"piece {number}: checksum mismatch")
+    return RangeRead(payload[start - pieces_start : end - pieces_start], entries)
+
+
+def _read(read: Reader, offset: int, size: int) -> Buffer:
+    data = read(offset, size)
+    if data is None:
+        raise NotInMemory
+    return data
+
+
+def _entries(
+    tail: Buffer, fragment: FragmentId, *, nonce: bytes, place: int, extent: Extent
+) -> tuple[int, ...]:
+    """The checksum table of a record.  Raises CorruptRecord."""
+    if len(tail) != extent.tail_size:
+        raise CorruptRecord(place, "record cut short")
+    return fmt.decode_tail(tail, fragment=fragment, nonce=nonce, place=place)
 
 
 # ---- scans ----------------------------------------------------------------------------
@@ -349,20 +376,22 @@ def first_damage(
     file: File, fragment: FragmentId, *, nonce: bytes, place: int, extent: Extent
 ) -> CorruptRecord | None:
     """Read a whole record: what is wrong with it first, None where all of it verifies."""
+    entries: tuple[int, ...] | None = None
     try:
-        entries = read_entries(file, fragment, nonce=nonce, place=place, extent=extent)
-        for first in range(0, extent.block_count, _BLOCKS_AT_ONCE):
-            last = min(first + _BLOCKS_AT_ONCE, extent.block_count) - 1
-            read_blocks(
-                file,
+        if not extent.payload_size:
+            tail = file.read_at(place + extent.table_offset, extent.tail_size)
+            _entries(tail, fragment, nonce=nonce, place=place, extent=extent)
+        for start in range(0, extent.payload_size, _SIZE_AT_ONCE):
+            entries = read_range(
+                file.read_at,
                 fragment,
                 nonce=nonce,
                 place=place,
                 extent=extent,
-                first=first,
-                last=last,
+                start=start,
+                end=min(start + _SIZE_AT_ONCE, extent.payload_size),
                 entries=entries,
-            )
+            ).entries
     except CorruptRecord as error:
         return error
     return None

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from objstore.chunks import messages as msg
-from objstore.chunks.format import is_fragment_id
+from objstore.chunks.format import crc32c, is_fragment_id
 from objstore.chunks.fragment import NoSuchSession
 from objstore.chunks.store import ChunkStore
 from objstore.chunks.writer import FragmentWriter
@@ -165,7 +165,7 @@ class ChunkServer:
             raise InvalidRequest("no fragment id, or a range that runs backwards")
         run = await self._store.read_run(read.fragment, read.offset, read.end)
         blocks = run.blocks
-        pieces = tuple((len(block.data), block.crc32c) for block in blocks)
+        pieces = tuple((len(block.data), crc32c(block.data)) for block in blocks)
         payload = (
             blocks[0].data if len(blocks) == 1 else b"".join(block.data for block in blocks)
         )

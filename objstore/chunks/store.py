@@ -13,7 +13,7 @@ What is true when:
   goes back after a crash, the mark is met instead of a live header and the row is dropped
   again.  What cannot be marked (a fenced drive) may come back when the index is rebuilt
   from the segments: then it is garbage, and a search for orphans frees it.
-- A block that does not verify is never returned.  Its fragment is quarantined: kept on the
+- A piece that does not verify is never returned.  Its fragment is quarantined: kept on the
   drive, refused to readers, counted, logged, handed to `on_damage`; a newer write of the
   same fragment, or a delete, ends that.
 
@@ -39,7 +39,6 @@ from objstore.chunks.format import (
     CorruptRecord,
     RecordHeader,
     RecordState,
-    crc32c,
     extent_of,
 )
 from objstore.chunks.fragment import (
@@ -58,6 +57,7 @@ from objstore.chunks.segment import Segment
 from objstore.chunks.writer import FragmentWriter, HeldBlocks
 from objstore.config import ChunksConfig
 from objstore.errors import ConfigError, CorruptData, OutOfSpace
+from objstore.host.buffers import POOL
 from objstore.host.disk import Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
@@ -70,9 +70,9 @@ log = structlog.get_logger()
 OnDamage = Callable[[FragmentId, FragmentHeader | None], None]
 
 READ_SIZE_MAX = 8 * MiB  # One read; a reader of more asks again.
-# Checksum tables kept for readers: one a fragment being read, 4 bytes a block.
+# Checksum tables kept for readers: one a fragment being read, 4 bytes a piece.
 TABLES_KEPT = 256
-TABLE_BLOCKS_KEPT = 4096  # Larger tables are read again each time.
+TABLE_PIECES_KEPT = 4096  # Larger tables are read again each time.
 _WALK_LIMIT_MAX = 10_000
 _READ_ATTEMPTS = 4  # A fragment may move or go while it is read; each is seen once.
 _SPACE_INTERVAL_S = 5.0
@@ -234,9 +234,10 @@ class ChunkStore:
                 _log_recovery(drive, report)
 
     async def _tick(self) -> None:
-        """Look at the space of the drives."""
+        """Look at the space of the drives, and give memory back."""
         while True:
             await trio.sleep(_SPACE_INTERVAL_S)
+            POOL.trim()
             for drive in self._usable():
                 try:
                     await drive.look_at_space()
@@ -366,17 +367,18 @@ class ChunkStore:
             stop = min(end, extent.payload_size)
             if offset >= stop:
                 return Run([], extent.block_size)
-            first, last = offset // extent.block_size, (stop - 1) // extent.block_size
             if size_max is not None:
-                last = min(last, first + max(1, size_max // extent.block_size) - 1)
+                blocks_max = max(1, size_max // extent.block_size)
+                last = offset // extent.block_size + blocks_max
+                stop = min(stop, last * extent.block_size)
             try:
-                blocks = await self._read_blocks(at, first, last)
+                data = await self._read_range(at, offset, stop)
             except FileNotFoundError:
                 await self._doubt(at, "its segment file is gone")
             except CorruptRecord as error:
                 await self._doubt(at, error.reason)
             else:
-                return Run([_cut(b, offset, stop) for b in blocks], extent.block_size)
+                return Run(_blocks(data, offset, extent.block_size), extent.block_size)
         raise NoSuchFragment(f"fragment {fragment} moves faster than it can be read")
 
     def _locate(self, fragment: FragmentId) -> _Located:
@@ -403,26 +405,33 @@ class ChunkStore:
             raise CorruptFragment(f"fragment {fragment} is quarantined")
         return _Located(fragment, drive, segment, location)
 
-    async def _read_blocks(self, at: _Located, first: int, last: int) -> list[Block]:
+    async def _read_range(self, at: _Located, start: int, end: int) -> memoryview:
         table = self._tables.get(at.fragment)
         if table is not None and table.location != at.location:
             table = None
         work = functools.partial(
-            seg.read_blocks,
+            seg.read_range,
+            fragment=at.fragment,
             nonce=at.segment.nonce,
             place=at.location.place,
             extent=at.location.extent,
-            first=first,
-            last=last,
+            start=start,
+            end=end,
             entries=None if table is None else table.entries,
         )
         async with at.drive.using(at.segment) as file:
-            found = await at.drive.io(work, file, at.fragment)
-        if table is None and 1 < len(found.entries) <= TABLE_BLOCKS_KEPT:
+            try:
+                found = work(file.read_now)
+            except seg.NotInMemory:
+                window = (at.location.place + start) // BLOCK_SIZE
+                is_hot = at.drive.is_read_often(at.segment, window)
+                read = file.read_at if is_hot else file.read_past
+                found = await at.drive.io(work, read)
+        if table is None and 1 < len(found.entries) <= TABLE_PIECES_KEPT:
             self._tables[at.fragment] = _Table(at.location, found.entries)
             if len(self._tables) > TABLES_KEPT:
                 self._tables.popitem(last=False)
-        return found.blocks
+        return found.data
 
     async def _doubt(self, at: _Located, reason: str) -> None:
         """A record did not verify: was it deleted or moved meanwhile, or is it damaged?
@@ -635,11 +644,13 @@ def _by_segment(
     return groups
 
 
-def _cut(block: Block, offset: int, end: int) -> Block:
-    """The part of a block that lies in [offset, end)."""
-    start = max(offset - block.offset, 0)
-    stop = min(end - block.offset, len(block.data))
-    if start == 0 and stop == len(block.data):
-        return block
-    data = memoryview(block.data)[start:stop]
-    return Block(block.offset + start, data, crc32c(data))
+def _blocks(data: memoryview, offset: int, block_size: int) -> list[Block]:
+    """Bytes from `offset` on of a fragment, as parts of its blocks."""
+    blocks = []
+    end = offset + len(data)
+    start = offset
+    while start < end:
+        stop = min(end, (start // block_size + 1) * block_size)
+        blocks.append(Block(start, data[start - offset : stop - offset]))
+        start = stop
+    return blocks

@@ -18,10 +18,9 @@ import attrs
 
 from objstore.chunks.driver import Commit, Drive
 from objstore.chunks.format import (
-    crc32c,
     encode_record_header,
     encode_tail,
-    entry_of,
+    entries_of,
     extent_of,
     first_header_crc,
 )
@@ -29,7 +28,9 @@ from objstore.chunks.fragment import FragmentHeader
 from objstore.chunks.index import Location
 from objstore.chunks.segment import Segment
 from objstore.errors import CorruptData, InvalidRequest
+from objstore.host.buffers import POOL
 from objstore.host.disk import Buffer, File
+from objstore.limits import RECORD_ALIGNMENT
 from objstore.units import MiB
 
 # Last blocks that wait for their commit, over all writers; beyond it they are written at
@@ -81,7 +82,7 @@ class FragmentWriter:
         self._head = encode_record_header(
             header, nonce=self._segment.nonce, place=self._place
         )
-        self._entries: list[int | None] = [None] * self._extent.block_count
+        self._entries: list[list[int] | None] = [None] * self._extent.block_count
         self._next = 0
         self._held: Buffer | None = None  # The last block, until the commit.
         self._head_written = False
@@ -117,12 +118,14 @@ class FragmentWriter:
                 f"fragment {self.header.fragment}: block {number} has {len(data)} bytes,"
                 f" not {extent.size_of_block(number)}"
             )
-        crc = crc32c(data)  # 20 µs a MiB: cheaper here than a hop.
+        # 60 µs a MiB: cheaper here than a hop.
+        first = number * extent.pieces_a_block
+        entries, crc = entries_of(self._name, extent, first, memoryview(data))
         if crc32c_sent is not None and crc != crc32c_sent:
             raise CorruptData(
                 f"fragment {self.header.fragment}: block {number} was damaged on its way"
             )
-        self._entries[number] = entry_of(self._name, number, crc)
+        self._entries[number] = entries
         if number == extent.block_count - 1 and self._blocks_held.take(len(data)):
             self._held = data
             return
@@ -132,7 +135,7 @@ class FragmentWriter:
         offset = self._place + self._extent.block_offset(number)
         buffers: list[Buffer] = [data]
         if number == 0:
-            offset, buffers = self._place, [self._head, data]
+            offset, buffers = self._place, [_page_of(self._head), data]
             self._head_written = True
         self._unsynced += len(data)
         sync = self._unsynced >= SYNC_EVERY
@@ -177,7 +180,7 @@ class FragmentWriter:
     def _last_write(self) -> tuple[int, list[Buffer]]:
         """Where and what is still to be written: the held block, table and trailer."""
         extent = self._extent
-        entries = [entry for entry in self._entries if entry is not None]
+        entries = [entry for block in self._entries for entry in block or ()]
         tail = encode_tail(
             entries,
             fragment=self.header.fragment,
@@ -185,14 +188,16 @@ class FragmentWriter:
             place=self._place,
             header_crc=first_header_crc(self._head),
         )
+        # To the end of the extent, so that whole pages are written.
+        tail_page = _page_of(tail, extent.size - extent.table_offset)
         if self._held is None:
             if extent.block_count == 0:
-                return self._place, [self._head, tail]
-            return self._place + extent.table_offset, [tail]
+                return self._place, [_page_of(self._head), tail_page]
+            return self._place + extent.table_offset, [tail_page]
         if not self._head_written:  # Then the held block is the only one.
-            return self._place, [self._head, self._held, tail]
+            return self._place, [_page_of(self._head), self._held, tail_page]
         start = extent.block_offset(extent.block_count - 1)
-        return self._place + start, [self._held, tail]
+        return self._place + start, [self._held, tail_page]
 
     async def abort(self) -> None:
         """Give the fragment up; its extent stays dead.  Does nothing after a commit.
@@ -213,6 +218,14 @@ class FragmentWriter:
         if self._held is not None:
             self._blocks_held.release(len(self._held))
             self._held = None
+
+
+def _page_of(data: bytes, size: int = RECORD_ALIGNMENT) -> memoryview:
+    """`data` and zeros, in memory from which a drive takes it."""
+    page = POOL.take(size)
+    page[: len(data)] = data
+    page[len(data) :] = bytes(size - len(data))
+    return page
 
 
 def _write(file: File, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:

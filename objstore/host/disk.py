@@ -39,6 +39,17 @@ class File(Protocol):
         """Up to `size` bytes; fewer only at the end of the file."""
         ...
 
+    def read_now(self, offset: int, size: int) -> Buffer | None:
+        """The same without waiting for the drive: what memory has of the file; or None.
+
+        Cheap enough for the event loop.  Never raises: what is wrong, `read_at` will say.
+        """
+        ...
+
+    def read_past(self, offset: int, size: int) -> Buffer:
+        """As `read_at`; of a file opened `direct`, the page cache keeps nothing of it."""
+        ...
+
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
         """Write all of `data` (one buffer, or several in a row); extends the file."""
         ...
@@ -76,10 +87,13 @@ class Directory(Protocol):
 
     def exists(self, name: str) -> bool: ...
 
-    def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
+    def open(
+        self, name: str, *, create: bool = False, write: bool = True, direct: bool = False
+    ) -> File:
         """Open a file.  Raises FileNotFoundError; with `create`, FileExistsError.
 
         A file opened without `write` refuses to be written, with an OSError.
+        direct: whole pages are written past the system's page cache, where that can be.
         """
         ...
 

@@ -2,11 +2,18 @@
 
     protocol          here
     read_at           pread, until the size or the end of the file
-    write_at          pwritev, until all is written (IOV_MAX buffers a call)
+    read_now          preadv2(RWF_NOWAIT): what the page cache has
+    read_past         preadv on O_DIRECT, of the pages around what is wanted
+    write_at          pwritev, until all is written (IOV_MAX buffers a call); whole pages on
+                      O_DIRECT, of a file opened `direct`
     sync              fdatasync; fsync for a folder
     allocate          posix_fallocate, then zeros in pieces of a MiB where asked for
     punch             fallocate(PUNCH_HOLE | KEEP_SIZE); nothing where it is not supported
     lock              flock(LOCK_EX | LOCK_NB) on a file of its own
+
+Why past the page cache: bytes that are written once and synced at once gain nothing from
+it, and pay for a copy and for its pages; where those are new to the machine, as much as for
+all else together (docs/internals/cost.md).  A file system without O_DIRECT does without.
 
 Folders are made 0700 and files 0600: what lies here is other people's data.  Names are
 checked to be single components, so no name can lead out of its folder.  Everything here
@@ -25,6 +32,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from objstore.host.buffers import ALIGNMENT, POOL
 from objstore.host.disk import Buffer, Directory, Space, check_name
 from objstore.host.rocks_kv import RocksStore
 from objstore.units import MiB
@@ -34,6 +42,9 @@ FILE_MODE = 0o600
 
 _BUFFERS_MAX = 1024  # IOV_MAX of Linux: more buffers in one pwritev are refused.
 _ZEROS = bytes(MiB)
+_SECTOR = 512
+# A file system without O_DIRECT, or a drive that wants its bytes to lie otherwise.
+_NO_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
@@ -44,6 +55,11 @@ class RealFile:
     """An open file descriptor."""
 
     _descriptor: int  # -1 once closed.
+    _direct: int = -1  # The same file on O_DIRECT; -1: not asked for, or not to be had.
+
+    def set_direct(self, descriptor: int) -> None:
+        """Use `descriptor` for whole pages: the same file, opened with O_DIRECT."""
+        self._direct = descriptor
 
     @property
     def size(self) -> int:
@@ -63,12 +79,41 @@ class RealFile:
             missing -= len(piece)
         return b"".join(pieces)
 
+    def read_now(self, offset: int, size: int) -> Buffer | None:
+        view = POOL.take(size)
+        try:
+            count = os.preadv(self._descriptor, (view,), offset, os.RWF_NOWAIT)
+        except OSError:  # Not in memory, or no file system that can tell.
+            return None
+        return view if count == size else None
+
+    def read_past(self, offset: int, size: int) -> Buffer:
+        start = offset - offset % ALIGNMENT
+        end = -(-(offset + size) // ALIGNMENT) * ALIGNMENT
+        if self._direct < 0:
+            return self.read_at(offset, size)
+        view = POOL.take(end - start)
+        try:
+            count = os.preadv(self._direct, (view,), start)
+        except OSError as error:
+            if error.errno not in _NO_DIRECT:
+                raise
+            return self.read_at(offset, size)
+        if count < offset - start + size:  # The end of the file, most likely.
+            return self.read_at(offset, size)
+        return view[offset - start : offset - start + size]
+
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
-        buffers: Sequence[Buffer] = (
+        pieces: Sequence[Buffer] = (
             (data,) if isinstance(data, bytes | bytearray | memoryview) else data
         )
-        for first in range(0, len(buffers), _BUFFERS_MAX):
-            offset = self._write_all(offset, buffers[first : first + _BUFFERS_MAX])
+        if self._direct >= 0:
+            size = sum(map(len, pieces))
+            if size and not (size | offset) % ALIGNMENT:
+                self._write_past(offset, pieces, size)
+                return
+        for first in range(0, len(pieces), _BUFFERS_MAX):
+            offset = self._write_all(offset, pieces[first : first + _BUFFERS_MAX])
 
     def sync(self) -> None:
         if self._descriptor < 0:  # Of which fdatasync says ValueError.
@@ -97,7 +142,37 @@ class RealFile:
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
+        direct, self._direct = self._direct, -1
         os.close(descriptor)
+        if direct >= 0:
+            os.close(direct)
+
+    def _write_past(self, offset: int, pieces: Sequence[Buffer], size: int) -> None:
+        """Write whole pages on O_DIRECT, by way of a copy where they lie badly."""
+        written = -1
+        if len(pieces) <= _BUFFERS_MAX and not any(len(it) % _SECTOR for it in pieces):
+            written = self._try_past(offset, pieces)
+        if written < 0:
+            whole = POOL.take(size)
+            at = 0
+            for piece in pieces:
+                whole[at : at + len(piece)] = piece
+                at += len(piece)
+            pieces = (whole,)
+            written = self._try_past(offset, pieces)
+        if written < size:  # Not to be had, or a signal: the rest goes the usual way.
+            written = max(0, written)
+            rest = b"".join(pieces)[written:]
+            self._write_all(offset + written, (rest,))
+
+    def _try_past(self, offset: int, pieces: Sequence[Buffer]) -> int:
+        """Bytes written; -1 where the drive cannot take them from where they lie."""
+        try:
+            return os.pwritev(self._direct, pieces, offset)
+        except OSError as error:
+            if error.errno not in _NO_DIRECT:
+                raise
+            return -1
 
     def _write_all(self, offset: int, buffers: Sequence[Buffer]) -> int:
         """Write them in a row; returns the offset behind them."""
@@ -125,11 +200,20 @@ class RealDirectory:
     def exists(self, name: str) -> bool:
         return os.path.lexists(self._join(name))
 
-    def open(self, name: str, *, create: bool = False, write: bool = True) -> RealFile:
+    def open(
+        self, name: str, *, create: bool = False, write: bool = True, direct: bool = False
+    ) -> RealFile:
         flags = os.O_CLOEXEC | (os.O_RDWR if write or create else os.O_RDONLY)
-        if create:
-            flags |= os.O_CREAT | os.O_EXCL
-        return RealFile(os.open(self._join(name), flags, FILE_MODE))
+        first = flags | (os.O_CREAT | os.O_EXCL if create else 0)
+        file = RealFile(os.open(self._join(name), first, FILE_MODE))
+        if direct:
+            try:
+                file.set_direct(os.open(self._join(name), flags | os.O_DIRECT))
+            except OSError as error:
+                if error.errno not in _NO_DIRECT:
+                    file.close()
+                    raise
+        return file
 
     def folder(self, name: str, *, create: bool = False) -> RealDirectory:
         path = self._join(name)

@@ -299,6 +299,12 @@ class SimulatedFile:
         self._disk.check(self._path, "read")
         return self._node.present.read(offset, size)
 
+    def read_now(self, offset: int, size: int) -> Buffer | None:  # noqa: ARG002
+        return None  # Nothing is in memory: every read is one of the disk, with its faults.
+
+    def read_past(self, offset: int, size: int) -> Buffer:
+        return self.read_at(offset, size)
+
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
         one = isinstance(data, bytes | bytearray | memoryview)
         written = bytes(data) if one else b"".join(data)  # type: ignore[arg-type]
@@ -362,7 +368,14 @@ class SimulatedDirectory:
     def exists(self, name: str) -> bool:
         return check_name(name) in self._node().present
 
-    def open(self, name: str, *, create: bool = False, write: bool = True) -> SimulatedFile:
+    def open(
+        self,
+        name: str,
+        *,
+        create: bool = False,
+        write: bool = True,
+        direct: bool = False,  # noqa: ARG002
+    ) -> SimulatedFile:
         entries = self._node().present
         path = self._join(name)
         if create:

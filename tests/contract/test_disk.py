@@ -53,6 +53,33 @@ def test_a_read_is_short_only_at_the_end(file):
     assert file.read_at(200_000, 1) == b""
 
 
+@pytest.mark.parametrize("size", [4096, 64 * KiB, 300 * KiB + 5])
+def test_a_direct_file_keeps_the_same_bytes_as_any(root, size):
+    """Whole pages go past the page cache, the rest does not, and nobody can tell."""
+    file = root.open("direct", create=True, direct=True)
+    file.allocate(2 * MiB)
+    data = bytes(range(1, 251)) * (size // 250 + 1)
+    data = data[:size]
+    file.write_at(4096, data)
+    file.write_at(MiB, [data[:100], memoryview(data)[100:], bytes(-size % 4096)])
+    file.sync()
+    for read in (file.read_at, file.read_past):
+        assert read(4096, size) == data
+        assert read(MiB, size) == data
+        assert read(4096 + 7, 100) == data[7:107]
+        assert read(2 * MiB - 10, 100) == bytes(10)
+    file.write_at(4096 + 3, b"abc")
+    assert file.read_past(4096, 10) == data[:3] + b"abc" + data[6:10]
+    file.close()
+
+
+def test_what_can_be_read_now_is_what_is_there(file):
+    file.write_at(0, b"x" * 10_000)
+    found = file.read_now(10, 100)
+    assert found is None or found == b"x" * 100
+    assert file.read_now(9_999, 100) is None
+
+
 def test_truncate_cuts_and_lengthens_with_zeros(file):
     file.write_at(0, b"abcdef")
     file.truncate(2)

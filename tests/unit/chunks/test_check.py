@@ -50,7 +50,7 @@ async def test_sound_drive_is_sound_and_nothing_is_written() -> None:
     ("offset", "counts"),
     [
         (30, (1, 0)),
-        (EXTENT.header_size + BLOCK, (1, 1)),
+        (EXTENT.payload_offset + BLOCK, (1, 1)),
         (EXTENT.table_offset, (1, 1)),
         (EXTENT.table_offset + EXTENT.tail_size - 1, (1, 1)),
     ],

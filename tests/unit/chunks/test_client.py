@@ -127,7 +127,7 @@ async def test_missing_and_corrupt_fragments_say_so(where: int) -> None:
         with pytest.raises(NoSuchFragment):
             await read(here, there.id, 1, 0, 10)
         await write(here, there.id, 1, content(1, 3 * BLOCK))
-        there.node.disk.flip_bit(there.node.segments()[0], offset=4096 + 500)
+        there.node.disk.flip_bit(there.node.segments()[0], offset=2 * 4096 + 500)
         with pytest.raises(CorruptFragment):
             await read(here, there.id, 1, 0, 3 * BLOCK)
         assert [fragment for fragment, _ in there.node.damage] == [fragment_id(1)]

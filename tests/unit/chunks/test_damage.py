@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 
 from objstore.chunks.format import SEGMENT_HEADER_SIZE, extent_of
 from objstore.chunks.fragment import CorruptFragment, NoSuchFragment
-from objstore.limits import RECORD_ALIGNMENT
 from objstore.testing.host import SimulatedWorld
 
 from .stores import BLOCK, Node, content, fragment_id, get, header_of, put
@@ -32,8 +31,8 @@ class Part:
 
 PARTS = [
     Part("header", 30, is_read=False),
-    Part("first block", EXTENT.header_size + 5, is_read=True),
-    Part("last block", EXTENT.header_size + SIZE - 1, is_read=True),
+    Part("first block", EXTENT.payload_offset + 5, is_read=True),
+    Part("last block", EXTENT.payload_offset + SIZE - 1, is_read=True),
     Part("table", EXTENT.table_offset + 1, is_read=True),
     Part("trailer", EXTENT.table_offset + EXTENT.tail_size - 9, is_read=True),
 ]
@@ -134,16 +133,16 @@ def _swap(node: Node, one: int, other: int, size: int) -> None:
     [
         lambda node: _swap(node, FIRST, SECOND, EXTENT.size),
         lambda node: _swap(
-            node, FIRST + EXTENT.header_size, SECOND + EXTENT.header_size, SIZE
+            node, FIRST + EXTENT.payload_offset, SECOND + EXTENT.payload_offset, SIZE
         ),
         lambda node: _swap(
             node,
-            FIRST + EXTENT.header_size,
-            FIRST + EXTENT.header_size + BLOCK,
+            FIRST + EXTENT.payload_offset,
+            FIRST + EXTENT.payload_offset + BLOCK,
             BLOCK,
         ),
         lambda node: _swap(
-            node, FIRST + EXTENT.header_size, SECOND + EXTENT.header_size, 4096
+            node, FIRST + EXTENT.payload_offset, SECOND + EXTENT.payload_offset, 4096
         ),
         lambda node: _swap(
             node,
@@ -176,7 +175,7 @@ async def test_bytes_in_the_wrong_place_are_never_served(
 async def test_newer_write_ends_a_quarantine() -> None:
     node = make()
     await three(node)
-    node.disk.flip_bit(node.segments()[0], offset=SECOND + EXTENT.header_size)
+    node.disk.flip_bit(node.segments()[0], offset=SECOND + EXTENT.payload_offset)
     async with node.running() as store:
         with pytest.raises(CorruptFragment):
             await get(store, 1)
@@ -192,7 +191,7 @@ async def test_newer_write_ends_a_quarantine() -> None:
 async def test_delete_ends_a_quarantine() -> None:
     node = make()
     await three(node)
-    node.disk.flip_bit(node.segments()[0], offset=SECOND + EXTENT.header_size)
+    node.disk.flip_bit(node.segments()[0], offset=SECOND + EXTENT.payload_offset)
     async with node.running() as store:
         with pytest.raises(CorruptFragment):
             await get(store, 1)
@@ -244,11 +243,8 @@ async def test_upload_that_looks_like_a_segment_does_not_become_fragments() -> N
     forged = forged[: SECOND + 2 * EXTENT.size]
     other = Node(SimulatedWorld(2))
     async with other.running() as store:
-        # Behind a header of exactly that size the forged records are aligned.
-        header = header_of(9, RECORD_ALIGNMENT + len(forged), block_size=1 << 20)
-        padding = RECORD_ALIGNMENT - extent_of(header).header_size
-        writer = await store.create(header)
-        await writer.append(bytes(padding) + forged + bytes(RECORD_ALIGNMENT - padding))
+        writer = await store.create(header_of(9, len(forged), block_size=1 << 20))
+        await writer.append(forged)
         await writer.commit()
     other.disk.flip_bit(other.segments()[0], offset=FIRST + 40)
     other.lose_index()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from objstore.chunks import format as fmt
+from objstore.chunks import segment as seg
 from objstore.chunks.format import CorruptRecord, RecordState, SegmentHeader
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.errors import CorruptData
+from objstore.host.real_disk import RealDisks
 from objstore.ids import BucketId, ChunkId, DriveId, FragmentId, Key, Slot, UploadId
 from objstore.limits import BLOCK_SIZE, CHUNK_SIZE_MAX, RECORD_ALIGNMENT
 
@@ -58,7 +63,76 @@ def test_header_is_unpacked_as_it_was_packed(header: FragmentHeader) -> None:
     assert found.extent == fmt.extent_of(header)
     assert found.state is RecordState.LIVE
     assert found.crc == fmt.first_header_crc(data)
-    assert len(data) == found.extent.header_size <= fmt.HEADER_SIZE_MAX
+    assert len(data) <= fmt.HEADER_SIZE_MAX <= found.extent.payload_offset
+
+
+@given(st.integers(0, 3 * 1024), st.integers(1, 700), st.integers(1, 700))
+def test_pieces_cover_a_payload_and_none_crosses_a_block(
+    payload_size: int, block_size: int, piece_size: int
+) -> None:
+    extent = fmt.Extent(4096, payload_size, block_size, min(piece_size, block_size))
+    end = 0
+    for number in range(extent.piece_count):
+        start, stop = extent.piece(number)
+        assert start == end < stop
+        assert start // block_size == (stop - 1) // block_size
+        assert extent.piece_at(start) == extent.piece_at(stop - 1) == number
+        end = stop
+    assert end == payload_size
+
+
+def test_records_of_format_1_are_read() -> None:
+    """They have the payload behind the header's last byte, and a checksum a block."""
+    header = attrs.evolve(SMALL, payload_size=10_000, block_size=4096)
+    data = packed_1(header)
+    found = fmt.decode_record_header(data, nonce=NONCE, place=PLACE)
+    assert found.fragment == header
+    assert found.extent == fmt.Extent(len(data), 10_000, 4096, 4096)
+
+
+def test_a_record_of_format_1_is_found_and_served(tmp_path: Path) -> None:
+    header = attrs.evolve(SMALL, payload_size=10_000, block_size=4096)
+    data, head = bytes(range(250)) * 40, packed_1(header)
+    name = header.fragment.encode()
+    entries = [
+        fmt.entry_of(name, number, fmt.crc32c(data[start : start + 4096]))
+        for number, start in enumerate(range(0, len(data), 4096))
+    ]
+    crc = fmt.first_header_crc(head)
+    tail = fmt.encode_tail(
+        entries, fragment=header.fragment, nonce=NONCE, place=PLACE, header_crc=crc
+    )
+    file = RealDisks().directory(str(tmp_path)).open("segment", create=True)
+    file.write_at(PLACE, [head, data, tail])
+    (found,) = seg.scan(file, nonce=NONCE, start=RECORD_ALIGNMENT)
+    assert isinstance(found, seg.Found)
+    assert found.kind is seg.RecordFound.COMPLETE
+    where = {"nonce": NONCE, "place": PLACE, "extent": found.header.extent}
+    for start, end in ((0, 10_000), (4095, 4097), (9_999, 10_000)):
+        got = seg.read_range(
+            file.read_at, header.fragment, start=start, end=end, entries=None, **where
+        )
+        assert got.data == data[start:end]
+    file.write_at(PLACE + len(head) + 5_000, b"!")
+    with pytest.raises(CorruptRecord):
+        seg.read_range(
+            file.read_at, header.fragment, start=4096, end=8192, entries=None, **where
+        )
+    file.close()
+
+
+def packed_1(header: FragmentHeader) -> bytes:
+    """The header as format 1 had it."""
+    data = bytearray(packed(header))
+    extent = fmt.Extent(
+        len(data), header.payload_size, header.block_size, header.block_size
+    )
+    struct.pack_into("<H", data, 4, 1)
+    struct.pack_into("<Q", data, 64, extent.size)
+    struct.pack_into("<I", data, 92, 0)
+    crc = fmt.crc32c(bytes(data[12:]), fmt.crc32c(bytes(data[4:8])))
+    struct.pack_into("<I", data, 8, crc)
+    return bytes(data)
 
 
 @given(st.integers(min_value=0), st.integers(0, 7))

@@ -27,7 +27,7 @@ EC = "ec:4+2"
 def rot(b: Bench, index: int, offset: int = 600) -> None:
     """Flip a bit at `offset` of the payload on the owner's drive, about."""
     node = b.owner(index).node
-    node.disk.flip_bit(node.segments()[0], offset=4096 + 130 + offset)
+    node.disk.flip_bit(node.segments()[0], offset=2 * 4096 + offset)
 
 
 async def reads(b: Bench, ref: ChunkRef) -> list[NodeId]:
