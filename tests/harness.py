@@ -69,6 +69,7 @@ class Node:
     description: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = attrs.Factory(dict)  # Beside our own.
+    settings: dict[str, str] = attrs.Factory(dict)  # --set of a restart.
 
     @property
     def id(self) -> str:
@@ -111,20 +112,18 @@ class Node:
             return False
         return state != "Z"
 
+    def command_line(self, *extra: str) -> list[str]:
+        """`objstore serve` for this node."""
+        arguments = [sys.executable, "-m", "objstore", "serve", "--config", self.config]
+        for key, value in self.settings.items():
+            arguments += ["--set", f"{key}={value}"]
+        return [*arguments, *extra]
+
     def start(self, *extra: str, wait: bool = True) -> None:
         """Bring the node back with `objstore serve`."""
         log = self.log.open("ab")
-        arguments = [
-            sys.executable,
-            "-m",
-            "objstore",
-            "serve",
-            "--config",
-            self.config,
-            *extra,
-        ]
         self.process = subprocess.Popen(
-            arguments,
+            self.command_line(*extra),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

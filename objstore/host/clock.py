@@ -1,7 +1,9 @@
-"""The wall clock.
+"""The clocks of the machine that trio has not.
 
 Monotonic time is `trio.current_time()`, which tests and the simulator already control.
 The wall clock is for signatures, Last-Modified stamps and expiry; it orders nothing.
+Boot time is monotonic too, and also counts while the machine sleeps: it tells how old
+knowledge is, where sleeping through its end must not prolong it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Says what time people think it is."""
+    """Says what time people think it is, and how long ago something was."""
 
     def utc_now_ms(self) -> int:
         """Milliseconds since the Unix epoch; may jump either way."""
+        ...
+
+    def boot_ms(self) -> int:
+        """Milliseconds since some moment; grows while the machine is suspended, too."""
         ...
 
 
@@ -23,3 +29,6 @@ class SystemClock:
 
     def utc_now_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def boot_ms(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000

@@ -5,6 +5,11 @@
                      query --> this node's own replica, if it has one: a follower asks
                                its leader only how far it must have applied
 
+A leader that did not answer lately is asked through another node, which may reach it (F18:
+a cut between two nodes, while a third sees both):
+
+    we --x--> leader           we --meta.relay--> another node --> leader
+
 A proposal keeps its request id through all retries, so it applies once (R13), and is
 retried until the deadline.  What then is not known to have failed is `unknown`: it may
 have happened, or happen yet.
@@ -21,7 +26,13 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from objstore.errors import NotFound, ObjstoreError, OutOfSpace, Unavailable
+from objstore.errors import (
+    InvalidRequest,
+    NotFound,
+    ObjstoreError,
+    OutOfSpace,
+    Unavailable,
+)
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
 from objstore.meta import envelope, listing, slots
@@ -29,11 +40,15 @@ from objstore.meta import queries as q
 from objstore.meta.commands import Command
 from objstore.meta.errors import WrongShard
 from objstore.meta.server import CHANGES, PROPOSE, QUERY, MetaServer, ProposeCall, QueryCall
+from objstore.meta.silence import Silence
 from objstore.meta.values import ListedRow, Usage
 from objstore.meta.view import ClusterView
 from objstore.rpc import codec
-from objstore.rpc.call import NoSuchMethod
-from objstore.rpc.client import Peers
+from objstore.rpc.call import Call, NoSuchMethod, Reply
+from objstore.rpc.client import Peers, time_left_ms
+from objstore.rpc.codec import wire
+from objstore.rpc.frames import Buffer
+from objstore.rpc.server import RpcServer
 
 T = TypeVar("T")
 
@@ -41,12 +56,28 @@ DEFAULT_TIMEOUT_MS = 10_000
 # One attempt: longer than an election, so that a proposal that waits for one is not asked
 # for twice; shorter than a request's patience, so that a silent peer does not cost it all.
 _ATTEMPT_MS = 3_000
+_ALONE_S = 1.0  # A pause of all others is no cut yet.
+_FAIR_MS = 1_000  # Who was given less to answer in is not silent yet.
 _PAUSE_MIN_S = 0.02
 _PAUSE_MAX_S = 0.25
 _OTHERS_ASKED = 2  # In each turn, of nodes that are no voters as far as we know.
 _LEADERS_KEPT = 4097  # One a shard, at the most shards there can be.
 
-_Attempt = Callable[[NodeId, int], Awaitable[Any]]
+RELAY = "meta.relay"
+_RELAYED = {PROPOSE, QUERY}
+
+# (node to ask, through whom, milliseconds) -> its answer
+_Attempt = Callable[[NodeId, NodeId | None, int], Awaitable[Any]]
+
+
+@wire("meta.relay_call")
+@attrs.frozen
+class RelayCall:
+    """Make this call for us, with our payload; one hop and no further."""
+
+    to: NodeId
+    method: str
+    value: object
 
 
 @attrs.define(eq=False)
@@ -60,9 +91,13 @@ class MetaClient:
     # Nodes to ask where no layout is known, or an old one.
     seeds: Callable[[], Sequence[NodeId]] = tuple
     _leaders: dict[ShardId, NodeId] = attrs.field(factory=dict, init=False)
+    _silence: Silence = attrs.field(factory=Silence, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.view.attach(self._pull, self._pull_any)
+
+    def register(self, rpc: RpcServer) -> None:
+        rpc.register(RELAY, self._on_relay)
 
     # ---- proposing --------------------------------------------------------------------
 
@@ -79,21 +114,17 @@ class MetaClient:
         shard = CLUSTER_SHARD if slot is None else self.view.shard_of(slot)
         encoded: bytes | None = None
 
-        async def attempt(node: NodeId, attempt_ms: int) -> Any:
+        async def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Any:
             nonlocal encoded
             if node == self.peers.node:
                 return await self.server.propose(
                     shard, request, command, timeout_ms=attempt_ms
                 )
             encoded = encoded or codec.encode(command)
-            reply = await self.peers.call(
-                node,
-                PROPOSE,
-                ProposeCall(shard, request),
-                payload=encoded,
-                timeout_ms=attempt_ms,
+            call = ProposeCall(shard, request)
+            return await self._call(
+                node, via, PROPOSE, call, payload=encoded, timeout_ms=attempt_ms
             )
-            return reply.value
 
         return await self._until_answered(shard, attempt, timeout_ms)
 
@@ -134,12 +165,11 @@ class MetaClient:
         return await self._ask_all(query, timeout_ms)
 
     async def _ask(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
-        async def attempt(node: NodeId, attempt_ms: int) -> Any:
+        async def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Any:
             if node == self.peers.node:
                 return await self.server.query(shard, query, timeout_ms=attempt_ms)
             call = QueryCall(shard, query)
-            reply = await self.peers.call(node, QUERY, call, timeout_ms=attempt_ms)
-            return reply.value
+            return await self._call(node, via, QUERY, call, timeout_ms=attempt_ms)
 
         return await self._until_answered(shard, attempt, timeout_ms, is_read=True)
 
@@ -189,9 +219,12 @@ class MetaClient:
     ) -> Any:
         """Try one node after another until one answers or the deadline is over.
 
+        Sooner where no other voter answers: this node is cut off, and its clients should
+        hear so while they have the time to ask another (I5).
         WrongShard says that nothing happened there; Unavailable may leave it unknown.
         """
-        deadline_s = trio.current_time() + timeout_ms / 1000
+        began_s = trio.current_time()
+        deadline_s = began_s + timeout_ms / 1000
         tried: set[NodeId] = set()
         is_unknown = False
         problem: Unavailable | None = None
@@ -202,14 +235,17 @@ class MetaClient:
                 raise _given_up(shard, problem, unknown=is_unknown) from problem
             node = self._next_node(shard, tried, is_read=is_read)
             if node is None:
+                if self._is_alone(shard) and trio.current_time() - began_s >= _ALONE_S:
+                    raise _given_up(shard, problem, unknown=is_unknown) from problem
                 tried.clear()
                 self._leaders.pop(shard, None)
                 jitter = self.entropy.random.uniform(0.5, 1.0)
                 await trio.sleep(min(pause_s * jitter, left_ms / 1000))
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
                 continue
+            via = self._relay_for(node, shard)
             try:
-                result = await attempt(node, min(left_ms, _ATTEMPT_MS))
+                result = await attempt(node, via, min(left_ms, _ATTEMPT_MS))
             except WrongShard as error:
                 tried.add(node)
                 self._note_leader(shard, NodeId(error.leader), tried)
@@ -255,10 +291,17 @@ class MetaClient:
         hint = self._leaders.get(shard)
         if hint is not None and hint not in tried:
             return hint
+        now = trio.current_time()
         for node in self._candidates(shard):
-            if node not in tried:
+            if node not in tried and not self._silence.is_silent(node, now):
                 return node
         return None
+
+    def _is_alone(self, shard: ShardId) -> bool:
+        """Whether none of the shard's other voters answers: no leader can be had here."""
+        others = [n for n in self.view.voters(shard) if n != self.peers.node]
+        now = trio.current_time()
+        return bool(others) and all(self._silence.is_silent(n, now) for n in others)
 
     def _candidates(self, shard: ShardId) -> list[NodeId]:
         """The shard's voters; then some of the others, whose layout may be newer."""
@@ -269,6 +312,57 @@ class MetaClient:
             return others
         first = self.view.preferred_leader(shard)
         return [*sorted(voters, key=lambda node: node != first), *others[:_OTHERS_ASKED]]
+
+    # ---- calling ----------------------------------------------------------------------
+
+    async def _call(
+        self,
+        node: NodeId,
+        via: NodeId | None,
+        method: str,
+        value: object,
+        *,
+        payload: Buffer = b"",
+        timeout_ms: int,
+    ) -> Any:
+        """Call another node, through `via` where that is given; its answer's value."""
+        if via is not None:
+            value, method, node = RelayCall(node, method, value), RELAY, via
+        began = trio.current_time()
+        try:
+            reply = await self.peers.call(
+                node, method, value, payload=payload, timeout_ms=timeout_ms
+            )
+        except ObjstoreError as error:
+            if timeout_ms >= _FAIR_MS:
+                self._silence.note(node, error, began, trio.current_time())
+            raise
+        self._silence.forget(node)
+        return reply.value
+
+    def _relay_for(self, node: NodeId, shard: ShardId) -> NodeId | None:
+        """Who should ask `node` for us; None: we ask it ourselves."""
+        now = trio.current_time()
+        if node == self.peers.node or self._silence.may_try(node, now):
+            return None
+        known = [*self.view.voters(shard), *self.seeds()]
+        us = {node, self.peers.node}
+        others = [other for other in known if other not in us]
+        others = [other for other in others if not self._silence.is_silent(other, now)]
+        return self.entropy.random.choice(others) if others else None
+
+    async def _on_relay(self, call: Call) -> Reply:
+        """Serve RELAY: call for a node that cannot reach another."""
+        asked = call.value
+        if not isinstance(asked, RelayCall) or asked.method not in _RELAYED:
+            raise InvalidRequest("nothing that is relayed")
+        return await self.peers.call(
+            asked.to,
+            asked.method,
+            asked.value,
+            payload=call.payload,
+            timeout_ms=max(1, time_left_ms(call.deadline)),
+        )
 
     # ---- for the view -----------------------------------------------------------------
 

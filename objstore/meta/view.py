@@ -10,7 +10,8 @@ acknowledged before the call; `run` does so about every second, at once when gos
 of a newer version, and falls back to any replica where no leader answers.  A node with a
 replica of the shard also follows its applied rows, without a call.
 
-What must not be believed for long without asking (credentials) looks at `confirmed_ms`.
+What must not be believed for long without asking (credentials) looks at `confirmed_ms`,
+in boot time: a machine that was suspended has slept through other nodes' changes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import structlog
 import trio
 
 from objstore.errors import ObjstoreError, Unavailable
+from objstore.host.clock import Clock
 from objstore.ids import CLUSTER_SHARD, BucketId, Epoch, NodeId, ShardId, Slot
 from objstore.meta import cluster
 from objstore.meta.queries import ClusterChanges, ClusterDelta
@@ -40,6 +42,9 @@ log = structlog.get_logger()
 
 _REFRESH_INTERVAL_S = 1.0
 _REFRESH_TIMEOUT_MS = 5_000
+# Of a round that a request waits for, and of those between: longer than an election, and
+# a cut-off node refuses its clients soon.
+_CONFIRM_TIMEOUT_MS = 2_000
 _PAUSE_MIN_S = 0.05  # Between two pulls that gossip asked for.
 _RINGS_KEPT = 8  # Epochs that reads need at a time: a handful, while data moves.
 
@@ -56,11 +61,12 @@ class ClusterView:
 
     store: MetaStore
     random: Random
+    clock: Clock
     # What a join was answered with: used until the first pull.
     first_layout: bytes | None = None
     version: int = attrs.field(default=0, init=False)
-    # When the copy was last known to show all that was acknowledged: milliseconds of
-    # trio's clock, or None: never since the start.
+    # When the copy was last known to show all that was acknowledged: boot time, or None:
+    # never since the start.
     confirmed_ms: int | None = attrs.field(default=None, init=False)
     # Layouts are large and many, and old ones seldom asked for: they stay in the store.
     _epochs: set[int] = attrs.field(factory=set, init=False)
@@ -183,12 +189,26 @@ class ClusterView:
     def is_confirmed_within(self, max_age_ms: int) -> bool:
         """Whether the copy showed everything at some moment no longer ago than that."""
         confirmed_ms = self.confirmed_ms
-        return confirmed_ms is not None and _now_ms() - confirmed_ms <= max_age_ms
+        if confirmed_ms is None:
+            return False
+        return self.clock.boot_ms() - confirmed_ms <= max_age_ms
 
     async def confirm(self, max_age_ms: int) -> None:
-        """Refresh unless that was done lately.  Raises Unavailable."""
-        if not self.is_confirmed_within(max_age_ms):
-            await self.refresh()
+        """Refresh unless that was done lately.  Raises Unavailable.
+
+        A round that is under way will do, whenever it began: so a crowd on a node that is
+        cut off waits for the end of one round, and no further one.
+        """
+        if self.is_confirmed_within(max_age_ms):
+            return
+        if self._refreshing.locked():
+            async with self._refreshing:
+                pass
+            if self.is_confirmed_within(max_age_ms):
+                return
+            if self._round_problem is not None:
+                raise Unavailable(self._round_problem)
+        await self.refresh(timeout_ms=_CONFIRM_TIMEOUT_MS)
 
     async def refresh(self, *, timeout_ms: int = _REFRESH_TIMEOUT_MS) -> None:
         """Make the copy show everything that was acknowledged before this call.
@@ -203,7 +223,7 @@ class ClusterView:
                     raise Unavailable(self._round_problem)
                 return
             assert self._pull is not None, "refresh before attach"
-            began_s = trio.current_time()
+            began_ms = self.clock.boot_ms()
             self._rounds_begun += 1
             try:
                 await self._pull_pages(self._pull, timeout_ms)
@@ -215,7 +235,7 @@ class ClusterView:
                 self._rounds_begun -= 1
                 raise
             self._round_problem = None
-            self.confirmed_ms = int(began_s * 1000)
+            self.confirmed_ms = began_ms
 
     async def _pull_pages(self, pull: Pull, timeout_ms: int) -> None:
         """Pull until nothing is left; pages are taken together, when all are there."""
@@ -258,11 +278,11 @@ class ClusterView:
     async def _refresh_somehow(self) -> None:
         assert self._pull_any is not None, "run before attach"
         try:
-            await self.refresh(timeout_ms=2_000)
+            await self.refresh(timeout_ms=_CONFIRM_TIMEOUT_MS)
         except ObjstoreError as error:
             log.debug("meta.view_not_confirmed", reason=str(error))
             try:
-                await self._pull_pages(self._pull_any, 2_000)
+                await self._pull_pages(self._pull_any, _CONFIRM_TIMEOUT_MS)
             except ObjstoreError as again:
                 log.debug("meta.view_not_refreshed", reason=str(again))
 
@@ -363,7 +383,3 @@ _TAKE: dict[int, Callable[[ClusterView, bytes, bytes | None], None]] = {
 def _layout_row(epoch: int) -> bytes:
     """The name of a layout's row."""
     return bytes((Table.LAYOUT,)) + epoch.to_bytes(8, "big")
-
-
-def _now_ms() -> int:
-    return int(trio.current_time() * 1000)

@@ -46,6 +46,8 @@ from objstore.node.stopping import either, unless
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
 from objstore.objects.gather import Gather
+from objstore.objects.patience import begin as begin_patience
+from objstore.objects.patience import waiting
 from objstore.objects.scatter import Scatter
 from objstore.objects.store import Store, StoreOptions
 from objstore.raft.driver import RaftHost
@@ -168,7 +170,7 @@ class Parts:
         self.gossip: Gossip | None = None  # Made inside `run`, with its open socket.
         self.kv = host.disks.key_value_store(self.folder.directory, "meta")
         self.meta_store = MetaStore(self.kv, host.threads, config.meta)
-        self.view = ClusterView(self.meta_store, host.entropy.random)
+        self.view = ClusterView(self.meta_store, host.entropy.random, host.clock)
         wal = Wal(
             directory=self.folder.directory.folder("wal"),
             threads=host.threads,
@@ -202,6 +204,7 @@ class Parts:
         self.server.register_cast("raft.messages", self._on_raft_messages)
         self.server.register("raft.call", self._on_raft_call)
         self.meta_server.register(self.server)
+        self.meta.register(self.server)
 
     def _on_raft_messages(self, peer: NodeId, value: object, payload: memoryview) -> None:
         del value
@@ -441,14 +444,18 @@ class Parts:
         host = request.headers.get("host", "")
         if request.path.startswith(PREFIX) and not virtual_bucket(host, self.s3.domains):
             return await self.admin(request)
+        begin_patience(self.config.http.request_timeout_ms)
         return await self.s3(request)
 
     async def _credential(self, access_key: str) -> Credential | None:
         """An access key's secret, from a view confirmed within auth.max_staleness."""
-        await self.view.confirm(self.config.auth.max_staleness_ms)
+        max_age_ms = self.config.auth.max_staleness_ms
+        if not self.view.is_confirmed_within(max_age_ms):
+            with waiting(max_age_ms):
+                await self.view.confirm(max_age_ms)
         key = self.view.access_key(access_key)
         if key is None:
-            await self.view.refresh()
+            await self.store.refresh_view()
             key = self.view.access_key(access_key)
         if key is None:
             return None

@@ -56,7 +56,7 @@ async def create_bucket(store: Store, capability: Capability, name: str) -> Buck
     record = await _create_record(store, name, owner)
     # Gone by now, or further: then it was open in between, and was deleted since.
     opened = await bucket_steps.finish(store.propose_each, record)
-    await store.view.refresh()
+    await store.refresh_view()
     return opened or record
 
 
@@ -74,7 +74,7 @@ async def _create_record(store: Store, name: str, owner: str) -> BucketRecord:
             record: BucketRecord = await store.propose(command)
             return record
         except BucketExists as error:
-            await store.view.refresh()
+            await store.refresh_view()
             found = store.view.bucket(name)
             if found is not None and is_there(found):
                 raise BucketExists(str(error), owner=found.owner) from error
@@ -109,7 +109,7 @@ async def delete_bucket(store: Store, capability: Capability) -> None:
             )
         # Where others' deletion saw content that is gone by now: once more.
         if await bucket_steps.finish(store.propose_each, record) is None:
-            await store.view.refresh()
+            await store.refresh_view()
             return
     raise BucketBusy(f"bucket {capability.record.name!r} is being changed")
 
@@ -155,7 +155,7 @@ async def list_buckets(
 ) -> BucketPage:
     """The principal's buckets (all of them for root), by name, `after` exclusive."""
     capability.require("s3:ListAllMyBuckets")
-    await store.view.refresh()
+    await store.refresh_view()
     seen = [
         record
         for record in sorted(store.view.buckets(), key=lambda record: record.name)

@@ -11,7 +11,8 @@ view.  While a bucket is being deleted, its closed slots refuse and the open one
 who meets a closed one waits a little for the outcome.
 
 Every call to the metadata plane carries what is left of the request's deadline (the
-effective deadline of the calling task), and never more than `meta_timeout_ms`.
+effective deadline of the calling task), and never more than the request's patience
+(`objects.patience`), which is `meta_timeout_ms` for all its calls together.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from objstore.meta.view import NotFounded
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Capability
 from objstore.objects.gather import Gather
+from objstore.objects.patience import waiting
 from objstore.objects.scatter import Placement, Scatter
 from objstore.units import KiB, MiB
 
@@ -43,6 +45,7 @@ T = TypeVar("T")
 # How long an operation waits for a bucket that is half deleted or whose change has not
 # reached the slot yet: several elections, and still within a client's patience.
 _FENCE_WAIT_S = 5.0
+_REFRESH_TIMEOUT_MS = 5_000  # Of one round; others may wait for the same one.
 _FENCE_PAUSE_MIN_S = 0.01
 _FENCE_PAUSE_MAX_S = 0.25
 _INTENT_ID_SIZE = 12
@@ -77,7 +80,7 @@ class View(Protocol):
 
     def buckets(self) -> Iterable[BucketRecord]: ...
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, timeout_ms: int) -> None:
         """Learn every change that was committed before this call."""
         ...
 
@@ -116,15 +119,23 @@ class Store:
 
         If cancelled, the command may be applied all the same.
         """
-        return await self.meta.propose(command, timeout_ms=self._timeout_ms())
+        with waiting(self._timeout_ms()) as timeout_ms:
+            return await self.meta.propose(command, timeout_ms=timeout_ms)
 
     async def propose_each(self, commands: Sequence[Command]) -> list[object]:
         """Propose all at once; a result or an error in each one's place."""
-        return await self.meta.propose_each(commands, timeout_ms=self._timeout_ms())
+        with waiting(self._timeout_ms()) as timeout_ms:
+            return await self.meta.propose_each(commands, timeout_ms=timeout_ms)
 
     async def query(self, query: Query) -> Any:
         """Ask within the request's deadline.  Raises `meta.errors`, Unavailable."""
-        return await self.meta.query(query, timeout_ms=self._timeout_ms())
+        with waiting(self._timeout_ms()) as timeout_ms:
+            return await self.meta.query(query, timeout_ms=timeout_ms)
+
+    async def refresh_view(self) -> None:
+        """Learn what the cluster shard has committed.  Raises Unavailable."""
+        with waiting(_REFRESH_TIMEOUT_MS) as timeout_ms:
+            await self.view.refresh(timeout_ms=timeout_ms)
 
     def _timeout_ms(self) -> int:
         left_s = trio.current_effective_deadline() - trio.current_time()
@@ -141,7 +152,7 @@ class Store:
 
     async def find_bucket_now(self, name: str) -> BucketRecord:
         """The bucket as it is now, not as it was a moment ago.  Raises NoSuchBucket."""
-        await self.view.refresh()
+        await self.refresh_view()
         record = self.view.bucket(name)
         if record is None or not is_there(record):
             raise NoSuchBucket(f"there is no bucket {name!r}")
@@ -191,7 +202,7 @@ class Store:
         try:
             return self.view.ring_at(epoch)
         except NotFounded:
-            await self.view.refresh()
+            await self.refresh_view()
             return self.view.ring_at(epoch)
 
     # ---- ids --------------------------------------------------------------------------

@@ -329,7 +329,13 @@ class _Link:
         )
 
     async def _until_usable(self, size: int, deadline: float) -> None:
-        """Return once UP with room.  Raises PeerUnavailable; the deadline ends the wait."""
+        """Return once UP with room.  Raises PeerUnavailable; the deadline ends the wait.
+
+        Where the last connect failed, the wait for the next one is short.
+        """
+        if self._failures and self.state is not _State.UP:
+            soon = deadline_after(self.config.reconnect_wait_ms)
+            deadline = min(deadline, soon)
         with trio.CancelScope(deadline=deadline):
             while True:
                 if self.state is _State.UP and self._has_room(size):
@@ -430,6 +436,7 @@ class _Link:
         silent_ms = (now - connection.last_received) * 1000
         if silent_ms >= self.config.ping_interval_ms + self.config.ping_timeout_ms:
             connection.close("silent")
+            self._failures = max(1, self._failures)  # The next connect may hang as well.
         elif (now - self._last_used) * 1000 >= self.config.idle_timeout_ms:
             connection.close("unused")
         elif silent_ms >= self.config.ping_interval_ms and not connection.is_full:

@@ -13,6 +13,9 @@ class RpcConfig:
     """How links between nodes behave."""
 
     connect_timeout_ms: int = 3_000  # Connect, TLS and hello together.
+    # How long a call waits for a connect after one that failed: long enough where the peer
+    # is back, and where it is beyond a black hole nobody else waits three seconds for it.
+    reconnect_wait_ms: int = 500
     backoff_min_ms: int = 50  # Pause after a first failed connect, doubled up to:
     backoff_max_ms: int = 1_000  # Short, as a node that is back should be seen at once.
     ping_interval_ms: int = 2_000  # A link silent for so long is asked whether it lives,

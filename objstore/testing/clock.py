@@ -15,9 +15,18 @@ class SimulatedClock:
     _offset_ms: float = 0.0  # What it is ahead of true time, at `_since`.
     _rate: float = 1.0  # Its milliseconds in a true one.
     _since: float = 0.0  # trio time of the last change.
+    _slept_ms: float = 0.0  # What trio's clock has not counted.
 
     def utc_now_ms(self) -> int:
         return START_MS + int(self._true_ms() + self._ahead_ms())
+
+    def boot_ms(self) -> int:
+        return int(self._true_ms() + self._slept_ms)
+
+    def sleep_through(self, duration_ms: float) -> None:
+        """Suspend the machine so long: only its monotonic clock does not notice."""
+        self._slept_ms += duration_ms
+        self.jump(duration_ms)
 
     def jump(self, delta_ms: float) -> None:
         """Set it forward, or back where `delta_ms` is negative."""

@@ -95,7 +95,7 @@ class _View:
     def bucket(self, name: str) -> BucketRecord | None:
         return RECORD if name == RECORD.name else None
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, timeout_ms: int = 0) -> None:
         """Nothing changes."""
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import trio
 
 from objstore.host.pki import node_of_uri, node_uri
 from objstore.ids import ClusterId, NodeId
@@ -16,6 +17,13 @@ async def test_the_clock_counts_milliseconds_since_1970(host):
     assert isinstance(now_ms, int)
     assert 1_700_000_000_000 < now_ms < 4_000_000_000_000
     assert host.clock.utc_now_ms() >= now_ms
+
+
+async def test_boot_time_does_not_go_back(host):
+    first_ms = host.clock.boot_ms()
+    await trio.sleep(0.01)
+    assert isinstance(first_ms, int)
+    assert host.clock.boot_ms() >= first_ms + 9
 
 
 def test_tokens_have_their_size_and_differ(host):

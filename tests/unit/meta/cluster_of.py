@@ -50,6 +50,8 @@ class Wire:
 
     def reaches(self, to: NodeId) -> bool:
         cluster = self.cluster
+        if {self.node, to} in cluster.cut_pairs:
+            return False
         return to in cluster.nodes and not {self.node, to} & cluster.cut_off
 
     async def call(
@@ -72,7 +74,7 @@ class Wire:
                 reply = await self.cluster.nodes[to].wire.handlers[method](call)
             except ObjstoreError as error:
                 raise codec.decode(codec.encode(error)) from error
-            if self.lose_answers and method == "meta.propose":
+            if self.lose_answers and method in {"meta.propose", "meta.relay"}:
                 raise PeerUnavailable(to, "answer lost", unknown=True)
             return Reply(codec.decode(codec.encode(reply.value)), reply.payload)
         raise PeerUnavailable(to, "no answer in time", unknown=True)
@@ -115,7 +117,7 @@ class Node:
             self.host.disks.key_value_store(folder, "meta"), self.host.threads
         )
         random = self.host.entropy.random
-        self.view = ClusterView(self.store, random, self.first_layout)
+        self.view = ClusterView(self.store, random, self.host.clock, self.first_layout)
         self.wire = Wire(self.cluster, self.node)
         wire: Any = self.wire
         wal = Wal(
@@ -141,6 +143,7 @@ class Node:
         )
         self.server.register(wire)
         self.client = MetaClient(self.server, self.view, wire, self.host.entropy)
+        self.client.register(wire)
         self.reconciler = Reconciler(
             raft=self.raft,
             server=self.server,
@@ -173,6 +176,7 @@ class Cluster:
     world: SimulatedWorld = attrs.field(factory=lambda: SimulatedWorld(1))
     nodes: dict[NodeId, Node] = attrs.field(factory=dict)
     cut_off: set[NodeId] = attrs.field(factory=set)
+    cut_pairs: list[set[NodeId]] = attrs.field(factory=list)
 
     def is_alive(self, node: NodeId) -> bool:
         return node in self.nodes and node not in self.cut_off

@@ -217,6 +217,31 @@ async def test_a_minority_answers_nothing(autojump_clock: Any) -> None:
         await cluster.until(lambda: nodes[0].view.is_confirmed_within(2_000))
 
 
+async def test_a_leader_that_only_a_third_node_reaches_is_asked_through_it(
+    autojump_clock: Any,
+) -> None:
+    """F18: no election helps, as the leader leads on."""
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        record = await create_bucket(nodes[0])
+        command = put(record, b"key")
+        shard = nodes[0].view.shard_of(command.slot)
+        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        asker = others(cluster, leader)[0]
+        cluster.cut_pairs.append({leader.node, asker.node})
+        for number in range(20):
+            began = trio.current_time()
+            data = b"%d" % number
+            written = await asker.client.propose(put(record, b"key", data))
+            assert isinstance(written, c.PutResult)
+            version = await asker.client.query(get(record, b"key"))
+            assert version.draft == draft(data)
+            assert trio.current_time() - began < 1
+        assert leader.raft.is_leader(shard)
+        with pytest.raises(NoSuchKey):
+            await asker.client.query(get(record, b"missing"))
+
+
 async def test_errors_come_back_with_what_they_say(autojump_clock: Any) -> None:
     async with running(1, 2, 3) as cluster:
         nodes = list(cluster.nodes.values())

@@ -22,6 +22,7 @@ from objstore.meta.view import ClusterView
 from objstore.ring.layout import Member, encode, found
 from objstore.rpc import codec
 from objstore.rpc.frames import Kind, encode_frame
+from objstore.testing.clock import SimulatedClock
 from objstore.testing.host import SimulatedWorld
 from tests.unit.meta.builders import Shard
 
@@ -78,8 +79,12 @@ def store_of(world: SimulatedWorld) -> MetaStore:
     return MetaStore(host.disks.key_value_store(folder, "meta"), host.threads)
 
 
-def view_of(source: Source, store: MetaStore | None = None) -> ClusterView:
-    view = ClusterView(store or store_of(SimulatedWorld(1)), Random(1))
+def view_of(
+    source: Source, store: MetaStore | None = None, clock: SimulatedClock | None = None
+) -> ClusterView:
+    view = ClusterView(
+        store or store_of(SimulatedWorld(1)), Random(1), clock or SimulatedClock()
+    )
     view.attach(source.pull, source.pull)
     return view
 
@@ -166,6 +171,43 @@ async def test_who_gives_up_waiting_fails_nobody_else(autojump_clock: Any) -> No
         nursery.start_soon(patient)
         await trio.sleep(0.4)
         source.patience = None
+
+
+async def test_a_crowd_that_wants_to_be_sure_waits_for_one_round_that_fails(
+    autojump_clock: Any,
+) -> None:
+    """I5: a node that is cut off says so soon, however many ask it."""
+    source = Source(founded(), patience=0)
+    view = view_of(source)
+    refused_s: list[float] = []
+
+    async def ask(after_s: float) -> None:
+        await trio.sleep(after_s)
+        began_s = trio.current_time()
+        with pytest.raises(Unavailable):
+            await view.confirm(5_000)
+        refused_s.append(trio.current_time() - began_s)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(ask, number * 0.01)
+    assert max(refused_s) <= 2.0
+    assert source.asked == 1
+
+
+async def test_what_was_confirmed_is_old_after_a_sleep_of_the_machine(
+    autojump_clock: Any,
+) -> None:
+    source, clock = Source(founded()), SimulatedClock()
+    view = view_of(source, clock=clock)
+    await view.confirm(5_000)
+    assert view.is_confirmed_within(5_000)
+    await view.confirm(5_000)
+    assert source.asked == 1
+    clock.sleep_through(6_000)
+    assert not view.is_confirmed_within(5_000)
+    await view.confirm(5_000)
+    assert source.asked == 2
 
 
 def test_the_clusters_shard_is_the_first_one() -> None:

@@ -155,7 +155,7 @@ class DirectView:
     def buckets(self) -> list[BucketRecord]:
         return list(self._buckets.values())
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, timeout_ms: int = 0) -> None:
         await trio.lowlevel.checkpoint()
         self.refreshed += 1
         self.knows_epoch = True

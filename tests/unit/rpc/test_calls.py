@@ -318,6 +318,27 @@ async def test_a_black_hole_costs_a_caller_no_more_than_its_deadline(
         assert trio.current_time() - began < 3.1  # The connect's own deadline.
 
 
+async def test_a_call_waits_for_a_connect_only_shortly_where_the_last_one_failed(
+    network: MemoryNetwork, server: RpcServer, autojump_clock: trio.testing.MockClock
+) -> None:
+    """F20: behind a black hole every call would wait three seconds, and three more."""
+    network.is_black_hole = True
+    peers = make_peers(network)
+    async with running(server, peers):
+        with pytest.raises(PeerUnavailable):
+            await peers.call(BOB, "echo", timeout_ms=60_000)
+        for _ in range(20):
+            await trio.sleep(0.2)
+            began = trio.current_time()
+            with pytest.raises(PeerUnavailable) as caught:
+                await peers.call(BOB, "echo", timeout_ms=60_000)
+            assert not caught.value.unknown
+            assert trio.current_time() - began <= 0.5
+        network.is_black_hole = False
+        await trio.sleep(5)
+        await peers.call(BOB, "echo", timeout_ms=60_000)
+
+
 async def test_a_half_open_link_is_found_by_ping_and_its_calls_fail(
     network: MemoryNetwork, server: RpcServer, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -1,0 +1,68 @@
+"""How long one request may wait for metadata: all its calls together.
+
+    begin ----> 8 s left
+    a call waits 3 s for an election ---> 5 s left, and that is what the next call gets
+    nothing left ---> the next call is not even tried: Unavailable, 503
+
+So a request that makes several calls does not wait several times.  Calls that are quick
+cost nothing and what is spent comes back slowly while a request lives, or a copy of a
+terabyte would run out of patience by a thousand small delays.
+
+The patience of a request belongs to its task and to those that it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import attrs
+import trio
+
+_FREE_S = 0.1  # A call that takes less does not count.
+_RETURN_RATE = 0.1  # Seconds that come back in one.
+
+_current: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+@attrs.define(eq=False)
+class Patience:
+    """What is left of one request's time for metadata."""
+
+    limit_s: float
+    left_s: float
+    since: float  # trio time at which `left_s` was right.
+
+    def left_at(self, time: float) -> float:
+        """Seconds left at a trio time that is not before `since`."""
+        return min(self.limit_s, self.left_s + (time - self.since) * _RETURN_RATE)
+
+    def spend(self, began: float) -> None:
+        """Count a call that ended just now.  Of calls at once, the longest counts."""
+        now = trio.current_time()
+        if now - began >= _FREE_S:
+            counted = max(began, self.since)
+            self.left_s = max(0.0, self.left_at(counted) - (now - counted))
+            self.since = now
+
+
+def begin(limit_ms: int) -> None:
+    """Give the calling task, which begins a request, this much patience."""
+    limit_s = limit_ms / 1000
+    _current.set(Patience(limit_s, limit_s, trio.current_time()))
+
+
+@contextmanager
+def waiting(limit_ms: int) -> Iterator[int]:
+    """Around a call: how many milliseconds it may take, of `limit_ms` at most."""
+    patience = _current.get()
+    if patience is None:  # Not for a client: repair, a worker.
+        yield limit_ms
+        return
+    began = trio.current_time()
+    left_ms = int(patience.left_at(began) * 1000)
+    try:
+        yield max(1, min(limit_ms, left_ms))
+    finally:
+        patience.spend(began)

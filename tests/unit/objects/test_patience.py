@@ -1,0 +1,63 @@
+"""One request's calls share its patience."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from objstore.objects import patience
+
+
+async def call(wanted_s: float, *, limit_ms: int = 10_000) -> float:
+    """A call that takes what it wants, or as long as it may: seconds."""
+    began = trio.current_time()
+    with patience.waiting(limit_ms) as timeout_ms:
+        with trio.move_on_after(timeout_ms / 1000):
+            await trio.sleep(wanted_s)
+    return trio.current_time() - began
+
+
+async def test_what_one_call_waited_the_next_has_not(autojump_clock: Any) -> None:
+    patience.begin(8_000)
+    assert await call(3) == pytest.approx(3)
+    assert await call(60) == pytest.approx(5)
+    assert await call(60) == pytest.approx(0.001, abs=0.01)
+
+
+async def test_calls_at_once_count_once(autojump_clock: Any) -> None:
+    patience.begin(8_000)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(call, 3)
+    assert await call(60) == pytest.approx(5)
+
+
+async def test_many_quick_calls_cost_nothing(autojump_clock: Any) -> None:
+    patience.begin(8_000)
+    for _ in range(10_000):
+        await call(0.05)
+    assert await call(60) == pytest.approx(8)
+
+
+async def test_a_request_that_lives_long_gets_its_patience_back(
+    autojump_clock: Any,
+) -> None:
+    patience.begin(8_000)
+    await call(60)
+    await trio.sleep(40)
+    assert await call(60) == pytest.approx(4)
+    await trio.sleep(1_000)
+    assert await call(60) == pytest.approx(8)
+
+
+async def test_one_call_gets_no_more_than_its_own_limit(autojump_clock: Any) -> None:
+    patience.begin(8_000)
+    assert await call(60, limit_ms=2_000) == pytest.approx(2)
+
+
+async def test_who_serves_no_client_has_only_its_calls_limits(autojump_clock: Any) -> None:
+    patience._current.set(None)
+    for _ in range(3):
+        assert await call(60, limit_ms=5_000) == pytest.approx(5)
