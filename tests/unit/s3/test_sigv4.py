@@ -1,7 +1,7 @@
 """Signature Version 4: AWS's published examples, botocore's signer, and every refusal."""
 
 import hashlib
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
@@ -446,3 +446,48 @@ def test_any_claim_is_read_or_refused(text, query):
                 check_claim(claim, given_headers, region="us-east-1", now_ms=NOW_MS)
         except S3Error:
             pass
+
+
+# ---- what is accepted means what was signed -------------------------------------------
+
+
+@settings(max_examples=300)
+@given(
+    st.booleans(),
+    LETTERS,
+    st.dictionaries(st.sampled_from(["prefix", "versionId", "a b"]), LETTERS, max_size=2),
+    st.integers(0, 400),
+    st.sampled_from(["insert", "replace", "drop", "twice"]),
+    st.sampled_from(
+        [*'&=?/%+ ;.aZ0~-_\\"', "%2F", "%2e", "%41", "&a=b", "//", "/../", "?x"]
+    ),
+)
+def test_a_target_that_is_accepted_names_what_was_signed(
+    is_presigned, key, query, place, how, piece
+):
+    """Whatever is done to a signed target: it is refused, or it means the same."""
+    request = boto_request("GET", key, query, {}, b"")
+    credentials = Credentials("ACCESS", "secret")
+    if is_presigned:
+        S3SigV4QueryAuth(credentials, "s3", "us-east-1", expires=60).add_auth(request)
+    else:
+        S3SigV4Auth(credentials, "s3", "us-east-1").add_auth(request)
+    url, sent = received(request)
+    at = 1 + place % len(url)
+    changed = {
+        "insert": url[:at] + piece + url[at:],
+        "replace": url[:at] + piece + url[at + 1 :],
+        "drop": url[:at] + url[at + 1 :],
+        "twice": url[:at] + url[at : at + 5] + url[at:],
+    }[how]
+    try:
+        authenticate("GET", changed, sent, now_ms=now_ms(), secret="secret")
+    except S3Error:
+        return
+    meant, means = (
+        (unquote_to_bytes(path), parse_query(query))
+        for path, _, query in (it.partition("?") for it in (url, changed))
+    )
+    for parameters in (meant[1], means[1]):  # Which order they come in says nothing.
+        parameters.pop("X-Amz-Signature", None)
+    assert means == meant
