@@ -1,9 +1,9 @@
 """Files and folders, as plain blocking calls.
 
 Blocking on purpose: a caller runs what may be slow through `host.threads`, so that one
-writer can do a write and its sync in one hop.  `real_disk` implements the protocols on
-the operating system, `objstore.testing.disk` on memory, where a crash keeps only what was
-synced (and, by seed, some of what was not).
+writer can do a write and its sync in one hop.  A `DirectFile`, for a log, needs none.
+`real_disk` implements the protocols on the operating system, `objstore.testing.disk` on
+memory, where a crash keeps only what was synced (and, by seed, some of what was not).
 
 What survives a crash: bytes written before a `sync` that returned; a name (create,
 rename, remove) once its directory's `sync` returned.  An OSError from `write_at`,
@@ -19,6 +19,8 @@ from typing import Protocol
 import attrs
 
 Buffer = bytes | bytearray | memoryview
+
+DIRECT_BLOCK_SIZE = 4096  # What a direct file is written in.
 
 
 @attrs.frozen
@@ -75,6 +77,21 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
+class DirectFile(Protocol):
+    """A file of full size, overwritten past the page cache, without a thread."""
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """Overwrite whole blocks; they are durable when this returns.
+
+        One at a time.  Not cancelled once begun: on cancellation it waits for the end,
+        then raises Cancelled, or OSError where it failed.  Large data may survive a crash
+        in part.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
 class Directory(Protocol):
     """A folder.  Names are single path components; others raise ValueError."""
 
@@ -94,6 +111,13 @@ class Directory(Protocol):
 
         A file opened without `write` refuses to be written, with an OSError.
         direct: whole pages are written past the system's page cache, where that can be.
+        """
+        ...
+
+    def open_direct(self, name: str) -> DirectFile | None:
+        """Open a file for durable writes without a thread; None: use `open` and a thread.
+
+        Its blocks must have been written before.
         """
         ...
 

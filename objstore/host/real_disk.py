@@ -9,6 +9,7 @@
     sync              fdatasync; fsync for a folder
     allocate          posix_fallocate, then zeros in pieces of a MiB where asked for
     punch             fallocate(PUNCH_HOLE | KEEP_SIZE); nothing where it is not supported
+    open_direct       see `real_direct`
     lock              flock(LOCK_EX | LOCK_NB) on a file of its own
 
 Why past the page cache: bytes that are written once and synced at once gain nothing from
@@ -34,6 +35,7 @@ import attrs
 
 from objstore.host.buffers import ALIGNMENT, POOL
 from objstore.host.disk import Buffer, Directory, Space, check_name
+from objstore.host.real_direct import RealDirectFile, open_direct
 from objstore.host.rocks_kv import RocksStore
 from objstore.units import MiB
 
@@ -214,6 +216,9 @@ class RealDirectory:
                     file.close()
                     raise
         return file
+
+    def open_direct(self, name: str) -> RealDirectFile | None:
+        return open_direct(self._join(name))
 
     def folder(self, name: str, *, create: bool = False) -> RealDirectory:
         path = self._join(name)

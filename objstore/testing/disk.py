@@ -33,8 +33,15 @@ from random import Random
 from typing import Literal
 
 import attrs
+import trio
 
-from objstore.host.disk import Buffer, Directory, Space, check_name
+from objstore.host.disk import (
+    DIRECT_BLOCK_SIZE,
+    Buffer,
+    Directory,
+    Space,
+    check_name,
+)
 from objstore.testing.boot import Boot
 from objstore.testing.content import PAGE_SIZE, Content, pages_of
 from objstore.testing.failure import os_error
@@ -356,6 +363,31 @@ class SimulatedFile:
             raise os_error(errno.EBADF, self._path)
 
 
+@attrs.define(eq=False)
+class SimulatedDirectFile:
+    """Written at once, durable once the disk's delay is over."""
+
+    _disk: SimulatedDisk
+    _file: SimulatedFile
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        assert offset % DIRECT_BLOCK_SIZE == len(data) % DIRECT_BLOCK_SIZE == 0
+        assert offset + len(data) <= self._file.size
+        await trio.lowlevel.checkpoint()
+        self._file.write_at(offset, data)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._disk.sync_delay_s)
+        busy_s = self._disk.busy_s
+        try:
+            self._file.sync()
+        finally:
+            self._disk.busy_s = busy_s  # It has been waited for.
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 @attrs.frozen(eq=False)
 class SimulatedDirectory:
     path: str
@@ -386,6 +418,9 @@ class SimulatedDirectory:
         if not isinstance(node, _FileNode):
             raise os_error(errno.EISDIR, path)
         return SimulatedFile(self._disk, self._boot, node, path, write or create)
+
+    def open_direct(self, name: str) -> SimulatedDirectFile | None:
+        return SimulatedDirectFile(self._disk, self.open(name))
 
     def folder(self, name: str, *, create: bool = False) -> SimulatedDirectory:
         path = self._join(name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -303,3 +304,46 @@ def test_a_file_behaves_as_an_array_of_bytes(root, changes):
         assert file.size == len(model)
     assert file.read_at(0, len(model) + 1) == bytes(model)
     file.close()
+
+
+@pytest.fixture
+def log(root):
+    """A file whose blocks are written, as two openers see it: (direct, plain)."""
+    file = root.open("log", create=True)
+    file.allocate(MiB, zeros=True)
+    file.sync()
+    direct = root.open_direct("log")
+    if direct is None:
+        file.close()
+        pytest.skip("this file system has no direct files")
+    yield direct, file
+    direct.close()
+    file.close()
+
+
+async def test_a_direct_write_is_there_for_every_reader(log):
+    direct, file = log
+    blocks = bytes(range(256)) * 32
+    await direct.write(8192, blocks)
+    assert file.read_at(8192, 8192) == blocks
+    file.write_at(8192, b"x" * 5)  # Through the page cache.
+    file.sync()
+    await direct.write(12288, blocks[:4096])
+    await direct.write(0, bytearray(4096))
+    assert file.read_at(8192, 8192) == b"x" * 5 + blocks[5:4096] + blocks[:4096]
+
+
+async def test_a_long_direct_write_is_written_whole(log):
+    direct, file = log
+    data = bytes(range(256)) * (600 * 4)
+    await direct.write(4096, memoryview(data))
+    assert file.read_at(4096, len(data)) == data
+
+
+async def test_a_cancelled_direct_write_has_ended(log):
+    direct, file = log
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await direct.write(4096, b"a" * 4096)
+    await direct.write(8192, b"b" * 4096)  # Nothing is under way any more.
+    assert file.read_at(8192, 4096) == b"b" * 4096

@@ -13,7 +13,12 @@ from objstore.raft.state_machine import Applied, Membership
 from objstore.raft.wal import MARK, Wal, check
 from objstore.raft.wal_format import DATA_OFFSET, Record, RecordType
 from objstore.testing.boot import Boot
-from objstore.testing.disk import DiskFault, SimulatedDisk, SimulatedDisks
+from objstore.testing.disk import (
+    DiskFault,
+    SimulatedDirectory,
+    SimulatedDisk,
+    SimulatedDisks,
+)
 from objstore.testing.entropy import SimulatedEntropy
 from objstore.testing.threads import SimulatedThreads
 from tests.unit.raft.wals import FOLDER, A, Machine, entry, indexes, state
@@ -133,20 +138,20 @@ def test_f05_a_torn_write_is_cut_and_nothing_acknowledged_is_lost(
 def test_f02_power_lost_at_every_step_loses_nothing(operation: str) -> None:
     """Rolls, spares, restarts and releases included (F04)."""
     for nth in range(1, 200):
-        machine = Machine(segment_size=DATA_OFFSET + 1200)
+        machine = Machine(segment_size=DATA_OFFSET + 4096)
         acknowledged = floor = 0
         machine.disk.make_folders(FOLDER)
         machine.disk.inject(DiskFault("*", operation, nth=nth, count=None))
         try:
             machine.start()
             for n in range(1, 20):
-                machine.write(entry(1, n, size=200))
+                machine.write(entry(1, n, size=900))
                 acknowledged = n
                 if len(machine.wal.sealed) > 2:
                     floor = n - 6
                     oldest = machine.wal.sealed[0]
                     rewritten = [
-                        entry(1, i, size=200)
+                        entry(1, i, size=900)
                         for i in range(floor + 1, oldest.groups[1] + 1)
                     ]
                     machine.write(
@@ -300,7 +305,7 @@ def test_a_missing_segment_is_noticed() -> None:
 
 
 def test_a_used_spare_never_shows_its_old_records() -> None:
-    machine = Machine(segment_size=DATA_OFFSET + 4000)
+    machine = Machine(segment_size=DATA_OFFSET + 4096)
     machine.start()
     n = 0
     while len(machine.wal.sealed) < 3:
@@ -410,3 +415,44 @@ def test_a_tombstone_keeps_the_vote_and_drops_the_log() -> None:
     found = machine.start().groups[1]
     assert found.is_tombstone
     assert (found.term, found.vote, found.entries) == (5, A, {})
+
+
+async def test_writes_past_the_page_cache_leave_what_others_leave() -> None:
+    """The same records by way of direct files, and read again after the power failed."""
+    sizes = [0, 1, 30, 4000, 4096, 9000, 200, 8]
+    direct, plain = Machine(), Machine()
+    await direct.open()
+    plain.start()
+    for index, size in enumerate(sizes, 1):
+        records = [entry(1, index, size=size), state(2, index)]
+        await direct.wal.write(records)
+        plain.write(*records)
+    assert [direct.disk.contents(path) for path in direct.segments()] == [
+        plain.disk.contents(path) for path in plain.segments()
+    ]
+    direct.crash(1)
+    recovered = direct.start()
+    assert recovered.findings == []
+    assert indexes(recovered, 1) == list(range(1, len(sizes) + 1))
+
+
+async def test_f11_a_direct_write_that_fails_is_never_tried_again() -> None:
+    machine = Machine()
+    await machine.open()
+    await machine.wal.write([entry(1, 1)])
+    machine.disk.inject(DiskFault("*/segment-*", "sync"))
+    with pytest.raises(OSError):
+        await machine.wal.write([entry(1, 2)])
+    with pytest.raises(OSError):
+        await machine.wal.write([entry(1, 3)])
+
+
+async def test_without_direct_files_a_thread_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SimulatedDirectory, "open_direct", lambda _self, _name: None)
+    machine = Machine()
+    await machine.open()
+    await machine.wal.write([entry(1, 1), entry(1, 2)])
+    machine.crash(1)
+    assert indexes(machine.start(), 1) == [1, 2]

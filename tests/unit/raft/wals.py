@@ -40,6 +40,15 @@ class Machine:
     wal: Wal = attrs.field(init=False)
 
     def start(self) -> Recovered:
+        self._build()
+        return self.wal._open()
+
+    async def open(self) -> Recovered:
+        """As a driver does; only then is there a `wal.write`."""
+        self._build()
+        return await self.wal.open()
+
+    def _build(self) -> None:
         self.boots += 1
         disks = SimulatedDisks(self.disk, Boot(f"host-{self.boots}"))
         self.wal = Wal(
@@ -48,7 +57,6 @@ class Machine:
             entropy=SimulatedEntropy(f"{self.name}-{self.boots}"),
             segment_size=self.segment_size,
         )
-        return self.wal._open()
 
     def write(self, *records: Record) -> None:
         self.wal._write(records)
