@@ -166,6 +166,11 @@ class S3Config:
     tls_names: tuple[str, ...] = _key(
         TEXTS, ("localhost", "127.0.0.1"), "Names and IPs in a certificate of tls=cluster."
     )
+    part_size_min: int = _key(
+        SIZE,
+        limits.PART_SIZE_MIN,
+        "Of every part of an upload but the last. Smaller than AWS's: more rows an object.",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -389,50 +394,66 @@ def load(
                 f"it must be {kind.allowed}"
             ) from error
     config = Config(**{name: section(**parts[name]) for name, section in _parts().items()})
-    _check(config, path)
+    _check(config, {setting.key: setting.where for setting in settings}, path)
     return config
 
 
-def _check(config: Config, path: str) -> None:
-    """Relations between keys."""
+def _check(config: Config, places: Mapping[str, str], path: str) -> None:
+    """Relations between keys, and bounds.  places: where each key is set, if it is."""
 
-    def require(holds: bool, sentence: str) -> None:
+    def require(holds: bool, sentence: str, *keys: str) -> None:
         if not holds:
-            raise ConfigError(f"{path}: {sentence}")
+            where = next((places[key] for key in keys if key in places), path)
+            raise ConfigError(f"{where}: {sentence}")
 
     require(
         config.gossip.probe_timeout_ms < config.gossip.probe_interval_ms,
         "gossip.probe_timeout must be below gossip.probe_interval",
+        "gossip.probe_timeout",
+        "gossip.probe_interval",
     )
     require(
         3 * config.raft.heartbeat_interval_ms <= config.raft.election_timeout_ms,
         "raft.election_timeout must be at least three times raft.heartbeat_interval",
+        "raft.election_timeout",
+        "raft.heartbeat_interval",
     )
     require(
         config.meta.inline_size_max <= limits.INLINE_SIZE_LIMIT,
         f"meta.inline_size_max may be {format_size(limits.INLINE_SIZE_LIMIT)} at most",
+        "meta.inline_size_max",
     )
     require(
         limits.BLOCK_SIZE <= config.chunks.chunk_size <= limits.CHUNK_SIZE_MAX,
         f"chunks.chunk_size must be {format_size(limits.BLOCK_SIZE)} to "
         f"{format_size(limits.CHUNK_SIZE_MAX)}",
+        "chunks.chunk_size",
     )
     require(
         config.memory.in_flight >= 16 * MiB,
         "memory.in_flight must be at least 16MiB: a request holds several blocks",
+        "memory.in_flight",
     )
     require(
         config.repair.rate >= limits.BLOCK_SIZE,
         f"repair.rate must be at least {format_size(limits.BLOCK_SIZE)}: mending would"
         " never end",
+        "repair.rate",
+    )
+    require(
+        1 <= config.s3.part_size_min <= limits.PART_SIZE_MAX,
+        f"s3.part_size_min must be 1B to {format_size(limits.PART_SIZE_MAX)}",
+        "s3.part_size_min",
     )
     require(
         config.s3.tls != "files" or bool(config.s3.tls_certificate and config.s3.tls_key),
         "s3.tls = files needs s3.tls_certificate and s3.tls_key",
+        "s3.tls",
     )
     require(
         not config.cluster.join or bool(config.node.data),
         "node.data must name a folder",
+        "node.data",
     )
 
 

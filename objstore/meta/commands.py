@@ -26,6 +26,7 @@ from objstore.ids import (
     UploadId,
     VersionId,
 )
+from objstore.limits import PART_SIZE_MIN
 from objstore.meta.values import (
     AccessKey,
     BucketFence,
@@ -241,6 +242,7 @@ class CompleteUpload:
     condition: WriteCondition = UNCONDITIONAL
     expected_size: int | None = None  # x-amz-mp-object-size
     expected_checksum: bytes | None = None  # Of the whole object, where the client sent it.
+    part_size_min: int = PART_SIZE_MIN  # Of all but the last; of the node that was asked.
 
 
 @wire("c.complete_result")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from objstore.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from objstore.limits import PART_SIZE_MIN
 from objstore.rpc.codec import wire_error
 
 
@@ -90,12 +91,19 @@ class InvalidPartOrder(InvalidRequest):
 
 @wire_error("meta.entity_too_small")
 class EntityTooSmall(InvalidRequest):
-    """A part but the last is smaller than PART_SIZE_MIN."""
+    """A part but the last is smaller than `size_min`."""
 
     def __init__(
-        self, message: str, *, number: int = 0, size: int = 0, etag: str = ""
+        self,
+        message: str,
+        *,
+        number: int = 0,
+        size: int = 0,
+        etag: str = "",
+        size_min: int = PART_SIZE_MIN,
     ) -> None:
         super().__init__(message)
+        self.size_min = size_min
         self.number = number
         self.size = size
         self.etag = etag

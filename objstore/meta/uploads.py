@@ -22,7 +22,6 @@ from objstore.limits import (
     COMPLETION_KEPT_MS,
     OBJECT_SIZE_MAX,
     PART_NUMBER_MAX,
-    PART_SIZE_MIN,
 )
 from objstore.meta import (
     combine,
@@ -232,7 +231,7 @@ def _choose(work: Work, bucket: BucketId, command: CompleteUpload) -> _Chosen:
     if len(heads) < len(listed):
         number = listed[len(heads)].number
         raise InvalidPart(f"part {number} was not uploaded", number=number)
-    _check_sizes(listed, heads, size)
+    _check_sizes(command, heads, size)
     return _Chosen(heads, size, part_map.pack_map(ends), has_unlisted)
 
 
@@ -254,14 +253,15 @@ def _check_part(wanted: PartRef, number: int, head: PartHead) -> None:
         raise InvalidPart(f"part {number} has another checksum", number=number)
 
 
-def _check_sizes(listed: Sequence[PartRef], heads: list[PartHead], size: int) -> None:
-    for part, head in zip(listed[:-1], heads[:-1], strict=True):
-        if head.size < PART_SIZE_MIN:
+def _check_sizes(command: CompleteUpload, heads: list[PartHead], size: int) -> None:
+    for part, head in zip(command.parts[:-1], heads[:-1], strict=True):
+        if head.size < command.part_size_min:
             raise EntityTooSmall(
                 f"part {part.number} has {head.size} bytes",
                 number=part.number,
                 size=head.size,
                 etag=head.etag,
+                size_min=command.part_size_min,
             )
     if size > OBJECT_SIZE_MAX:
         raise EntityTooLarge(f"{size} bytes in all, at most {OBJECT_SIZE_MAX}")

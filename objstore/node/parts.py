@@ -274,6 +274,7 @@ class Parts:
                 chunk_size=config.chunks.chunk_size,
                 scheme=config.chunks.redundancy,
                 meta_timeout_ms=config.http.request_timeout_ms,
+                part_size_min=config.s3.part_size_min,
             ),
         )
         self.mender = Mender(

@@ -181,6 +181,7 @@ async def complete_upload(
                 condition=completion.condition,
                 expected_size=completion.expected_size,
                 expected_checksum=completion.expected_checksum,
+                part_size_min=store.options.part_size_min,
             )
         )
         return result

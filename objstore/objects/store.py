@@ -27,6 +27,7 @@ from objstore.chunks.client import ChunkClient
 from objstore.errors import Unavailable
 from objstore.host.host import Host
 from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
+from objstore.limits import PART_SIZE_MIN
 from objstore.meta import slots
 from objstore.meta.commands import Command
 from objstore.meta.errors import NoSuchBucket, StaleBucket
@@ -97,6 +98,7 @@ class StoreOptions:
     chunk_size: int = 64 * MiB  # Larger ones are cut into chunks of this.
     scheme: str = "replicate:3"  # How new buckets keep data.
     meta_timeout_ms: int = 10_000  # For one command or query, retries among it.
+    part_size_min: int = PART_SIZE_MIN  # Of all parts of an upload but the last.
 
 
 @attrs.define(kw_only=True)

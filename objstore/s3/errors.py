@@ -311,7 +311,7 @@ def _too_small(error: meta.EntityTooSmall) -> S3Error:
     if error.number:
         details = {
             "ProposedSize": error.size,
-            "MinSizeAllowed": 5 * 1024 * 1024,
+            "MinSizeAllowed": error.size_min,
             "PartNumber": error.number,
             "ETag": error.etag,
         }

@@ -44,8 +44,13 @@ def test_later_sources_win() -> None:
         ('[s3]\naddress = "nine"', ["HOST:PORT"]),
         ("loose = 1", ["line 1", "loose"]),
         ("[s3", ["not TOML"]),
-        ('[gossip]\nprobe_timeout = "1s"', ["must be below gossip.probe_interval"]),
-        ('[meta]\ninline_size_max = "1GiB"', ["256KiB"]),
+        (
+            '[gossip]\nprobe_timeout = "1s"',
+            ["line 2", "must be below gossip.probe_interval"],
+        ),
+        ('[gossip]\n\nprobe_interval = "1ms"', ["line 3", "gossip.probe_timeout"]),
+        ('[meta]\ninline_size_max = "1GiB"', ["line 2", "256KiB"]),
+        ('[s3]\n\npart_size_min = "0B"', ["line 3", "s3.part_size_min", "1B to 5GiB"]),
         ('[auth]\nmetrics_token = "perhaps"', ["true or false"]),
     ],
 )
