@@ -8,7 +8,7 @@ clients send S3's, none, or a made-up one.
 
 Writing: documents are joined from text, as lists are hot.  Text is escaped as AWS escapes
 it: control characters become character references, which an XML parser may refuse;
-clients that meet such keys ask for encoding-type=url (`url_encode`).
+clients that meet such keys ask for encoding-type=url (`url_encode`; decision 0021).
 """
 
 from __future__ import annotations
