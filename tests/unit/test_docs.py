@@ -114,3 +114,17 @@ def test_problems_in_the_table_are_those_of_the_status() -> None:
             wanted = piece.strip()
             if len(wanted) > 6 and not wanted.startswith("is "):  # is dead, is suspect.
                 assert wanted in source, wanted
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "test_docs.py"]
+    known = {path.stem for path in tests}
+    for path in tests:
+        known |= set(re.findall(r"def (test_\w+)", path.read_text()))
+    named = {
+        name
+        for page in DOCS.rglob("*.md")
+        for name in re.findall(r"\b(test_\w+)\b", page.read_text())
+    }
+    assert len(named) > 40
+    assert named - known == set()

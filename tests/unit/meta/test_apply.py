@@ -119,7 +119,7 @@ def test_a_conditional_delete_deletes_what_it_names(shard: Shard) -> None:
     assert isinstance(shard.delete(b"key", condition=right), c.DeleteResult)
 
 
-def test_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) -> None:
+def test_r13_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) -> None:
     """R13: a delayed first attempt must not succeed after its retry failed."""
     shard.put(b"key")
     before = dict(shard.view.rows)
@@ -137,10 +137,9 @@ def test_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) -> Non
 # ---- repetition (R13) -----------------------------------------------------------------
 
 
-def test_a_command_that_comes_again_applies_once_and_answers_the_same(
+def test_r13_a_command_that_comes_again_applies_once_and_answers_the_same(
     shard: Shard,
 ) -> None:
-    """R13."""
     put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"), CREATE)
     first = shard.do(put, b"r" * 16)
     assert shard.do(put, b"r" * 16) == first
@@ -149,10 +148,9 @@ def test_a_command_that_comes_again_applies_once_and_answers_the_same(
     assert shard.get(b"key").draft == draft(b"two")
 
 
-def test_a_delete_that_comes_again_does_not_delete_what_was_put_between(
+def test_r13_a_delete_that_comes_again_does_not_delete_what_was_put_between(
     shard: Shard,
 ) -> None:
-    """R13."""
     shard.put(b"key", b"one")
     delete = c.DeleteVersion(SLOT, REF, Key(b"key"))
     shard.do(delete, b"r" * 16)

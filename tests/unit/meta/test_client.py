@@ -118,7 +118,7 @@ async def test_of_32_conditional_puts_on_all_nodes_one_wins(autojump_clock: Any)
         assert (len(winners), len(outcomes)) == (1, 32)
 
 
-async def test_a_proposal_survives_the_loss_of_its_leader_and_of_every_answer(
+async def test_r13_a_proposal_survives_the_loss_of_its_leader_and_of_every_answer(
     autojump_clock: Any,
 ) -> None:
     """R13: with answers lost, each command is tried again and applied once."""
@@ -515,8 +515,7 @@ async def _begin_intent(node: Node, record: BucketRecord) -> Slot:
     return slot
 
 
-async def test_equal_replicas_report_equal_hashes(autojump_clock: Any) -> None:
-    """R12."""
+async def test_r12_equal_replicas_report_equal_hashes(autojump_clock: Any) -> None:
     async with running(1, 2, 3) as cluster:
         nodes = list(cluster.nodes.values())
         record = await create_bucket(nodes[0])
@@ -532,8 +531,7 @@ async def test_equal_replicas_report_equal_hashes(autojump_clock: Any) -> None:
         assert nodes[0].store.recount() == []
 
 
-async def test_a_replica_with_another_hash_is_reported(autojump_clock: Any) -> None:
-    """R12."""
+async def test_r12_a_replica_with_another_hash_is_reported(autojump_clock: Any) -> None:
     async with running(1, 2, 3) as cluster:
         nodes = list(cluster.nodes.values())
         record = await create_bucket(nodes[0])

@@ -165,8 +165,7 @@ def test_a_level_above_this_build_stops_it_with_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_same_entries_in_other_batches_give_the_same_state(seed: int) -> None:
-    """R12."""
+def test_r12_the_same_entries_in_other_batches_give_the_same_state(seed: int) -> None:
     entries = history(seed)
     one, other = Disk().store.machine(GROUP), Disk().store.machine(GROUP)
     one.apply(entries, MEMBERS)
@@ -193,7 +192,7 @@ def test_replicas_that_differ_in_one_byte_have_other_hashes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_after_a_crash_the_rest_of_the_log_leads_to_the_same_state(
+async def test_r9_after_a_crash_the_rest_of_the_log_leads_to_the_same_state(
     seed: int,
 ) -> None:
     """R9, F03: what is left is a prefix, and says how long it is."""
@@ -343,8 +342,7 @@ def test_a_snapshot_shows_the_moment_it_was_taken() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
-def test_a_crash_in_the_middle_of_an_install_leaves_the_old_state(keep: float) -> None:
-    """R9."""
+def test_r9_a_crash_in_the_middle_of_an_install_leaves_the_old_state(keep: float) -> None:
     pieces = pieces_of(filled(Disk()))
     disk = Disk(seed=int(keep * 10))
     machine = disk.store.machine(GROUP)
