@@ -20,7 +20,7 @@ _COMMANDS = {
     "bucket": "objstore.cli.bucket",
     "key": "objstore.cli.key",
     "check": "objstore.cli.check",
-    "bench": "objstore.cli.bench",
+    "bench": "objstore.cli.bench.command",
     "sim": "objstore.cli.sim",
 }
 

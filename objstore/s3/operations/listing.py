@@ -86,6 +86,8 @@ class _Arguments:
         )
 
     def common_prefixes(self, entries: Iterable[tuple[bytes, object | None]]) -> str:
+        if not self.delimiter:
+            return ""
         return "".join(
             element("CommonPrefixes", self.key("Prefix", key))
             for key, entry in entries
