@@ -44,6 +44,7 @@ class Gauges:
         metrics.RAFT_APPLY_LAG.set(sum(map(_apply_lag, statuses)))
         metrics.RAFT_DAMAGED.set(sum(status.damaged for status in statuses))
         metrics.RAFT_WAL_FULL.set(self.raft.wal.is_full)
+        metrics.RAFT_WAL_SLOW.set(self.raft.is_slow)
 
     def _update_members(self) -> None:
         counts = Counter(self.member_states())

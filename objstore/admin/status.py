@@ -73,6 +73,7 @@ class NodeReporter:
             ],
             "damaged_groups": [s.group for s in statuses if s.damaged],
             "log_full": self.raft.wal.is_full,
+            "log_slow": self.raft.is_slow,
             # Own wall clock minus the median of the others'; the farthest of all groups.
             "clock_offset_ms": max(offsets_ms, key=abs, default=0),
             "fragments": sum(drive.fragments for drive in drives),
@@ -280,6 +281,10 @@ def _node_problems(nodes: list[dict[str, Any]], reserve: int) -> list[str]:
             problems.append(f"{name} mends the logs of shards {node['damaged_groups']}")
         if node.get("log_full"):
             problems.append(f"{name} has no room for its log: metadata cannot be written")
+        if node.get("log_slow"):
+            problems.append(
+                f"{name}: the disk of its log takes seconds a sync: others lead"
+            )
         offset_ms = node.get("clock_offset_ms", 0)
         if abs(offset_ms) > CLOCK_OFFSET_MAX_MS:
             problems.append(f"{name}: its clock is {offset_ms} ms off the others'")

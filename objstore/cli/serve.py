@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import click
+import structlog
 import trio
 
 from objstore import log
@@ -61,13 +62,21 @@ def command(
         trio.run(serve, config, real_host())
     except* ConfigError as errors:
         sentence, _, hint = _first(errors).partition(" hint: ")
+        _tell_log(sentence, hint)
         raise Failure(sentence, hint=hint, code=UNUSABLE) from errors
     except* (ObjstoreError, OSError) as errors:
-        raise Failure(
-            f"the node stopped: {_first(errors)}",
-            hint='see the end of its log; "objstore check DATA_DIR" reads its folder',
-            code=FAILED,
-        ) from errors
+        sentence = f"the node stopped: {_first(errors)}"
+        hint = (
+            'nothing acknowledged is lost. See docs/operations.md, "A node is down";'
+            ' "objstore check DATA_DIR" reads its folder'
+        )
+        _tell_log(sentence, hint)
+        raise Failure(sentence, hint=hint, code=FAILED) from errors
+
+
+def _tell_log(sentence: str, hint: str) -> None:
+    """The same for who reads the log by program."""
+    structlog.get_logger().error("node.failed", reason=sentence, hint=hint)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> str:

@@ -198,12 +198,11 @@ class Connection:
                 data = await self._stream.receive_some(HTTP_READ_SIZE)
                 if not data:
                     return None
-                is_first = not self._buffer
-                self._buffer += data
-                head = take_head(self._buffer, by_h11=self._by_h11)
-                if head is None and is_first:
+                if not self._buffer:
                     self.is_idle = False
                     self._wait("head", self._timeouts.head_s)
+                self._buffer += data
+                head = take_head(self._buffer, by_h11=self._by_h11)
         self.is_idle = False
         self.deadline = inf
         return head
@@ -227,11 +226,12 @@ class Connection:
         self._is_answered = False
         self._patience_s = self._timeouts.body_s
         body = RequestBody(self, head.length)
+        raw_path, _, raw_query = head.target.partition(b"?")
         request = Request(
             method=head.method,
             target=head.target,
-            path=head.path,
-            query=head.query,
+            path=raw_path.decode("ascii"),
+            query=raw_query.decode("ascii"),
             headers=head.headers,
             body=body,
             http_version=head.http_version,

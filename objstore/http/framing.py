@@ -127,13 +127,9 @@ def _check_parsed(event: h11.Request) -> Head:
     expect = headers.get("expect")
     if expect is not None and expect.lower() != CONTINUE:
         raise Refused(417, "the only expectation met here is 100-continue")
-    target = _origin_form(event.target, headers)
-    path, _, query = target.decode("ascii").partition("?")
     return Head(
         method=event.method.decode("ascii"),
-        target=target,
-        path=path,
-        query=query,
+        target=_origin_form(event.target, headers),
         http_version=version,
         headers=headers,
         length=_body_length(headers, version),

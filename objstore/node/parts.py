@@ -6,7 +6,6 @@ same order and stops them in the reverse one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from functools import partial
 
 import attrs
@@ -100,6 +99,7 @@ class Parts:
         self.identity = identity
         self.left = trio.Event()  # Set when this node has left its cluster.
         self._news = trio.Event()  # Set when there is something to gossip about.
+        self._slow_peers: set[NodeId] = set()  # Whose log's disk is, as they say.
         self.secrets = folder.load_secrets()
         self.boot_id = host.entropy.token(8)
         self.shares = self._share_descriptors()
@@ -188,6 +188,8 @@ class Parts:
             config=config.raft,
             preferred_leader=self._preferred_leader,
             peer_alive=self._is_alive,
+            peer_slow=self._slow_peers.__contains__,
+            on_pace=self._spread_news,
             flush=self.meta_store.flush,
         )
         self.room = Room(node, self.folder.directory, self._spread_news)
@@ -438,17 +440,16 @@ class Parts:
             refuse=self.s3.refuse,
         )
 
-    def _answer(self, request: Request) -> Awaitable[Response]:
+    async def _answer(self, request: Request) -> Response:
         """One port for people and programs: /-/ is never a bucket.
 
         At a bucket's virtual host it is the beginning of a key.
         """
-        if request.path.startswith(PREFIX):
-            host = request.headers.get("host", "")
-            if not virtual_bucket(host, self.s3.domains):
-                return self.admin(request)
+        host = request.headers.get("host", "")
+        if request.path.startswith(PREFIX) and not virtual_bucket(host, self.s3.domains):
+            return await self.admin(request)
         begin_patience(self.config.http.request_timeout_ms)
-        return self.s3(request)
+        return await self.s3(request)
 
     async def _credential(self, access_key: str) -> Credential | None:
         """An access key's secret, from a view confirmed within auth.max_staleness."""
@@ -574,6 +575,8 @@ class Parts:
         self.room.heard(
             member.node, is_full=member.is_up and member.meta.get("full") is True
         )
+        is_slow = member.is_up and member.meta.get("slow") is True
+        (self._slow_peers.add if is_slow else self._slow_peers.discard)(member.node)
         version = member.meta.get("version")
         if isinstance(version, int):
             self.view.on_version_heard(version)
@@ -586,7 +589,11 @@ class Parts:
         )
 
     def _gossip_meta(self) -> dict[str, object]:
-        return {"version": self.view.version, "full": self.room.is_full}
+        return {
+            "version": self.view.version,
+            "full": self.room.is_full,
+            "slow": self.raft.is_slow,
+        }
 
     async def _tell_gossip(self) -> None:
         """Spread what others should know of us, at once; look for the cluster's members."""

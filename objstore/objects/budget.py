@@ -13,6 +13,8 @@ can starve itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -34,21 +36,6 @@ class _Waiter:
     granted: trio.Event = attrs.field(factory=trio.Event)
 
 
-class _Hold:
-    """Some of a budget, for an `async with`."""
-
-    __slots__ = ("_budget", "_size")
-
-    def __init__(self, budget: Budget, size: int) -> None:
-        self._budget, self._size = budget, size
-
-    async def __aenter__(self) -> None:
-        await self._budget._acquire(self._size)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._budget._give_back(self._size)
-
-
 class Budget:
     """Bytes of bodies that may be in memory at once."""
 
@@ -64,9 +51,15 @@ class Budget:
         """Requests in the queue."""
         return len(self._waiters)
 
-    def hold(self, size: int) -> _Hold:
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
         """Hold `size` bytes for the block.  Raises Overloaded after the wait."""
-        return _Hold(self, min(size, self.limit))
+        size = min(size, self.limit)
+        await self._acquire(size)
+        try:
+            yield
+        finally:
+            self._give_back(size)
 
     async def _acquire(self, size: int) -> None:
         assert size >= 0

@@ -743,7 +743,7 @@ class Core:
             self._become_follower(self.term, None, now_ms)
             return False
         for progress in self.progress.values():
-            progress.active = False
+            progress.was_active, progress.active = progress.active, False
         return True
 
     # Messages of any role.
@@ -1330,14 +1330,17 @@ class Core:
         if node not in self.progress and self._is_settled():
             self._send(node, Gone(self.term, self.log.last_index))
 
-    def best_successor(self) -> NodeId | None:
-        """The voter that lacks least, among those heard lately."""
+    def best_successor(
+        self, is_slow: Callable[[NodeId], bool] = lambda _: False
+    ) -> NodeId | None:
+        """The voter that lacks least, among those heard lately that are not slow."""
         candidates = [
             (self.progress[node].match, node)
             for node in self.membership.voters
             if node in self.progress
             and not self.progress[node].damage
-            and (self.progress[node].active or self.quiescent)
+            and (self.progress[node].is_heard or self.quiescent)
+            and not is_slow(node)
         ]
         return max(candidates)[1] if candidates else None
 

@@ -77,6 +77,7 @@ from objstore.raft.messages import (
     sorted_nodes,
 )
 from objstore.raft.options import Options
+from objstore.raft.pace import Pace
 from objstore.raft.recovery import (
     entry_record,
     hard_state_record,
@@ -159,6 +160,11 @@ def _always_alive(node: NodeId) -> bool:
     return True
 
 
+def _never_slow(node: NodeId) -> bool:
+    del node
+    return False
+
+
 class RaftHost:
     """All groups of one node."""
 
@@ -174,6 +180,8 @@ class RaftHost:
         config: RaftConfig,
         preferred_leader: Callable[[int], NodeId | None] = _nobody_preferred,
         peer_alive: Callable[[NodeId], bool] = _always_alive,
+        peer_slow: Callable[[NodeId], bool] = _never_slow,
+        on_pace: Callable[[], None] = lambda: None,
         flush: Callable[[], Awaitable[None]] | None = None,
         options: Options | None = None,
     ) -> None:
@@ -183,6 +191,8 @@ class RaftHost:
         preferred_leader: who should lead a group that this node leads; None: no matter.
         peer_alive: the failure detector's word; only whether idle groups keep silent
             rests on it, never safety.
+        peer_slow: whether a peer says that its log's disk is slow, and should not lead.
+        on_pace: called when `is_slow` has changed.
         flush: makes the state machines durable, so that old segments of the WAL can go;
             asked for when what they hold becomes too much to be written again.
         """
@@ -196,6 +206,9 @@ class RaftHost:
         self._clock = clock
         self._preferred_leader = preferred_leader
         self._peer_alive = peer_alive
+        self._peer_slow = peer_slow
+        self._on_pace = on_pace
+        self._pace = Pace(self.options)
         self._replicas: dict[int, Replica] = {}
         self._tombstones: dict[int, HardState] = {}
         self._destroying: set[int] = set()
@@ -207,7 +220,6 @@ class RaftHost:
         self._out_size: dict[NodeId, int] = {}
         self._writes: deque[_Write] = deque()
         self._writes_size = 0
-        self._write_began_ms: int | None = None
         self._write_ended_ms = 0
         self._wanted = Signal()
         self._write_wanted = Signal()
@@ -243,10 +255,14 @@ class RaftHost:
                 nursery.start_soon(self._tick_loop)
                 nursery.start_soon(self._pass_loop)
                 self._wanted.set()
-                task_status.started()
+                try:
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    # Before it closes: one that is closed takes no work.
+                    self._nursery = None
         finally:
             self._running = False
-            self._nursery = None
             self._fail_everything()
             with trio.CancelScope(shield=True):
                 await self.wal.close()
@@ -468,9 +484,8 @@ class RaftHost:
 
     def _is_disk_slow(self) -> bool:
         """Nothing is applied before it is durable here."""
-        began_ms = self._write_began_ms
         limit_ms = self.options.follower_read_ms // 2
-        return began_ms is not None and self.now_ms() - began_ms >= limit_ms
+        return self.is_slow or self._pace.under_way_ms(self.now_ms()) >= limit_ms
 
     async def read_barrier(self, group: int, *, timeout_ms: int | None = None) -> None:
         """Return once our applied state shows everything acknowledged before the call.
@@ -890,10 +905,10 @@ class RaftHost:
             size += write.size
             self._writes_size -= write.size
         began = trio.current_time()
-        self._write_began_ms = round(began * 1000)
+        self._pace.began(self.now_ms())
         await self.wal.write(records)
-        self._write_began_ms = None
         self._write_ended_ms = self.now_ms()
+        self._pace.ended(self._write_ended_ms)
         metrics.RAFT_SYNC_SECONDS.observe(trio.current_time() - began)
         for write in batch:
             write.done()
@@ -938,10 +953,12 @@ class RaftHost:
         self._receivers.drop_idle(now_ms)
         self._report()
         idle_ms = now_ms - self._write_ended_ms
-        idle = not self._writes and self._write_began_ms is None
+        idle = not self._writes and not self._pace.is_writing
         if idle and idle_ms >= self.options.election_timeout_ms and self.wal.wants_mark:
             self._queue_write([MARK], lambda: None)
-        if self._is_disk_stalled(now_ms):
+        if self._pace.look(now_ms):
+            self._tell_pace()
+        if self.is_slow:
             self._hand_over_all(now_ms)
         elif now_ms - self._balanced_ms >= self.options.balance_interval_ms:
             self._balanced_ms = now_ms
@@ -966,22 +983,30 @@ class RaftHost:
         while await release_oldest(self):
             pass
 
-    def _is_disk_stalled(self, now_ms: int) -> bool:
-        began_ms = self._write_began_ms
-        return began_ms is not None and now_ms - began_ms >= self.options.stall_ms
+    @property
+    def is_slow(self) -> bool:
+        """Whether our log's disk is too slow to lead with."""
+        return self._pace.is_slow
+
+    def _tell_pace(self) -> None:
+        if self.is_slow:
+            log.warning("raft.wal_slow")
+        else:
+            log.info("raft.wal_quick")
+        self._on_pace()
 
     def _hand_over_all(self, now_ms: int) -> None:
-        """Our disk hangs: let others lead what they can (F12)."""
+        """Our disk is slow: let others lead what they can (F12)."""
         for replica in self._replicas.values():
             core = replica.core
             if core.is_leader and core.transfer_to is None:
-                successor = core.best_successor()
+                successor = core.best_successor(self._peer_slow)
                 if successor is not None and core.transfer(successor, now_ms):
                     log.warning(
                         "raft.leadership_handed_over",
                         group=replica.group,
                         peer=successor,
-                        reason="write-ahead log stalled",
+                        reason="the log's disk is slow",
                     )
                     self._touch(replica)
 
@@ -998,7 +1023,9 @@ class RaftHost:
             progress = core.progress.get(preferred)
             if progress is None or progress.match < core.log.committed:
                 continue
-            if not self._peer_alive(preferred) or not core.transfer(preferred, now_ms):
+            if not self._peer_alive(preferred) or self._peer_slow(preferred):
+                continue
+            if not core.transfer(preferred, now_ms):
                 continue
             log.info("raft.leadership_handed_over", group=replica.group, peer=preferred)
             self._touch(replica)

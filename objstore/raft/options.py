@@ -71,7 +71,10 @@ class Options:
     snapshot_idle_ms: int = 20_000  # A receiver forgets a sender silent for so long.
     balance_interval_ms: int = 1000
     transfers_max: int = 4  # Leaderships handed over per balancing round.
-    stall_ms: int = 5_000  # A WAL sync this long hands leadership to healthier disks.
+    # Leadership goes to healthier disks (`pace`) after one sync of the WAL this long ...
+    stall_ms: int = 5_000
+    slow_sync_ms: int = 1_000  # ... or two in a row of these,
+    quick_after_ms: int = 30_000  # and may come back after so long without one.
 
     @classmethod
     def of(cls, config: RaftConfig) -> Options:

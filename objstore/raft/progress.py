@@ -41,6 +41,7 @@ class Progress:
     sent_commit: int = 0  # The highest commit index it was told by an append.
 
     active: bool = False  # Heard of since the last check of the quorum.
+    was_active: bool = False  # Between the one before and the last.
     heard_ms: int = 0
     round: int = 0  # The newest heartbeat round it has answered.
     sent_round: int = 0  # The round that was newest when entries were last sent.
@@ -55,6 +56,11 @@ class Progress:
     # (last index, size) of each message in flight.
     _window: deque[tuple[int, int]] = attrs.field(factory=deque)
     _window_size: int = 0
+
+    @property
+    def is_heard(self) -> bool:
+        """Heard of lately; not only since a check of the quorum that was just now."""
+        return self.active or self.was_active
 
     def is_full(self, *, messages_max: int, size_max: int) -> bool:
         return len(self._window) >= messages_max or self._window_size >= size_max

@@ -230,8 +230,12 @@ class Wal:
                 else:
                     await self._worker.run(self._roll)
         except OSError as error:
-            self._error = error
-            raise
+            self._error = OSError(
+                error.errno,
+                f"the log cannot be written: {error.strerror or error}",
+                self._directory.path,
+            )
+            raise self._error from error
 
     def _write(self, records: Sequence[Record]) -> None:
         """The same on this thread, through the page cache."""

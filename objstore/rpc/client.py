@@ -126,10 +126,13 @@ class Peers:
                 self.nursery = nursery
                 nursery.start_soon(self.alarm.run, _expire)
                 nursery.start_soon(self._watch)
-                task_status.started()
-                await trio.sleep_forever()
+                try:
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    # Before it closes: one that is closed takes no work.
+                    self.nursery = None
         finally:
-            self.nursery = None
             for link in self._links.values():
                 link.fail_calls("this node is stopping")
 

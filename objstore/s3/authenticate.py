@@ -32,7 +32,6 @@ class Credential:
 CredentialLookup = Callable[[str], Awaitable[Credential | None]]
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
-_SESSION = "x-amz-security-token"
 # Parameters that make up the signature of a presigned URL; no headers in disguise.
 _OF_SIGNATURE = {
     "x-amz-algorithm",
@@ -72,9 +71,8 @@ class Authenticator:
             return None
         _refuse_session(headers, query)
         check_claim(claim, headers, region=self.region, now_ms=now_ms)
-        signer = claim.signer
-        credential = await self._find(signer.access_key)
-        key = self._keys.get(credential.secret_key, day=signer.day, region=signer.region)
+        credential = await self._find(claim.access_key)
+        key = self._keys.get(credential.secret_key, day=claim.day, region=claim.region)
         verified = verify(
             claim,
             key,
@@ -114,8 +112,8 @@ class Authenticator:
 
 def _refuse_session(headers: Headers, query: Mapping[str, str]) -> None:
     """Raise S3Error InvalidToken: no sessions are given here."""
-    in_query = bool(query) and any(name.lower() == _SESSION for name in query)
-    if in_query or _SESSION in headers:
+    in_query = any(name.lower() == "x-amz-security-token" for name in query)
+    if in_query or "x-amz-security-token" in headers:
         raise S3Error("InvalidToken")
 
 

@@ -24,10 +24,7 @@ _LENGTH = re.compile(r"[0-9]{1,16}")
 
 
 class S3Body:
-    """One body; iterated once.
-
-    No generator: what trio does for each one costs more than a small body's reading.
-    """
+    """One body; iterated once."""
 
     def __init__(
         self,
@@ -39,7 +36,6 @@ class S3Body:
         trailing_algorithm: str | None = None,
     ) -> None:
         self._body = body
-        self._pieces: AsyncIterator[bytes] | None = None
         self._decoder = decoder
         self._is_exhausted = False
         self.size = size
@@ -47,41 +43,22 @@ class S3Body:
         self.trailing_algorithm = trailing_algorithm
         self.received = 0  # Decoded bytes so far.
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """Raises S3Error, TruncatedBody; see the module."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._is_exhausted:
-            raise StopAsyncIteration
-        if self._decoder is None:
-            piece = await self._receive()
-        else:
-            piece = await self._decode(self._decoder)
-        if piece is not None:
+        pieces = self._body if self._decoder is None else self._decode(self._decoder)
+        async for piece in pieces:
             self.received += len(piece)
-            return piece
+            yield piece
         if self.received != self.size:
             raise S3Error("IncompleteBody")
         self._is_exhausted = True
-        raise StopAsyncIteration
 
-    async def _receive(self) -> bytes | None:
-        if self._pieces is None:
-            self._pieces = aiter(self._body)
-        try:
-            return await anext(self._pieces)
-        except StopAsyncIteration:
-            return None
-
-    async def _decode(self, decoder: ChunkDecoder) -> bytes | None:
-        while (piece := decoder.take()) is None:
-            data = await self._receive()
-            if data is None:
-                decoder.finish()
-                return None
+    async def _decode(self, decoder: ChunkDecoder) -> AsyncIterator[bytes]:
+        async for data in self._body:
             decoder.feed(data)
-        return piece
+            while (piece := decoder.take()) is not None:
+                yield piece
+        decoder.finish()
 
     def trailing_digests(self) -> Sequence[ExpectedDigest]:
         """Of the trailer; once the body is exhausted."""

@@ -173,11 +173,17 @@ class Cluster:
             config=CONFIG,
             preferred_leader=lambda group: computer.preferred(group),
             peer_alive=lambda other: self.is_up(name, other),
+            peer_slow=self.is_slow,
             flush=computer.flush,
             options=self.options,
         )
         await self.nursery.start(self._run, computer, host)
         return computer
+
+    def is_slow(self, node: NodeId) -> bool:
+        """What its peers know of a host's disk."""
+        host = self.computers[node].host
+        return host is not None and host.is_slow
 
     async def _run(
         self, computer: Computer, host: RaftHost, *, task_status: trio.TaskStatus[None]

@@ -221,6 +221,24 @@ def test_r7_a_leader_that_was_paused_serves_no_stale_read() -> None:
     assert group.peers[A].ready == []
 
 
+def test_a_successor_is_known_at_every_moment_also_right_after_the_quorum_was_checked() -> (
+    None
+):
+    """A slow disk asked once a second, in step with the check, and never found one."""
+    group = led(A, B, C)
+    found = set()
+    for _ in range(30):
+        group.tick(A)  # Before any answer to its heartbeat.
+        found.add(group[A].best_successor())
+        group.settle()
+    assert found == {C}
+    found.clear()
+    group.isolate(C)
+    group.run(3000)
+    assert group[A].best_successor() == B
+    assert group[A].best_successor(lambda node: node == B) is None
+
+
 def test_r8_a_flapping_node_neither_grows_terms_nor_deposes_the_leader() -> None:
     """etcd 8499, 8501."""
     group = led(A, B, C)

@@ -1,5 +1,7 @@
 """Whole hosts: persist, send, apply, answer, grow, hand over, crash and come back."""
 
+import contextlib
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -396,6 +398,37 @@ async def test_f12_a_disk_that_hangs_for_long_loses_leadership(
             await cluster.host(1).propose(0, b"slow")
         await cluster.until(lambda: not cluster.host(1).is_leader(0))
         assert await cluster.propose(0, b"quick")
+
+
+async def test_f12_a_disk_of_slow_syncs_leads_nothing_until_it_is_quick_again(
+    autojump_clock: MockClock,
+) -> None:
+    """Its leader would be right, and late with every answer."""
+    groups = range(6)
+    async with cluster_of(3, groups=groups) as cluster:
+        for number in (1, 2, 3):
+            cluster.computers[node_id(number)].preferred = lambda group: node_id(1)
+        for group in groups:
+            await cluster.propose(group, b"x")
+        cluster.computers[node_id(1)].disk.sync_delay_s = 2.0
+        for _ in range(3):
+            with contextlib.suppress(Unavailable):  # Leadership goes meanwhile.
+                await cluster.propose(0, b"slow")
+
+        def led() -> int:
+            return sum(cluster.host(1).is_leader(group) for group in groups)
+
+        await cluster.until(lambda: led() == 0)
+        assert cluster.host(1).is_slow
+        began = trio.current_time()
+        for group in groups:
+            await cluster.propose(group, b"quick")
+        assert trio.current_time() - began < 1
+        await trio.sleep(20)
+        assert led() == 0  # Though it is the preferred one.
+        cluster.computers[node_id(1)].disk.sync_delay_s = 0.0
+        with trio.fail_after(60):
+            await cluster.until(lambda: led() == len(groups))
 
 
 async def test_f11_an_error_of_the_disk_ends_the_host(autojump_clock: MockClock) -> None:

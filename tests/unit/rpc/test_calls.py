@@ -869,3 +869,19 @@ async def test_a_flood_of_strangers_ends_no_link_that_is_up(
         assert len(server._sessions) == 1
         nursery.cancel_scope.cancel()
     assert len(streams) == 50
+
+
+async def test_calls_of_a_node_that_is_ending_are_refused_like_those_of_one_that_ended(
+    network: MemoryNetwork,
+) -> None:
+    """A request that cleans up while its node goes down is not an error of its own."""
+    for number in range(40):  # At several moments; tasks run in another order each time.
+        peers = make_peers(network)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peers.run)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                for _ in range(number % 4):
+                    await trio.lowlevel.checkpoint()
+                with pytest.raises(PeerUnavailable):
+                    await peers.call(BOB, "echo", timeout_ms=1000)
