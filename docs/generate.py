@@ -156,12 +156,18 @@ def metric_lines() -> dict[str, str]:
     """Each of our metrics and its line."""
     lines = {}
     for collector in metrics.REGISTRY._collector_to_names:
-        if not hasattr(collector, "_labelnames"):
+        if hasattr(collector, "_labelnames"):
+            labels = collector._labelnames
+            described = [(metric, labels) for metric in collector.describe()]
+        elif hasattr(collector, "describe"):
+            described = [(metric, metric._labelnames) for metric in collector.describe()]
+        else:
             continue  # The process collector: its names are Prometheus' own.
-        name = collector._name + ("_total" if collector._type == "counter" else "")
-        labels = ", ".join(f"`{label}`" for label in collector._labelnames)
-        kind = f"{collector._type} by {labels}" if labels else collector._type
-        lines[name] = f"- `{name}` ({kind}): {collector._documentation}"
+        for metric, labels in described:
+            name = metric.name + ("_total" if metric.type == "counter" else "")
+            shown = ", ".join(f"`{label}`" for label in labels)
+            kind = f"{metric.type} by {shown}" if shown else metric.type
+            lines[name] = f"- `{name}` ({kind}): {metric.documentation}"
     return lines
 
 

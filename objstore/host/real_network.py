@@ -98,7 +98,7 @@ class PlainStream:
             if self._is_drained:
                 self._is_drained = False
                 self._tries = 0
-                await self._wait_readable()
+                await trio.lowlevel.wait_readable(self._socket)
             try:
                 data = self._socket.recv(size_max)
             except BlockingIOError:
@@ -118,7 +118,10 @@ class PlainStream:
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
         try:
-            await self._send_all(memoryview(data))
+            sent = self._send(data)
+            if sent < len(data):
+                await self._send_rest(memoryview(data)[sent:])
+            await self._let_others_run()
         finally:
             self._sending = False
 
@@ -145,21 +148,20 @@ class PlainStream:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
-    async def _send_all(self, rest: memoryview) -> None:
-        while rest:
-            try:
-                sent = self._socket.send(rest)
-            except BlockingIOError:
-                self._tries = 0
-                await trio.lowlevel.wait_writable(self._socket)
-            except OSError as error:
-                raise self._error() from error
-            else:
-                rest = rest[sent:]
-        await self._let_others_run()
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send what fits, without waiting; 0 where nothing does."""
+        try:
+            return self._socket.send(data) if data else 0
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._error() from error
 
-    async def _wait_readable(self) -> None:
-        await trio.lowlevel.wait_readable(self._socket)
+    async def _send_rest(self, rest: memoryview) -> None:
+        while rest:
+            self._tries = 0
+            await trio.lowlevel.wait_writable(self._socket)
+            rest = rest[self._send(rest) :]
 
     async def _let_others_run(self) -> None:
         self._tries += 1

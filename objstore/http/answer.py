@@ -8,14 +8,16 @@ header write the rest of the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 
 from objstore.errors import LocalProtocolError
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in _REASONS.items()
+    status: f"HTTP/1.1 {status} {reason}" for status, reason in _REASONS.items()
 }
+_NAMES_KEPT = 256
 _BODILESS = {204, 304}
 _OURS = {"content-length", "transfer-encoding", "connection", "date"}
 
@@ -38,25 +40,29 @@ def encode_head(
     content_length: None for a chunked body.
     Raises LocalProtocolError for a field that cannot be written.
     """
-    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"]
-    for name, value in headers:
-        if name.lower() in _OURS:
-            raise LocalProtocolError(f"{name} is for the connection to write")
-        lines.append(f"{name}: {value}\r\n")
-    lines.append(f"Date: {date}\r\n")
-    if has_body(status):
+    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown"]
+    lines += [_field_start(name) + value for name, value in headers]
+    lines.append(f"Date: {date}")
+    if status not in _BODILESS:
         if content_length is None:
-            lines.append("Transfer-Encoding: chunked\r\n")
+            lines.append("Transfer-Encoding: chunked")
         else:
-            lines.append(f"Content-Length: {content_length}\r\n")
-    lines.append("Connection: close\r\n\r\n" if is_last else "\r\n")
-    text = "".join(lines)
-    ends = len(lines) + 1  # One a line, and the empty line is part of the last.
-    if not is_last:
-        ends -= 1
+            lines.append(f"Content-Length: {content_length}")
+    if is_last:
+        lines.append("Connection: close")
+    lines.append("\r\n")
+    text = "\r\n".join(lines)
+    ends = len(lines)  # One a line; the last is the empty one.
     if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
         raise LocalProtocolError("a line end or NUL inside a header field")
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise LocalProtocolError(f"a header field that is not latin-1: {error}") from error
+
+
+@lru_cache(_NAMES_KEPT)
+def _field_start(name: str) -> str:
+    if name.lower() in _OURS:
+        raise LocalProtocolError(f"{name} is for the connection to write")
+    return f"{name}: "

@@ -21,6 +21,10 @@ from objstore.http.message import Headers
 
 ANY = "*"
 
+_NAMES = frozenset(
+    {"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"}
+)
+
 # Clients of S3 often leave the quotes out, so a bare word is an etag as well.
 _ETAG = re.compile(r'\s*(?:(?P<weak>W/)?"(?P<quoted>[^"]*)"|(?P<bare>[^\s",]+))\s*(?:,|$)')
 
@@ -45,6 +49,8 @@ class Conditions:
     @classmethod
     def from_headers(cls, headers: Headers, *, prefix: str = "") -> Conditions:
         """Those of `headers`, whose names may bear a prefix."""
+        if not prefix and headers.lacks(_NAMES):
+            return UNCONDITIONAL
         match = headers.get(f"{prefix}if-match")
         none_match = headers.get(f"{prefix}if-none-match")
         modified = headers.get(f"{prefix}if-modified-since")

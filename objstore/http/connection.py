@@ -198,11 +198,12 @@ class Connection:
                 data = await self._stream.receive_some(HTTP_READ_SIZE)
                 if not data:
                     return None
-                if not self._buffer:
-                    self.is_idle = False
-                    self._wait("head", self._timeouts.head_s)
+                is_first = not self._buffer
                 self._buffer += data
                 head = take_head(self._buffer, by_h11=self._by_h11)
+                if head is None and is_first:
+                    self.is_idle = False
+                    self._wait("head", self._timeouts.head_s)
         self.is_idle = False
         self.deadline = inf
         return head
@@ -226,12 +227,11 @@ class Connection:
         self._is_answered = False
         self._patience_s = self._timeouts.body_s
         body = RequestBody(self, head.length)
-        raw_path, _, raw_query = head.target.partition(b"?")
         request = Request(
             method=head.method,
             target=head.target,
-            path=raw_path.decode("ascii"),
-            query=raw_query.decode("ascii"),
+            path=head.path,
+            query=head.query,
             headers=head.headers,
             body=body,
             http_version=head.http_version,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -34,13 +35,19 @@ _FORMS = (
         rf"(?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})"
     ),
 )
+_KEPT = 1024  # Seconds: objects that are read together were often written together.
 # Two digits mean 1970 to 2069: the RFC's "no more than 50 years ahead" until then.
 _CENTURY_PIVOT = 70
 
 
 def format_http_date(time_ms: int) -> str:
     """As Last-Modified and Date show it; fractions of a second are cut off."""
-    moment = datetime.fromtimestamp(time_ms // 1000, UTC)
+    return _format(time_ms // 1000)
+
+
+@lru_cache(_KEPT)
+def _format(time_s: int) -> str:
+    moment = datetime.fromtimestamp(time_s, UTC)
     return (
         f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} "
         f"{moment.year:04} {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"

@@ -127,9 +127,13 @@ def _check_parsed(event: h11.Request) -> Head:
     expect = headers.get("expect")
     if expect is not None and expect.lower() != CONTINUE:
         raise Refused(417, "the only expectation met here is 100-continue")
+    target = _origin_form(event.target, headers)
+    path, _, query = target.decode("ascii").partition("?")
     return Head(
         method=event.method.decode("ascii"),
-        target=_origin_form(event.target, headers),
+        target=target,
+        path=path,
+        query=query,
         http_version=version,
         headers=headers,
         length=_body_length(headers, version),

@@ -39,6 +39,8 @@ class Head:
 
     method: str
     target: bytes  # In origin form.
+    path: str  # Of the target.
+    query: str  # After its first "?".
     http_version: str
     headers: Headers
     length: int | None  # Of the body; None: chunked.
@@ -70,9 +72,12 @@ def read_plain(raw: bytes) -> Head | None:
     length = values.get("content-length", "0")
     if _LENGTH.fullmatch(length) is None:
         return None
+    path, _, query = target.partition("?")
     return Head(
         method,
         target.encode("ascii"),
+        path,
+        query,
         "1.1",
         Headers.of(values),
         int(length),

@@ -32,8 +32,9 @@ class Headers:
     as SigV4 signs, so what is checked is what is read).
     """
 
-    __slots__ = ("_fields", "_values")
+    __slots__ = ("_extensions", "_fields", "_values")
 
+    _extensions: list[str] | None
     _fields: list[tuple[str, str]] | None  # None: each of `_values` is one.
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
@@ -42,12 +43,13 @@ class Headers:
         for name, value in self._fields:
             values[name] = f"{values[name]},{value}" if name in values else value
         self._values = values
+        self._extensions = None
 
     @classmethod
     def of(cls, values: dict[str, str]) -> Headers:
         """Of fields that came once each, by lower-case name; takes the dict over."""
         headers = cls.__new__(cls)
-        headers._fields = None
+        headers._extensions = headers._fields = None
         headers._values = values
         return headers
 
@@ -65,9 +67,20 @@ class Headers:
     def get(self, name: str, default: str | None = None) -> str | None:
         """The value of `name` (lower-case is quickest), or `default`."""
         value = self._values.get(name)
-        if value is None:
+        if value is None and not name.islower():
             value = self._values.get(name.lower())
         return default if value is None else value
+
+    def lacks(self, names: frozenset[str]) -> bool:
+        """Whether none of `names`, all lower-case, is there."""
+        return names.isdisjoint(self._values)
+
+    @property
+    def extensions(self) -> list[str]:
+        """The names that begin with "x-", lower-case: those that HTTP leaves to others."""
+        if self._extensions is None:
+            self._extensions = [name for name in self._values if name[:2] == "x-"]
+        return self._extensions
 
     def get_all(self, name: str) -> list[str]:
         """Each value of `name`, as it came."""

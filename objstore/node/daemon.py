@@ -18,6 +18,7 @@ import trio
 from objstore.config import Config
 from objstore.errors import ConfigError
 from objstore.host.host import Host
+from objstore.log import hold_lines
 from objstore.node.identity import DataFolder, Identity, IdentityState, open_data_folder
 from objstore.node.joining import join, prepare_founding
 from objstore.node.parts import Parts
@@ -35,6 +36,7 @@ async def serve(config: Config, host: Host) -> None:
     """
     async with trio.open_nursery() as nursery:
         stopping = trio.Event()
+        await nursery.start(hold_lines)
         await nursery.start(_watch_signals, stopping, nursery.cancel_scope)
         await run_node(config, host, stopping)
         nursery.cancel_scope.cancel()

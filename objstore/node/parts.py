@@ -6,6 +6,7 @@ same order and stops them in the reverse one.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 
 import attrs
@@ -440,16 +441,17 @@ class Parts:
             refuse=self.s3.refuse,
         )
 
-    async def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Awaitable[Response]:
         """One port for people and programs: /-/ is never a bucket.
 
         At a bucket's virtual host it is the beginning of a key.
         """
-        host = request.headers.get("host", "")
-        if request.path.startswith(PREFIX) and not virtual_bucket(host, self.s3.domains):
-            return await self.admin(request)
+        if request.path.startswith(PREFIX):
+            host = request.headers.get("host", "")
+            if not virtual_bucket(host, self.s3.domains):
+                return self.admin(request)
         begin_patience(self.config.http.request_timeout_ms)
-        return await self.s3(request)
+        return self.s3(request)
 
     async def _credential(self, access_key: str) -> Credential | None:
         """An access key's secret, from a view confirmed within auth.max_staleness."""

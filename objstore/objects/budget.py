@@ -13,8 +13,6 @@ can starve itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -36,6 +34,21 @@ class _Waiter:
     granted: trio.Event = attrs.field(factory=trio.Event)
 
 
+class _Hold:
+    """Some of a budget, for an `async with`."""
+
+    __slots__ = ("_budget", "_size")
+
+    def __init__(self, budget: Budget, size: int) -> None:
+        self._budget, self._size = budget, size
+
+    async def __aenter__(self) -> None:
+        await self._budget._acquire(self._size)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget._give_back(self._size)
+
+
 class Budget:
     """Bytes of bodies that may be in memory at once."""
 
@@ -51,15 +64,9 @@ class Budget:
         """Requests in the queue."""
         return len(self._waiters)
 
-    @asynccontextmanager
-    async def hold(self, size: int) -> AsyncIterator[None]:
+    def hold(self, size: int) -> _Hold:
         """Hold `size` bytes for the block.  Raises Overloaded after the wait."""
-        size = min(size, self.limit)
-        await self._acquire(size)
-        try:
-            yield
-        finally:
-            self._give_back(size)
+        return _Hold(self, min(size, self.limit))
 
     async def _acquire(self, size: int) -> None:
         assert size >= 0

@@ -147,6 +147,12 @@ async def _read_spans(
         raise VersionReplaced("the version was replaced meanwhile") from error
 
 
+def inline_bytes(version: Version) -> bytes | None:
+    """The version's bytes, where they came with it."""
+    location = draft_of(version).location
+    return location.data if isinstance(location, Inline) else None
+
+
 async def read(
     store: Store,
     capability: Capability,

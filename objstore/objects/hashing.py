@@ -77,15 +77,21 @@ _MAKERS: Mapping[str, Callable[[], _Hash]] = {
     "CRC32C": lambda: _Crc(_crc32c, 4),
     "CRC64NVME": lambda: _Crc(_crc64nvme, 8),
 }
-assert set(_MAKERS) == set(ALGORITHMS)
+# Of data that is all there: without an object to keep the state in between.
+_DIGESTS: Mapping[str, Callable[[Buffer], bytes]] = {
+    "MD5": lambda data: hashlib.md5(data, usedforsecurity=False).digest(),
+    "SHA1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
+    "SHA256": lambda data: hashlib.sha256(data).digest(),
+    "CRC32": lambda data: _crc32(data, 0).to_bytes(4, "big"),
+    "CRC32C": lambda data: _crc32c(data, 0).to_bytes(4, "big"),
+    "CRC64NVME": lambda data: _crc64nvme(data, 0).to_bytes(8, "big"),
+}
+assert set(_MAKERS) == set(_DIGESTS) == set(ALGORITHMS)
 
 
 def digest_of(data: Buffer, algorithms: Collection[str]) -> dict[str, bytes]:
     """The digests of `data`, at once and on the caller's thread: for small bodies."""
-    hashes = {name: _MAKERS[name]() for name in algorithms}
-    for state in hashes.values():
-        state.update(data)
-    return {name: state.digest() for name, state in hashes.items()}
+    return {name: _DIGESTS[name](data) for name in algorithms}
 
 
 class StreamHasher:

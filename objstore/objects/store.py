@@ -18,6 +18,7 @@ effective deadline of the calling task), and never more than the request's patie
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -140,7 +141,10 @@ class Store:
             await self.view.refresh(timeout_ms=timeout_ms)
 
     def _timeout_ms(self) -> int:
-        left_s = trio.current_effective_deadline() - trio.current_time()
+        deadline_s = trio.current_effective_deadline()
+        if deadline_s == inf:  # Of most requests: the front door has no scope for each.
+            return max(1, self.options.meta_timeout_ms)
+        left_s = deadline_s - trio.current_time()
         return max(1, int(min(left_s * 1000, self.options.meta_timeout_ms)))
 
     # ---- buckets ----------------------------------------------------------------------

@@ -16,12 +16,10 @@ table has not is NotImplemented by name.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import structlog
 import trio
-from prometheus_client import Counter, Histogram
 
 from objstore import metrics
 from objstore.errors import Unavailable
@@ -30,6 +28,7 @@ from objstore.host.entropy import Entropy
 from objstore.host.network import Address
 from objstore.http.framing import Refused
 from objstore.http.message import Bytes, Headers, Request, Response
+from objstore.log import FrequentLog
 from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
 from objstore.objects.store import Store
@@ -99,6 +98,7 @@ class S3App:
         self._authenticator = Authenticator(credentials, region, self.domains)
         self._operations = operations
         self._slow = SlowAnswers()
+        self._log = FrequentLog(node)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -108,8 +108,7 @@ class S3App:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; nothing but cancellation is raised."""
-        exchange = _Exchange(request, self._entropy.token(8).hex().upper(), self._host_id)
-        metrics.S3_IN_FLIGHT.inc()
+        exchange = self._begin(request)
         try:
             response = await self._answer(request, exchange)
         except Exception as error:
@@ -124,11 +123,15 @@ class S3App:
         request = Request(
             method="", target=b"", path="", query="", headers=Headers(), remote=remote
         )
-        exchange = _Exchange(request, self._entropy.token(8).hex().upper(), self._host_id)
-        metrics.S3_IN_FLIGHT.inc()
+        exchange = self._begin(request)
         code = _REFUSAL_CODES.get(refusal.status, "BadRequest")
         error = S3Error(code, str(refusal), status=refusal.status)
         return exchange.finish(exchange.error_response(error))
+
+    def _begin(self, request: Request) -> _Exchange:
+        metrics.S3.in_flight += 1
+        request_id = self._entropy.token(8).hex().upper()
+        return _Exchange(request, request_id, self._host_id, self._slow, self._log)
 
     async def _answer(self, request: Request, exchange: _Exchange) -> Response:
         if request.method == "OPTIONS":
@@ -157,22 +160,23 @@ class S3App:
             if principal is None:
                 raise S3Error("AccessDenied")
             raise not_implemented(route.operation)
-        exchange.call = call = S3Call(
-            store=self._store,
-            operation=route.operation,
-            bucket=route.bucket,
-            key=route.key,
-            query=query,
-            headers=headers,
-            body=_body(route.operation, request, headers, verified),
-            principal=principal,
-            request_id=exchange.request_id,
-            host_id=self._host_id,
-            region=self._region,
-            request=request,
-            slow=partial(self._slow.answer, error_document=exchange.error_document),
+        exchange.query = query
+        exchange.body = body = _body(route.operation, request, headers, verified)
+        return await operation(
+            S3Call(
+                store=self._store,
+                operation=route.operation,
+                bucket=route.bucket,
+                key=route.key,
+                query=query,
+                headers=headers,
+                body=body,
+                principal=principal,
+                region=self._region,
+                request=request,
+                slow=exchange.answer_slowly,
+            )
         )
-        return await operation(call)
 
 
 def _body(
@@ -204,13 +208,25 @@ def _preflight(request: Request) -> S3Error:
 class _Exchange:
     """One request and its answer, as its log line tells of them."""
 
-    def __init__(self, request: Request, request_id: str, host_id: str) -> None:
+    def __init__(
+        self,
+        request: Request,
+        request_id: str,
+        host_id: str,
+        slow: SlowAnswers,
+        log: FrequentLog,
+    ) -> None:
         self.request = request
         self.request_id = request_id
         self.host_id = host_id
+        # What became known of it.  Not the call: it refers to this, and who refers to
+        # himself is for the garbage collector to find.
         self.route: Route | None = None
         self.principal: Principal | None = None
-        self.call: S3Call | None = None
+        self.query: Mapping[str, str] = {}
+        self.body: S3Body | None = None
+        self._slow = slow
+        self._log = log
         self._error_code = ""
         self._sent = 0
         self._started = trio.current_time()
@@ -246,6 +262,10 @@ class _Exchange:
             body = self._document(translated)
         return Response(translated.status, headers, body)
 
+    async def answer_slowly(self, work: Callable[[], Awaitable[Response]]) -> Response:
+        """See `S3Call.slow`."""
+        return await self._slow.answer(work, self.error_document)
+
     def error_document(self, error: Exception) -> bytes:
         """Likewise, inside an answer that has begun as a 200."""
         return self._document(self._translate(error))
@@ -268,7 +288,7 @@ class _Exchange:
 
     def _names_for(self, code: str) -> dict[str, str]:
         """What of the request an error of this code is about, by S3's element names."""
-        route, query = self.route, {} if self.call is None else self.call.query
+        route, query = self.route, self.query
         known = {
             "BucketName": None if route is None else route.bucket,
             "Key": _shown_key(route),
@@ -298,48 +318,32 @@ class _Exchange:
     def done(self, *, status: int, is_whole: bool) -> None:
         """Count and log; once a request."""
         duration_s = trio.current_time() - self._started
+        request, route, principal = self.request, self.route, self.principal
         operation = self.operation
-        received = 0 if self.call is None else self.call.body.received
-        metrics.S3_IN_FLIGHT.dec()
-        requests, seconds = _metrics_of(operation, status)
-        requests.inc()
-        seconds.observe(duration_s)
-        if received:
-            _BYTES_RECEIVED.inc(received)
-        if self._sent:
-            _BYTES_SENT.inc(self._sent)
-        fields: dict[str, object] = {} if self.call is None else self.call.log_fields
-        route = self.route
-        log.info(
+        received = 0 if self.body is None else self.body.received
+        counts = metrics.S3
+        counts.in_flight -= 1
+        counts.received += received
+        counts.sent += self._sent
+        counts.count(operation, status, duration_s)
+        self._log.info(
             "s3.request_done",
-            request_id=self.request_id,
-            operation=operation,
-            method=self.request.method,
-            bucket=None if route is None else route.bucket,
-            key=_shown_key(route),
-            access_key=None if self.principal is None else self.principal.access_key,
-            remote=str(self.request.remote),
-            status=status,
-            code=self._error_code or None,
-            bytes_in=received,
-            bytes_out=self._sent,
-            duration_ms=round(duration_s * 1000, 1),
-            is_whole=is_whole,
-            **fields,
+            {
+                "request_id": self.request_id,
+                "operation": operation,
+                "method": request.method,
+                "bucket": None if route is None else route.bucket,
+                "key": _shown_key(route),
+                "access_key": None if principal is None else principal.access_key,
+                "remote": str(request.remote),
+                "status": status,
+                "code": self._error_code or None,
+                "bytes_in": received,
+                "bytes_out": self._sent,
+                "duration_ms": round(duration_s * 1000, 1),
+                "is_whole": is_whole,
+            },
         )
-
-
-_BYTES_RECEIVED = metrics.S3_BYTES.labels("received")
-_BYTES_SENT = metrics.S3_BYTES.labels("sent")
-
-
-# Bounded by S3's operations and statuses.  Looking labels up costs more than counting.
-@cache
-def _metrics_of(operation: str, status: int) -> tuple[Counter, Histogram]:
-    return (
-        metrics.S3_REQUESTS.labels(operation, str(status)),
-        metrics.S3_REQUEST_SECONDS.labels(operation),
-    )
 
 
 def _shown_key(route: Route | None) -> str | None:

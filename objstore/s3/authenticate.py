@@ -32,6 +32,7 @@ class Credential:
 CredentialLookup = Callable[[str], Awaitable[Credential | None]]
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_SESSION = "x-amz-security-token"
 # Parameters that make up the signature of a presigned URL; no headers in disguise.
 _OF_SIGNATURE = {
     "x-amz-algorithm",
@@ -71,8 +72,9 @@ class Authenticator:
             return None
         _refuse_session(headers, query)
         check_claim(claim, headers, region=self.region, now_ms=now_ms)
-        credential = await self._find(claim.access_key)
-        key = self._keys.get(credential.secret_key, day=claim.day, region=claim.region)
+        signer = claim.signer
+        credential = await self._find(signer.access_key)
+        key = self._keys.get(credential.secret_key, day=signer.day, region=signer.region)
         verified = verify(
             claim,
             key,
@@ -112,8 +114,8 @@ class Authenticator:
 
 def _refuse_session(headers: Headers, query: Mapping[str, str]) -> None:
     """Raise S3Error InvalidToken: no sessions are given here."""
-    in_query = any(name.lower() == "x-amz-security-token" for name in query)
-    if in_query or "x-amz-security-token" in headers:
+    in_query = bool(query) and any(name.lower() == _SESSION for name in query)
+    if in_query or _SESSION in headers:
         raise S3Error("InvalidToken")
 
 

@@ -24,7 +24,10 @@ _LENGTH = re.compile(r"[0-9]{1,16}")
 
 
 class S3Body:
-    """One body; iterated once."""
+    """One body; iterated once.
+
+    No generator: what trio does for each one costs more than a small body's reading.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class S3Body:
         trailing_algorithm: str | None = None,
     ) -> None:
         self._body = body
+        self._pieces: AsyncIterator[bytes] | None = None
         self._decoder = decoder
         self._is_exhausted = False
         self.size = size
@@ -43,22 +47,41 @@ class S3Body:
         self.trailing_algorithm = trailing_algorithm
         self.received = 0  # Decoded bytes so far.
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         """Raises S3Error, TruncatedBody; see the module."""
-        pieces = self._body if self._decoder is None else self._decode(self._decoder)
-        async for piece in pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_exhausted:
+            raise StopAsyncIteration
+        if self._decoder is None:
+            piece = await self._receive()
+        else:
+            piece = await self._decode(self._decoder)
+        if piece is not None:
             self.received += len(piece)
-            yield piece
+            return piece
         if self.received != self.size:
             raise S3Error("IncompleteBody")
         self._is_exhausted = True
+        raise StopAsyncIteration
 
-    async def _decode(self, decoder: ChunkDecoder) -> AsyncIterator[bytes]:
-        async for data in self._body:
+    async def _receive(self) -> bytes | None:
+        if self._pieces is None:
+            self._pieces = aiter(self._body)
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            return None
+
+    async def _decode(self, decoder: ChunkDecoder) -> bytes | None:
+        while (piece := decoder.take()) is None:
+            data = await self._receive()
+            if data is None:
+                decoder.finish()
+                return None
             decoder.feed(data)
-            while (piece := decoder.take()) is not None:
-                yield piece
-        decoder.finish()
+        return piece
 
     def trailing_digests(self) -> Sequence[ExpectedDigest]:
         """Of the trailer; once the body is exhausted."""

@@ -29,15 +29,11 @@ class S3Call:
     headers: Headers  # Those of the request, and x-amz-* of a presigned URL's query.
     body: S3Body
     principal: Principal | None  # None: anonymous.
-    request_id: str
-    host_id: str  # x-amz-id-2
     region: str
     request: Request
     # Run work that may take long: past 5 s the answer begins as a 200 with white space
     # and ends in the document or an <Error> (`slow_answer`).
     slow: Callable[[Callable[[], Awaitable[Response]]], Awaitable[Response]]
-    # Further keys of the request's log line: {"version": ..., "upload": ...}.
-    log_fields: dict[str, object] = attrs.field(factory=dict)
 
     @property
     def resource(self) -> str:

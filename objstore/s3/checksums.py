@@ -93,13 +93,13 @@ def trailing_algorithm(headers: Headers) -> str | None:
 
 def _checksums(headers: Headers) -> list[ExpectedDigest]:
     found = []
-    for header, value in headers.items():
+    for header in headers.extensions:
         if not header.startswith(PREFIX) or header in _NOT_VALUES:
             continue
         algorithm = _HEADERS.get(header)
         if algorithm is None:
             raise S3Error("NotImplemented", details={"Header": header})
-        found.append((algorithm, value))
+        found.append((algorithm, headers[header]))
     if len(found) > 1:
         raise S3Error("InvalidRequest", "Expecting a single x-amz-checksum- header")
     # A multipart completion's composite checksum ends in "-N": not of these bytes.

@@ -122,17 +122,19 @@ def operation_of(
     Raises S3Error MethodNotAllowed, NotImplemented, InvalidArgument.
     """
     table = _table()
-    at = (method, place.target)
+    target = place.target
     present = table.plain
     if query:
         _refuse_unknown(query, table)
-        present = table.telling.get(at, table.literals).intersection(query)
-    candidates = table.by_shape.get((*at, present))
+        telling = table.telling.get((method, target), table.literals)
+        present = telling.intersection(query)
+    candidates = table.by_shape.get((method, target, present))
     if candidates is None:
-        raise _no_operation(table, method, place.target, present)
-    for operation in candidates:  # One that needs a header comes before one that does not.
-        if all(header in headers for header in operation.headers & TELLING_HEADERS):
-            _check_literals(operation, query)
+        raise _no_operation(table, method, target, present)
+    for operation, needed in candidates:
+        if not needed or all(header in headers for header in needed):
+            if operation.literals:
+                _check_literals(operation, query)
             return operation.name
     raise AssertionError(f"every shape has an operation without headers: {candidates}")
 
@@ -208,8 +210,8 @@ class _Table:
     known: frozenset[str]  # Every parameter of any operation.
     # (method, target) -> parameters that tell its operations apart, or name another's.
     telling: dict[tuple[str, str], frozenset[str]]
-    # Which of those are present -> operations, those that need a header first.
-    by_shape: dict[tuple[str, str, frozenset[str]], list[Operation]]
+    # Which of those are present -> operations, those that need a (telling) header first.
+    by_shape: dict[tuple[str, str, frozenset[str]], list[tuple[Operation, frozenset[str]]]]
     methods: dict[tuple[str, frozenset[str]], list[str]]
 
 
@@ -219,16 +221,19 @@ def _table() -> _Table:
     literals = frozenset({"uploadId"}.union(*(it.literals for it in described)))
     known = literals.union(*(it.parameters for it in described))
     telling: dict[tuple[str, str], frozenset[str]] = {}
-    by_shape: dict[tuple[str, str, frozenset[str]], list[Operation]] = {}
+    by_shape: dict[
+        tuple[str, str, frozenset[str]], list[tuple[Operation, frozenset[str]]]
+    ] = {}
     methods: dict[tuple[str, frozenset[str]], list[str]] = {}
     for it in described:
         at = (it.method, it.target)
         telling[at] = telling.get(at, literals) | it.required
         shape = it.required.union(it.literals)
-        by_shape.setdefault((*at, shape), []).append(it)
+        needed = it.headers & TELLING_HEADERS
+        by_shape.setdefault((*at, shape), []).append((it, needed))
         methods.setdefault((it.target, shape), []).append(it.method)
     for candidates in by_shape.values():
-        candidates.sort(key=lambda it: len(it.headers & TELLING_HEADERS), reverse=True)
+        candidates.sort(key=lambda it: len(it[1]), reverse=True)
     return _Table(frozenset(), literals, known, telling, by_shape, methods)
 
 
@@ -262,13 +267,16 @@ def _decode_key(raw: str) -> Key:
             details={"Size": len(key), "MaxSizeAllowed": KEY_SIZE_MAX},
         )
     try:
-        key.decode("utf-8")
+        if not key.isascii():
+            key.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _invalid_uri() from error
     return Key(key)
 
 
 def _decode_text(raw: str) -> str:
+    if "%" not in raw:
+        return raw
     try:
         return _decode(raw).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -276,6 +284,8 @@ def _decode_text(raw: str) -> str:
 
 
 def _decode(raw: str) -> bytes:
+    if "%" not in raw:
+        return raw.encode()
     if _BROKEN_ESCAPE.search(raw):
         raise _invalid_uri()
     return unquote_to_bytes(raw)

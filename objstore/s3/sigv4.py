@@ -31,9 +31,10 @@ import hashlib
 import hmac
 import re
 from calendar import timegm
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import attrs
@@ -56,6 +57,8 @@ _SERVICE = "s3"
 _TERMINATOR = "aws4_request"
 _SIGV4A = "AWS4-ECDSA-P256-SHA256"
 _KEYS_MAX = 1024  # Signing keys kept: one a secret and day in practice.
+_SIGNERS_MAX = 1024  # Likewise of signers, in a few forms each.
+_SIGNER_SIZE_MAX = 512  # Of its text; longer ones are read anew each time.
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
@@ -67,25 +70,38 @@ _BLANKS = re.compile(r"[ \t]+")
 
 
 @attrs.frozen(kw_only=True)
-class Claim:
-    """What a request says of its signer; nothing of it is true before `verify`."""
+class Signer:
+    """Who signs, for where and when, and which headers: alike in many requests."""
 
     access_key: str
-    day: str  # YYYYMMDD, of the scope.
+    day: str  # YYYYMMDD
     region: str
     service: str
     terminator: str
     signed_headers: tuple[str, ...]
+    signed: frozenset[str] = attrs.field(init=False)  # The same.
+    scope: str = attrs.field(init=False)
+
+    @signed.default
+    def _signed(self) -> frozenset[str]:
+        return frozenset(self.signed_headers)
+
+    @scope.default
+    def _scope(self) -> str:
+        return f"{self.day}/{self.region}/{self.service}/{self.terminator}"
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """What a request says of its signer; nothing of it is true before `verify`."""
+
+    signer: Signer
     signature: str
     timestamp: str  # YYYYMMDDTHHMMSSZ
     time_ms: int
     payload: str  # x-amz-content-sha256, or what stands for it.
     is_presigned: bool
     expires_s: int = 0  # Of a presigned URL.
-
-    @property
-    def scope(self) -> str:
-        return f"{self.day}/{self.region}/{self.service}/{self.terminator}"
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +125,7 @@ def parse_claim(
     Raises S3Error for a claim that cannot be read or is of a kind not spoken here.
     """
     authorization = headers.get("authorization")
-    in_query = any(name in query for name in _CLAIM_PARAMETERS)
+    in_query = bool(query) and any(name in query for name in _CLAIM_PARAMETERS)
     if authorization is not None:
         if in_query:
             raise S3Error(
@@ -150,6 +166,44 @@ def _sigv4a() -> S3Error:
 
 
 def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) -> Claim:
+    start, _, signature = authorization.rpartition("Signature=")
+    signer = None
+    if len(start) <= _SIGNER_SIZE_MAX and _HEX64.fullmatch(signature):
+        signer = _signer_before_signature(start)
+    fields = {} if signer is not None else _authorization_fields(authorization)
+    timestamp, time_ms = _time_of_headers(headers)
+    payload = headers.get("x-amz-content-sha256")
+    if payload is None:
+        if has_body:
+            raise S3Error(
+                "InvalidRequest",
+                "Missing required header for this request: x-amz-content-sha256",
+            )
+        payload = EMPTY_SHA256  # curl before 8 signs so, and sends no such header.
+    if signer is None:
+        signature = fields["Signature"]
+        signer = _signer(fields["Credential"], fields["SignedHeaders"], _malformed)
+    return Claim(
+        signer=signer,
+        signature=signature,
+        timestamp=timestamp,
+        time_ms=time_ms,
+        payload=_check_payload(payload),
+        is_presigned=False,
+    )
+
+
+@lru_cache(_SIGNERS_MAX)
+def _signer_before_signature(start: str) -> Signer | None:
+    """The signer in a header that goes on with the signature's digits; None: none."""
+    try:
+        fields = _authorization_fields(start + "Signature=0")
+        return _signer(fields["Credential"], fields["SignedHeaders"], _malformed)
+    except S3Error:
+        return None
+
+
+def _authorization_fields(authorization: str) -> dict[str, str]:
     scheme, _, rest = authorization.strip().partition(" ")
     if scheme == "AWS":
         raise _sigv2()
@@ -169,24 +223,7 @@ def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) ->
         fields[name] = value.strip()
     if fields.keys() != {"Credential", "SignedHeaders", "Signature"}:
         raise _malformed("it must have Credential, SignedHeaders and Signature")
-    timestamp, time_ms = _time_of_headers(headers)
-    payload = headers.get("x-amz-content-sha256")
-    if payload is None:
-        if has_body:
-            raise S3Error(
-                "InvalidRequest",
-                "Missing required header for this request: x-amz-content-sha256",
-            )
-        payload = EMPTY_SHA256  # curl before 8 signs so, and sends no such header.
-    return _claim(
-        credential=fields["Credential"],
-        signed_headers=fields["SignedHeaders"],
-        signature=fields["Signature"],
-        timestamp=timestamp,
-        time_ms=time_ms,
-        payload=payload,
-        is_presigned=False,
-    )
+    return fields
 
 
 def _claim_of_query(query: Mapping[str, str], headers: Headers) -> Claim:
@@ -216,13 +253,14 @@ def _claim_of_query(query: Mapping[str, str], headers: Headers) -> Claim:
         raise _bad_query("X-Amz-Expires must be less than a week (in seconds)")
     if int(expires) < 1:
         raise _bad_query("X-Amz-Expires must be at least a second")
-    return _claim(
-        credential=query["X-Amz-Credential"],
-        signed_headers=query["X-Amz-SignedHeaders"],
+    payload = _presigned_payload(query, headers)
+    credential, signed_headers = query["X-Amz-Credential"], query["X-Amz-SignedHeaders"]
+    return Claim(
+        signer=_signer(credential, signed_headers, _bad_query),
         signature=query["X-Amz-Signature"],
         timestamp=query["X-Amz-Date"],
         time_ms=time_ms,
-        payload=_presigned_payload(query, headers),
+        payload=_check_payload(payload),
         is_presigned=True,
         expires_s=int(expires),
     )
@@ -249,18 +287,9 @@ def _presigned_payload(query: Mapping[str, str], headers: Headers) -> str:
     return of_query or of_header or UNSIGNED_PAYLOAD
 
 
-def _claim(
-    *,
-    credential: str,
-    signed_headers: str,
-    signature: str,
-    timestamp: str,
-    time_ms: int,
-    payload: str,
-    is_presigned: bool,
-    expires_s: int = 0,
-) -> Claim:
-    refuse = _bad_query if is_presigned else _malformed
+def _signer(
+    credential: str, signed_headers: str, refuse: Callable[[str], S3Error]
+) -> Signer:
     # An access key may itself hold slashes, as MinIO's may: the scope is what follows.
     parts = credential.rsplit("/", 4)
     if len(parts) != 5 or not parts[0]:
@@ -273,19 +302,13 @@ def _claim(
     names = tuple(signed_headers.split(";"))
     if len(set(names)) != len(names):
         raise refuse("a header stands twice in SignedHeaders")
-    return Claim(
+    return Signer(
         access_key=parts[0],
         day=parts[1],
         region=parts[2],
         service=parts[3],
         terminator=parts[4],
         signed_headers=names,
-        signature=signature,
-        timestamp=timestamp,
-        time_ms=time_ms,
-        payload=_check_payload(payload),
-        is_presigned=is_presigned,
-        expires_s=expires_s,
     )
 
 
@@ -369,28 +392,31 @@ def check_claim(claim: Claim, headers: Headers, *, region: str, now_ms: int) -> 
     Raises S3Error AuthorizationHeaderMalformed (or ...QueryParametersError),
     RequestTimeTooSkewed, AccessDenied, InvalidToken.
     """
-    _check_scope(claim, region)
+    if claim.signer.scope != f"{claim.timestamp[:8]}/{region}/{_SERVICE}/{_TERMINATOR}":
+        _refuse_scope(claim, region)
     _check_time(claim, now_ms)
     _check_signed_headers(claim, headers)
 
 
-def _check_scope(claim: Claim, region: str) -> None:
+def _refuse_scope(claim: Claim, region: str) -> NoReturn:
     refuse = _bad_query if claim.is_presigned else _malformed
-    if claim.day != claim.timestamp[:8]:
+    signer = claim.signer
+    if signer.day != claim.timestamp[:8]:
         raise refuse(
-            f'Invalid credential date "{claim.day}". This date is not the same as '
+            f'Invalid credential date "{signer.day}". This date is not the same as '
             f'X-Amz-Date: "{claim.timestamp[:8]}".'
         )
-    if claim.service != _SERVICE:
-        raise refuse(f'incorrect service "{claim.service}". This endpoint belongs to "s3".')
-    if claim.terminator != _TERMINATOR:
+    if signer.service != _SERVICE:
         raise refuse(
-            f'incorrect terminal "{claim.terminator}". This endpoint uses "{_TERMINATOR}".'
+            f'incorrect service "{signer.service}". This endpoint belongs to "s3".'
         )
-    if claim.region != region:
-        error = refuse(f"the region '{claim.region}' is wrong; expecting '{region}'")
-        error.details["Region"] = region
-        raise error
+    if signer.terminator != _TERMINATOR:
+        raise refuse(
+            f'incorrect terminal "{signer.terminator}". This endpoint uses "{_TERMINATOR}".'
+        )
+    error = refuse(f"the region '{signer.region}' is wrong; expecting '{region}'")
+    error.details["Region"] = region
+    raise error
 
 
 def _check_time(claim: Claim, now_ms: int) -> None:
@@ -425,9 +451,11 @@ def _check_time(claim: Claim, now_ms: int) -> None:
 
 
 def _check_signed_headers(claim: Claim, headers: Headers) -> None:
-    signed = set(claim.signed_headers)
+    signed = claim.signer.signed
     unsigned = [
-        name for name in headers if name.startswith("x-amz-") and name not in signed
+        name
+        for name in headers.extensions
+        if name not in signed and name.startswith("x-amz-")
     ]
     if "host" not in signed:
         unsigned.append("host")
@@ -498,16 +526,16 @@ def verify(
         path=path,
         query=query,
         headers=headers,
-        signed_headers=claim.signed_headers,
+        signed_headers=claim.signer.signed_headers,
         payload=claim.payload,
     )
-    to_sign = string_to_sign(claim.timestamp, claim.scope, canonical)
+    to_sign = string_to_sign(claim.timestamp, claim.signer.scope, canonical)
     signature = _hmac(signing_key, to_sign).hex()
     if not hmac.compare_digest(signature, _ascii(claim.signature)):
         raise S3Error(
             "SignatureDoesNotMatch",
             details={
-                "AWSAccessKeyId": claim.access_key,
+                "AWSAccessKeyId": claim.signer.access_key,
                 "StringToSign": to_sign,
                 "SignatureProvided": claim.signature,
                 "StringToSignBytes": _hex_bytes(to_sign),
@@ -528,12 +556,14 @@ def canonical_request(
     payload: str,
 ) -> str:
     """The text that is signed, a character a byte (latin-1)."""
-    lines = [method, _canonical_path(path), _canonical_query(query)]
-    lines += [
-        f"{name}:{_canonical_value(headers.get(name, ''))}" for name in signed_headers
-    ]
-    lines += ["", ";".join(signed_headers), payload]
-    return "\n".join(lines)
+    values = "\n".join([f"{name}:{headers.get(name, '')}" for name in signed_headers])
+    if " " in values or "\t" in values:
+        values = "\n".join(
+            [f"{name}:{_canonical_value(headers.get(name, ''))}" for name in signed_headers]
+        )
+    names = ";".join(signed_headers)
+    start = f"{method}\n{_canonical_path(path)}\n{_canonical_query(query)}"
+    return f"{start}\n{values}\n\n{names}\n{payload}"
 
 
 def string_to_sign(timestamp: str, scope: str, canonical: str) -> str:

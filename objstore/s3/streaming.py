@@ -64,7 +64,9 @@ class ChunkSigner:
     @classmethod
     def of(cls, verified: Verified) -> ChunkSigner:
         claim = verified.claim
-        return cls(verified.signing_key, claim.timestamp, claim.scope, claim.signature)
+        return cls(
+            verified.signing_key, claim.timestamp, claim.signer.scope, claim.signature
+        )
 
     def check_chunk(self, sha256: str, signature: str) -> None:
         """Check the next chunk's signature.  Raises S3Error SignatureDoesNotMatch."""

@@ -21,6 +21,8 @@ _NOT_IMPLEMENTED_PREFIXES = (
     "x-amz-if-match-",
     "x-amz-bucket-namespace",
 )
+_ON_EVERY_REQUEST = {"x-amz-date", "x-amz-content-sha256"}
+_CHOICES = frozenset({"x-amz-acl", "x-amz-storage-class"})
 # Header -> values that are the case anyway.
 _TRUE_ANYWAY = {
     "x-amz-tagging": {""},
@@ -51,9 +53,10 @@ _KNOWN_CHECKSUM_HEADERS = {
 
 def refuse_unknown_features(headers: Headers) -> None:
     """Raise S3Error for the first header that asks for what is not done here."""
-    for name, value in headers.items():
-        if not name.startswith("x-amz-"):
+    for name in headers.extensions:
+        if name in _ON_EVERY_REQUEST:
             continue
+        value = headers[name]
         if name.startswith(_NOT_IMPLEMENTED_PREFIXES):
             raise not_implemented(name)
         if name in _TRUE_ANYWAY and value not in _TRUE_ANYWAY[name]:
@@ -62,8 +65,9 @@ def refuse_unknown_features(headers: Headers) -> None:
             raise not_implemented(name)
         if name.startswith("x-amz-grant-"):
             raise _acl_not_supported()
-    _check_acl(headers.get("x-amz-acl"))
-    _check_storage_class(headers.get("x-amz-storage-class"))
+    if not headers.lacks(_CHOICES):
+        _check_acl(headers.get("x-amz-acl"))
+        _check_storage_class(headers.get("x-amz-storage-class"))
 
 
 def not_implemented(header: str) -> S3Error:

@@ -118,6 +118,11 @@ async def _get_object(call: S3Call) -> Response:
     if isinstance(answer, Response):
         return answer
     headers = _headers(call, capability.record, version, answer)
+    data = get.inline_bytes(version)
+    if data is not None:
+        if answer.size != len(data):
+            data = data[answer.offset : answer.offset + answer.size]
+        return Response(answer.status, headers, data)
     pieces = get.read(
         call.store, capability, version, offset=answer.offset, size=answer.size
     )
@@ -283,7 +288,7 @@ def _headers(
     call: S3Call, record: BucketRecord, version: Version, answer: _Selected
 ) -> list[tuple[str, str]]:
     headers = [*object_headers(version, record), *answer.headers]
-    overrides = _overrides(call)
+    overrides = _overrides(call) if call.query else None
     if not overrides:
         return headers
     kept = [header for header in headers if header[0] not in overrides]

@@ -17,6 +17,7 @@ from objstore.s3.errors import S3Error
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"  # What AWS says where nobody did.
 METADATA_PREFIX = "x-amz-meta-"
+_DEFAULT = ("content-type", DEFAULT_CONTENT_TYPE)
 
 _KEPT = (
     "cache-control",
@@ -26,10 +27,13 @@ _KEPT = (
     "content-type",
     "expires",
 )
+_KEPT_NAMES = frozenset(_KEPT)
 
 
 def kept_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The headers that the object keeps, by lower-case name."""
+    if headers.lacks(_KEPT_NAMES):
+        return ()
     kept = []
     for name in _KEPT:
         value = headers.get(name)
@@ -48,8 +52,8 @@ def _without_aws_chunked(value: str) -> str:
 def user_metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The user metadata, names without prefix.  Raises S3Error MetadataTooLarge."""
     metadata = tuple(
-        (name.removeprefix(METADATA_PREFIX), value)
-        for name, value in headers.items()
+        (name.removeprefix(METADATA_PREFIX), headers[name])
+        for name in headers.extensions
         if name.startswith(METADATA_PREFIX)
     )
     size = sum(len(name) + len(value) for name, value in metadata)
@@ -67,7 +71,7 @@ def shown_headers(
 ) -> list[tuple[str, str]]:
     """What GetObject and HeadObject say of an object's own headers."""
     shown = list(headers)
-    if not any(name == "content-type" for name, _ in headers):
-        shown.append(("content-type", DEFAULT_CONTENT_TYPE))
+    if not headers or not any(name == "content-type" for name, _ in headers):
+        shown.append(_DEFAULT)
     shown += [(METADATA_PREFIX + name, value) for name, value in metadata]
     return shown

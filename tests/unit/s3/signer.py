@@ -27,7 +27,9 @@ def encode_signed(
     claim, previous, raw = verified.claim, verified.claim.signature, b""
 
     def sign(kind: str, *lines: str) -> str:
-        text = "\n".join([f"AWS4-HMAC-SHA256-{kind}", claim.timestamp, claim.scope, *lines])
+        text = "\n".join(
+            [f"AWS4-HMAC-SHA256-{kind}", claim.timestamp, claim.signer.scope, *lines]
+        )
         return hmac.digest(verified.signing_key, text.encode(), "sha256").hex()
 
     for chunk in [*chunks, b""]:

@@ -371,7 +371,7 @@ async def test_signed_chunks_are_verified_from_the_requests_own_signature():
         payload=sigv4.STREAMING_SIGNED,
     )  # fmt: skip
     claim = sigv4.parse_claim(Headers(headers.items()), {})
-    key = sigv4.derive_key("secret", day=claim.day, region="us-east-1")
+    key = sigv4.derive_key("secret", day=claim.signer.day, region="us-east-1")
     verified = sigv4.Verified(claim=claim, signing_key=key)
     raw = encode_signed(verified, [b"hel", b"lo"], None)
     response = await make_app()(make_request("PUT", "/photos/k", headers, raw))

@@ -45,7 +45,7 @@ def authenticate(
     if claim is None:
         return None
     check_claim(claim, given_headers, region=region, now_ms=now_ms)
-    key = derive_key(secret, day=claim.day, region=claim.region)
+    key = derive_key(secret, day=claim.signer.day, region=claim.signer.region)
     verify(claim, key, method=method, path=path, query=query, headers=given_headers)
     return claim
 
@@ -88,7 +88,7 @@ def get_headers(**changes: str | None) -> dict[str, str]:
 
 def test_example_get_object():
     claim = authenticate("GET", "/test.txt", get_headers())
-    assert claim.access_key == ACCESS_KEY
+    assert claim.signer.access_key == ACCESS_KEY
     assert claim.payload == EMPTY
 
 
@@ -229,7 +229,7 @@ def test_botocores_canonical_request_is_ours():
     theirs = signer.canonical_request(request)
     ours = canonical_request(
         method="PUT", path=path, query=query, headers=headers,
-        signed_headers=claim.signed_headers, payload=claim.payload,
+        signed_headers=claim.signer.signed_headers, payload=claim.payload,
     )  # fmt: skip
     assert ours == theirs
 
@@ -416,7 +416,7 @@ def test_access_keys_may_hold_slashes():
         GET_SIGNED, GET_SIGNATURE, credential="a/b/20130524/us-east-1/s3/aws4_request"
     )
     headers = Headers(get_headers(Authorization=value).items())
-    assert parse_claim(headers, {}).access_key == "a/b"
+    assert parse_claim(headers, {}).signer.access_key == "a/b"
 
 
 def test_signing_keys_are_kept_and_bounded():

@@ -17,6 +17,7 @@ from objstore.s3.sigv4 import (
     STREAMING_SIGNED_TRAILER,
     STREAMING_UNSIGNED_TRAILER,
     Claim,
+    Signer,
     Verified,
     derive_key,
 )
@@ -31,10 +32,13 @@ TRAILER_SEED = "106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e
 
 def verified(seed: str = SIGNED_SEED, payload: str = STREAMING_SIGNED) -> Verified:
     """As `sigv4.verify` leaves it."""
-    claim = Claim(
+    signer = Signer(
         access_key="AKIAIOSFODNN7EXAMPLE", day="20130524", region="us-east-1", service="s3",
-        terminator="aws4_request", signed_headers=("host",), signature=seed,
-        timestamp="20130524T000000Z", time_ms=0, payload=payload, is_presigned=False,
+        terminator="aws4_request", signed_headers=("host",),
+    )  # fmt: skip
+    claim = Claim(
+        signer=signer, signature=seed, timestamp="20130524T000000Z", time_ms=0,
+        payload=payload, is_presigned=False,
     )  # fmt: skip
     return Verified(claim=claim, signing_key=KEY)
 

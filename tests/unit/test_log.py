@@ -1,0 +1,128 @@
+"""The log: what a frequent line is, when lines are written, and what is never lost."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+import structlog
+import trio
+from structlog.testing import capture_logs
+
+from objstore import log
+from objstore.log import HELD_SIZE_MAX, HOLD_S, FrequentLog, Output, configure, hold_lines
+
+FIELDS: dict[str, object] = {
+    "operation": "GetObject",
+    "key": 'a"b\\ü\n\x7f',
+    "code": None,
+    "status": 200,
+    "duration_ms": 1.5,
+    "is_whole": True,
+    "names": ["a", 1],
+}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is written while the log is JSON, a text a write."""
+    texts: list[str] = []
+    saved = structlog.get_config()
+    monkeypatch.setattr(log, "_output", lambda: Output(texts.append))
+    monkeypatch.setattr(log, "_installed", log._Installed())
+    configure(level="info", format="json", node="n1")
+    yield texts
+    structlog.contextvars.clear_contextvars()
+    structlog.configure(**saved)
+
+
+def normal(line: str) -> str:
+    return re.sub(r'"timestamp": "[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z"', "TIME", line)
+
+
+def test_a_frequent_line_is_what_structlog_would_write(written: list[str]) -> None:
+    structlog.get_logger().info("s3.request_done", **FIELDS)
+    FrequentLog("n1").info("s3.request_done", FIELDS)
+    usual, frequent = written
+    assert normal(frequent) == normal(usual)
+    assert "TIME" in normal(frequent)
+    assert json.loads(frequent)["key"] == FIELDS["key"]
+
+
+def test_a_frequent_line_goes_through_structlog_where_it_is_captured(
+    written: list[str],
+) -> None:
+    with capture_logs() as logs:
+        FrequentLog("n1").info("s3.request_done", FIELDS)
+    assert logs == [{**FIELDS, "event": "s3.request_done", "log_level": "info"}]
+    assert written == []
+
+
+def test_a_frequent_line_is_as_important_as_info(written: list[str]) -> None:
+    configure(level="warning", format="json")
+    FrequentLog("n1").info("s3.request_done", FIELDS)
+    assert written == []
+
+
+def test_lines_are_written_as_they_come_unless_they_are_held(written: list[str]) -> None:
+    structlog.get_logger().info("node.started")
+    assert len(written) == 1
+
+
+async def test_held_lines_are_written_together_after_a_moment(
+    written: list[str], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hold_lines)
+        for _ in range(10):
+            FrequentLog("n1").info("s3.request_done", FIELDS)
+        assert written == []
+        await trio.sleep(HOLD_S * 1.5)
+        assert [text.count("\n") for text in written] == [10]
+        structlog.get_logger().info("node.stopping")
+        nursery.cancel_scope.cancel()
+    assert "node.stopping" in written[-1]
+
+
+async def test_a_warning_writes_all_that_waits_in_order(written: list[str]) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hold_lines)
+        FrequentLog("n1").info("s3.request_done", FIELDS)
+        structlog.get_logger().warning("http.requests_cut")
+        (text,) = written
+        assert text.index("s3.request_done") < text.index("http.requests_cut")
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_more_than_so_much_waits(written: list[str]) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hold_lines)
+        while not written:
+            FrequentLog("n1").info("s3.request_done", FIELDS)
+        assert HELD_SIZE_MAX <= len(written[0]) < HELD_SIZE_MAX + 1000
+        nursery.cancel_scope.cancel()
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_raises_nothing() -> None:
+    def full(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    output = Output(full)
+    output.info("a")
+    output.error("b")
+
+
+def test_all_of_a_text_is_written_where_a_write_takes_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = bytearray()
+
+    def write(descriptor: int, data: bytes) -> int:
+        assert descriptor == 2
+        taken.extend(data[:7])
+        return len(data[:7])
+
+    monkeypatch.setattr(os, "write", write)
+    log._write_all(2, b"0123456789" * 10)
+    assert taken == b"0123456789" * 10
