@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 J      ?= 2
+SEEDS  ?= 1..200
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-full test-integration check format lint types unit clients docs clean
+.PHONY: help install run test test-full test-integration check format lint types unit clients sim docs clean
 
 help:  ## This list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -34,6 +35,9 @@ unit: $(STAMP)  ## Unit, contract and short simulator tests.
 
 check: lint types unit  ## What to run before a commit, in about a minute or two.
 
+sim: $(STAMP)  ## Simulate a cluster under faults, 200 seeds; make sim SEEDS=1000..2000, or SEED=7.
+	$(BIN)/objstore sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --processes $(J))
+
 clients: $(STAMP)  ## Put the client programs of the tests under .test-tools/.
 	PYTHON=$(BIN)/python tests/clients/install.sh
 
@@ -44,6 +48,7 @@ test: check test-integration  ## What every change must pass (CI runs this).
 
 test-full: lint types clients  ## Every suite at full length.
 	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
+	$(BIN)/objstore sim --seeds $(SEEDS) --processes $(J)
 	$(BIN)/pytest -q tests/cluster tests/clients
 
 format: $(STAMP)  ## Format the code.

@@ -39,6 +39,11 @@ class SimulatedClock:
         self._since = trio.current_time()
         self._rate = rate
 
+    def correct(self) -> None:
+        """Let it be right again, and run right."""
+        self._offset_ms, self._rate = 0.0, 1.0
+        self._since = trio.current_time()
+
     def _true_ms(self) -> float:
         return trio.current_time() * 1000
 

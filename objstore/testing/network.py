@@ -32,7 +32,7 @@ import errno
 import heapq
 import math
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from random import Random
 from typing import Literal
 
@@ -112,6 +112,7 @@ class Fabric:
     random: Random
     split_probability: float = 0.1  # How often a receive gives only a part.
     default: Link = attrs.field(factory=Link)
+    on_sent: Callable[[str, str, bytes], None] | None = None  # Told of all that is sent.
     _machines: dict[str, _Machine] = attrs.field(factory=dict)
     _links: dict[tuple[str, str], Link] = attrs.field(factory=dict)
     _loopback: Link = attrs.field(factory=lambda: Link(0.000_05, 0.0))
@@ -232,6 +233,8 @@ class _Pipe:
     last_due: float = 0.0
 
     def put(self, data: bytes) -> None:
+        if self.fabric.on_sent is not None:
+            self.fabric.on_sent(self.source, self.target, data)
         self.last_due = max(self.last_due, self._due(len(data)))
         self.segments.append((self.last_due, data))
         self.unread += len(data)
@@ -542,6 +545,8 @@ class SimulatedPackets:
         machine = self._fabric.resolve(to.host, here)
         if machine is None or not self._boot.alive or len(data) > 65_507:
             return
+        if self._fabric.on_sent is not None:
+            self._fabric.on_sent(here, machine.name, data)
         link, random = self._fabric.link(here, machine.name), self._fabric.random
         if not self._fabric.is_open(here, machine.name) or random.random() < link.loss:
             return

@@ -133,7 +133,7 @@ def test_without_a_token_the_command_says_where_to_get_one(tmp_path: Path) -> No
     assert result.stderr.count("hint:") == 1
 
 
-@pytest.mark.parametrize("arguments", [("node", "drain"), ("node", "remove"), ("sim",)])
+@pytest.mark.parametrize("arguments", [("node", "drain"), ("node", "remove")])
 def test_what_is_not_built_says_so(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 5
@@ -277,3 +277,22 @@ def test_only_the_servers_own_certificate_is_trusted_by_file(tmp_path: Path) -> 
     path.write_text(block.format("leaf") + block.format("intermediate"))
     assert "intermediate" not in _leaf_of(str(path))
     assert _leaf_of(str(path)).strip() == block.format("leaf").strip()
+
+
+def test_a_failing_seed_is_shown_with_the_command_that_replays_it(monkeypatch):
+    from objstore.cli import sim
+    from objstore.testing.cluster.evidence import Violation
+    from objstore.testing.cluster.simulation import Report
+
+    def simulate(plan, program, **_):
+        return Report(plan, plan.steps, 9, "hash", (Violation("loss", "gone"),), {}, 1.0)
+
+    monkeypatch.setattr(sim, "simulate", simulate)
+    monkeypatch.setattr(sim, "_set_up_log", lambda **_: None)
+    given = ["--seed", "7", "--nodes", "5", "--faults", "cut,rot", "--unbounded", "--json"]
+    done = run("sim", *given)
+    assert done.exit_code == 1
+    replay = "objstore sim --seed 7 --nodes 5 --faults cut,rot --unbounded"
+    assert f"replay: {replay}\n" in done.stderr
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert shown["violations"] == [{"checker": "loss", "what": "gone"}]

