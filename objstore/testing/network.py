@@ -356,7 +356,8 @@ class PlainStream:
             self._outgoing.put(piece)
             sent += len(piece)
         assert self.peer is not None
-        self.peer.wake()
+        if sent:  # Else two senders with full windows would wake each other for ever.
+            self.peer.wake()
         self._hear_of_death()
         return sent
 
@@ -394,9 +395,10 @@ class PlainStream:
         self.wake()
 
     def reset_at(self, time: float) -> None:
-        """Let this end break at `time`."""
-        self._reset_at = min(self._reset_at, time)
-        self.wake()
+        """Let this end break at `time`, unless it does so before."""
+        if time < self._reset_at:
+            self._reset_at = time
+            self.wake()
 
     def wake(self) -> None:
         self._changed.set()

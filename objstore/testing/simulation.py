@@ -24,6 +24,8 @@ T = TypeVar("T")
 # A simulation that waits for ever is a bug that must end: a week of virtual time is more
 # than any scenario has, and costs nothing to jump over.
 TIME_LIMIT_S = 7 * 24 * 3600.0
+# Passes of the scheduler in which no time passes: tasks that wake each other for ever.
+PASSES_MAX = 100_000
 
 
 def run_simulation(
@@ -34,13 +36,15 @@ def run_simulation(
 ) -> T:
     """Run `program` to its end on virtual time, scheduled by `seed`.
 
-    Raises what it raises, and trio.TooSlowError after `time_limit_s` of virtual time.
-    Not to be called inside trio.
+    Raises what it raises, trio.TooSlowError after `time_limit_s` of virtual time, and
+    Livelock where that stands still.  Not to be called inside trio.
     """
+    watchdog = _Watchdog()
 
     async def limited() -> T:
-        with trio.fail_after(time_limit_s):
+        with trio.fail_after(time_limit_s), watchdog.scope:
             return await program()
+        raise Livelock(f"tasks wake each other for ever at {trio.current_time():.6f}")
 
     loop: Any = trio._core._run
     before, state = loop._ALLOW_DETERMINISTIC_SCHEDULING, loop._r.getstate()
@@ -48,7 +52,9 @@ def run_simulation(
     loop._r.seed(seed)
     try:
         clock = trio.testing.MockClock(autojump_threshold=0)
-        return trio.run(limited, clock=clock)
+        # Its time stands still but for jumps, so there is nothing to compute.
+        clock.current_time = lambda: clock._virtual_base  # type: ignore[method-assign]
+        return trio.run(limited, clock=clock, instruments=[watchdog])
     finally:
         loop._ALLOW_DETERMINISTIC_SCHEDULING = before
         loop._r.setstate(state)
@@ -64,6 +70,27 @@ async def insist(deed: Callable[[], Awaitable[bool]], *, pause_s: float = 0.2) -
     """Do `deed` again and again until it says that it worked."""
     while not await deed():  # noqa: ASYNC110
         await trio.sleep(pause_s)
+
+
+class Livelock(Exception):
+    """Something is always runnable, so that virtual time cannot pass."""
+
+
+class _Watchdog(trio.abc.Instrument):
+    """Cancels `scope` where no time passes."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self._time = -1.0
+        self._passes = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        del timeout
+        now = trio.current_time()
+        self._passes = self._passes + 1 if now == self._time else 0
+        self._time = now
+        if self._passes > PASSES_MAX:
+            self.scope.cancel()
 
 
 class Trace:

@@ -21,7 +21,8 @@ def check(evidence: Evidence, *, healed: float) -> Iterator[Violation]:
     for key, operations in sorted(evidence.history.by_key().items()):
         writes = [o for o in operations if o.kind in _WRITES]
         expected = possible(writes)
-        last_write = max((w.called for w in writes), default=0.0)
+        settled = [w.called if w.is_unknown else w.returned for w in writes]
+        last_write = max(settled, default=0.0)
         for read in operations:
             is_last = read.called > max(healed, last_write)
             if read.kind is not Kind.GET or not is_last or read.value in expected:

@@ -15,6 +15,7 @@ from objstore.testing.cluster.faults import FAULTS
 from objstore.testing.cluster.simulation import Plan, Report, simulate
 
 FULL = pytest.mark.full
+pytestmark = pytest.mark.timeout(900)  # A busy machine is no failure.
 
 
 def run(plan: Plan) -> Report:
@@ -57,7 +58,7 @@ def sim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=800,
         env={**os.environ, **environment},
     )
 

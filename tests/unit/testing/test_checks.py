@@ -99,6 +99,12 @@ def test_loss_allows_all_that_an_unknown_write_may_have_done(told, seen):
     assert not found(loss.check(told.evidence, healed=10))
 
 
+def test_loss_does_not_look_at_reads_beside_writes(told):
+    told.do("put", "b/k", 11, 15)
+    told.do("get", "b/k", 12, 13, None)
+    assert not found(loss.check(told.evidence, healed=10))
+
+
 def test_resurrection_finds_what_was_deleted(told):
     value = told.do("put", "b/k", 0, 1)
     told.do("delete", "b/k", 2, 3)

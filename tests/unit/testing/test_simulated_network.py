@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 
@@ -272,3 +274,39 @@ async def test_an_isolated_host_reaches_nobody(world, autojump_clock):
     for other in ("a", "c"):
         with pytest.raises(OSError):
             await world.host("b").network.connect(Address(other, PORT))
+
+
+async def pump(stream):
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(bytes(100_000))
+
+
+async def test_two_senders_with_full_windows_let_time_pass(world, autojump_clock):
+    one, other = await connect(world)
+    world.cut("a", "b")
+    with trio.move_on_after(10) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump, one)
+            nursery.start_soon(pump, other)
+    assert scope.cancelled_caught
+
+
+async def drain(stream):
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some(1000):
+            pass
+
+
+async def test_a_sender_and_a_reader_hear_together_that_the_host_began_anew(
+    world, autojump_clock
+):
+    client, _ = await connect(world)
+    world.crash("b")
+    world.restart("b")
+    world.link("a", "b").latency_s = 3.0
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump, client)
+        nursery.start_soon(drain, client)
+    assert 3 < trio.current_time() - began < 10

@@ -7,6 +7,7 @@ import trio
 
 from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.ids import ClusterId, NodeId
+from objstore.testing import simulation
 from objstore.testing.host import HostCrashed, SimulatedWorld
 from objstore.testing.simulation import Trace, run_simulation
 
@@ -155,3 +156,14 @@ def test_trio_is_left_as_it_was_found():
     run_simulation(1, program)
     assert before == loop._ALLOW_DETERMINISTIC_SCHEDULING
     assert loop._r.getstate() == state
+
+
+def test_tasks_that_wake_each_other_for_ever_are_found_out(monkeypatch):
+    monkeypatch.setattr(simulation, "PASSES_MAX", 1000)
+
+    async def program():
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(simulation.Livelock, match="for ever"):
+        run_simulation(1, program)
