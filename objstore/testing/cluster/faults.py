@@ -136,9 +136,9 @@ class Fate:
         self.random.shuffle(names)
         one_way = self.random.random() < 0.4
         kind = self.random.randrange(4)
-        if kind == 0:
+        if kind == 0 or len(names) == 1:
             return [(names[0], self.clients)], one_way
-        if kind == 1 or len(names) < 3:
+        if kind == 1 or len(names) == 2:
             return [(names[0], names[-1])], one_way
         inside = names[:1] if kind == 2 else names[: len(names) // 2]
         outside = [name for name in names if name not in inside]
