@@ -45,6 +45,7 @@ _LOOK_S = 0.1
 _SERVES_S = 60.0  # After the heal, until every node serves.
 _MENDS_S = 300.0  # And until nothing is below promise.
 _LAST_READS_S = 120.0
+_COPIES = 3  # The default redundancy's.
 _TIME_LIMIT_S = 24 * 3600.0
 
 
@@ -223,6 +224,8 @@ class _Simulation:
             damaged = [s.group for s in statuses if s is not None and s.damaged]
             if damaged:
                 return f"groups {damaged} of {name} are damaged"
+        if len(running) < _COPIES:
+            return ""  # Below promise for good.
         status = await next(iter(running.values())).status.status()
         if status["below_promise"]["objects"] or status["problems"]:
             return f"below promise {status['below_promise']}, {status['problems']}"
