@@ -10,7 +10,6 @@ TLS is in `real_tls`, over the same plain stream.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import socket
@@ -125,10 +124,14 @@ class PlainStream:
         finally:
             self._sending = False
 
-    def send_now(self, data: bytes) -> None:
-        """Send what fits without waiting; for last words."""
-        with contextlib.suppress(OSError):
-            self._socket.send(data)
+    def send_now(self, data: bytes) -> int:
+        """Send what fits without waiting; how much that was.  `send_all` finds errors."""
+        if self._sending or self._eof_sent:
+            return 0
+        try:
+            return self._socket.send(data)
+        except OSError:
+            return 0
 
     async def send_eof(self) -> None:
         if self._eof_sent:

@@ -34,6 +34,8 @@ from objstore.units import KiB
 CONTEXTS_MAX = 16  # Our identity, the one before it, and the front door's, by their uses.
 _SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is sent.
 _RECEIVE_SIZE = 64 * KiB
+# Sent at once where it fits: a message between nodes.  More lets others run in between.
+_SMALL_SIZE = 32 * KiB
 
 
 class Transport(Protocol):
@@ -46,7 +48,7 @@ class Transport(Protocol):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
-    def send_now(self, data: bytes) -> None: ...
+    def send_now(self, data: bytes) -> int: ...
 
     def close(self) -> None: ...
 
@@ -73,6 +75,7 @@ class TlsStream:
         self._handshaking = trio.Lock()
         self._sending = trio.Lock()
         self._early = bytearray()  # Received before a half-close, not yet asked for.
+        self._is_dry = False  # The last read took all that had come: feed first.
         self._broken = False
         self._eof_sent = False
         self._closed = False
@@ -113,6 +116,9 @@ class TlsStream:
             del self._early[:size_max]
             return data
         while True:
+            if self._is_dry:
+                self._is_dry = False
+                await self._feed()
             self._check_usable()
             try:
                 return self._read(size_max)
@@ -130,6 +136,10 @@ class TlsStream:
             raise trio.ClosedResourceError("the sending side is closed")
         await self._take_turn()
         try:
+            if len(data) <= _SMALL_SIZE:
+                self._write(data)
+                await self._flush(self._send_now())
+                return
             rest = memoryview(data)
             while rest:
                 self._write(rest[:_SEND_SIZE])
@@ -189,7 +199,10 @@ class TlsStream:
             data = self._object.read(size_max)
         except ssl.SSLZeroReturnError:
             return b""
-        if not data or len(data) >= size_max or not self._incoming.pending:
+        if not data or len(data) >= size_max:
+            return data
+        if not self._incoming.pending:  # A read shorter than asked for ends a record.
+            self._is_dry = True
             return data
         pieces = [data]
         missing = size_max - len(data)
@@ -204,7 +217,7 @@ class TlsStream:
             missing -= len(piece)
         return b"".join(pieces)
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
         assert self._object is not None
         try:
             self._object.write(data)
@@ -215,6 +228,7 @@ class TlsStream:
     def _drain(self) -> None:
         """Decrypt what has come: `unwrap` would throw it away."""
         assert self._object is not None
+        self._is_dry = False
         try:
             while data := self._object.read(_RECEIVE_SIZE):
                 self._early += data
@@ -239,8 +253,17 @@ class TlsStream:
         else:
             self._incoming.write_eof()
 
-    async def _flush(self) -> None:
-        """Send all of `outgoing`, also what a receiver added meanwhile."""
+    def _send_now(self) -> bytes:
+        """Send of `outgoing` what goes without waiting; returns the rest."""
+        data = self._outgoing.read()
+        return data[self._transport.send_now(data) :]
+
+    async def _flush(self, rest: bytes = b"") -> None:
+        """Send `rest`, then all of `outgoing`, also what a receiver added meanwhile."""
+        if rest:
+            broken, self._broken = self._broken, True
+            await self._transport.send_all(rest)
+            self._broken = broken
         while self._outgoing.pending:
             broken, self._broken = self._broken, True  # If cancelled, bytes are lost.
             await self._transport.send_all(self._outgoing.read())

@@ -31,14 +31,9 @@ def next_due_ms(view: RowView, slot: Slot) -> int | None:
 
 def drain(work: Work, rows_max: int = PURGE_ROWS_MAX) -> bool:
     """Do one step.  True where more is due."""
-    prefix = schema.table_prefix(work.slot, Table.EXPIRY)
-    due: list[tuple[bytes, bytes]] = []
-    for row in work.rows.scan(prefix, schema.range_end(prefix)):
-        if schema.expiry_of_row(row[0])[0] > work.context.time_ms:
-            break
-        due.append(row)
-        if len(due) > rows_max:
-            break
+    start = schema.table_prefix(work.slot, Table.EXPIRY)
+    end = schema.expiry_end(work.slot, work.context.time_ms)
+    due = work.rows.page(start, end, rows_max + 1)
     for row_key, payload in due[:rows_max]:
         _due_ms, kind, name = schema.expiry_of_row(row_key)
         if kind is Expiring.PURGE:

@@ -45,8 +45,9 @@ from objstore.meta.values import (
     Usage,
     Version,
 )
+from objstore.packing import make_pack
 
-pack: Callable[..., bytes] = msgpack.packb
+pack = make_pack()
 unpack: Callable[[bytes], Any] = partial(
     msgpack.unpackb,  # type: ignore[attr-defined]
     use_list=False,

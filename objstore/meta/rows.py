@@ -9,7 +9,7 @@ it did, a failed one is rolled back, and the whole goes to the store as one batc
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
@@ -48,11 +48,12 @@ def first_row(view: RowView, start: bytes, end: bytes) -> tuple[bytes, bytes] | 
 class StagedRows:
     """Changes over a base, in memory.  `begin` starts a command; `rollback` undoes it."""
 
-    __slots__ = ("_base", "_keys", "_undo", "changes")
+    __slots__ = ("_base", "_is_sorted", "_keys", "_undo", "changes")
 
     def __init__(self, base: RowView) -> None:
         self._base = base
-        self._keys: list[bytes] = []  # Of `changes`, sorted.
+        self._keys: list[bytes] = []  # Of `changes`; sorted once a scan needs it.
+        self._is_sorted = True
         self._undo: dict[bytes, object] = {}  # What `changes` held before this command.
         self.changes: dict[bytes, bytes | None] = {}  # Sealed values; None: deleted.
 
@@ -70,14 +71,20 @@ class StagedRows:
 
     def _change(self, key: bytes, value: bytes | None) -> None:
         changes = self.changes
-        if key in changes:
-            self._undo.setdefault(key, changes[key])
-        else:
-            insort(self._keys, key)
-            self._undo.setdefault(key, _ABSENT)
+        before = changes.get(key, _ABSENT)
+        if before is _ABSENT:
+            self._keys.append(key)
+            self._is_sorted = False
+        self._undo.setdefault(key, before)
         changes[key] = value
 
+    def _sort(self) -> None:
+        if not self._is_sorted:
+            self._keys.sort()
+            self._is_sorted = True
+
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        self._sort()
         low = bisect_left(self._keys, start)
         high = bisect_left(self._keys, end, low)
         if low == high:
@@ -110,6 +117,7 @@ class StagedRows:
 
     def rollback(self) -> None:
         """Undo everything since `begin`."""
+        self._sort()
         for key, value in self._undo.items():
             if value is _ABSENT:
                 del self.changes[key]

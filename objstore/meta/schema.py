@@ -352,6 +352,11 @@ def expiry_key(slot: Slot, due_ms: int, kind: Expiring, name: bytes) -> bytes:
     return _EXPIRY.pack(slot, Table.EXPIRY, due_ms, kind) + name
 
 
+def expiry_end(slot: Slot, now_ms: int) -> bytes:
+    """The least key above all rows of EXPIRY that are due at `now_ms`."""
+    return _EXPIRY.pack(slot, Table.EXPIRY, now_ms + 1, 0)
+
+
 def expiry_of_row(row_key: bytes) -> tuple[int, Expiring, bytes]:
     """(due, kind, id) of a row of EXPIRY."""
     _slot, _table, due_ms, kind = _EXPIRY.unpack_from(row_key)

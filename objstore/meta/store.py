@@ -44,6 +44,7 @@ _NEVER_MS = 1 << 62
 _CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
 _CHAIN_MARKS = 32
 _HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
+_KEPT = _HOT | {Table.EXPIRY}  # What `KvRows.wrote` wants to hear of.
 _HOT_ROWS_MAX = 16_384  # A few megabytes.
 _WATCHED = (Table.BELOW, Table.RELEASED)
 
@@ -61,17 +62,24 @@ def _put(batch: Batch, key: bytes, payload: bytes) -> None:
 class KvRows:
     """A RowView of one shard: adds generations to keys, verifies values."""
 
-    __slots__ = ("_generations", "_hot", "_kv")
+    __slots__ = ("_expiring", "_generations", "_hot", "_kv")
 
     def __init__(self, kv: View, generations: dict[bytes, bytes]) -> None:
         self._kv = kv
+        # No slot has a row of EXPIRY below these keys: every eighth command looks.
+        self._expiring: dict[bytes, bytes] = {}
         self._generations = generations  # By the slot's two bytes.
         # Payloads of rows that every command reads, kept as the store has them.
         self._hot: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
         if key[2] not in _HOT:
-            return self._load(key)
+            slot = key[:2]
+            generation = self._generations.get(slot)
+            if generation is None:
+                return None
+            value = self._kv.get(slot + generation + key[2:])
+            return None if value is None else schema.unseal(key, value)
         payload = self._hot.get(key, b"")  # No payload is empty.
         if payload == b"":
             if len(self._hot) >= _HOT_ROWS_MAX:
@@ -89,14 +97,39 @@ class KvRows:
 
     def wrote(self, key: bytes, value: bytes | None) -> None:
         """Note a row that was just written: its sealed value."""
-        if key[2] in _HOT:
+        table = key[2]
+        if table in _HOT:
             self._hot[key] = None if value is None else value[schema.HEAD_SIZE :]
+        elif (
+            table == Table.EXPIRY
+            and value is not None
+            and key < self._expiring.get(key[:2], b"")
+        ):
+            self._expiring[key[:2]] = key
 
     def forget(self) -> None:
         """Forget what is kept: the rows are others now."""
         self._hot.clear()
+        self._expiring.clear()
+
+    def expiring(self, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of EXPIRY below `end`, most often none."""
+        slot = end[:2]
+        if end <= self._expiring.get(slot, b""):
+            return
+        first = end
+        for key, payload in self._scan(end[:3], end):
+            first = min(first, key)
+            self._expiring[slot] = first
+            yield key, payload
+        self._expiring[slot] = first
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if start == end[:3] and start[2] == Table.EXPIRY:
+            return self.expiring(end)
+        return self._scan(start, end)
+
+    def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         slot = start[:2]
         generation = self._generations.get(slot)
         if generation is None:
@@ -184,7 +217,11 @@ class ShardMachine:
     def _write(self, rows: StagedRows, progress: local.Progress) -> None:
         batch = self._kv.batch()
         generations = self._generations
+        wrote = self._rows.wrote
         for key, value in rows.changes.items():
+            table = key[2]
+            if table in _KEPT:
+                wrote(key, value)
             slot = key[:2]
             generation = generations.get(slot)
             if generation is None:
@@ -194,7 +231,6 @@ class ShardMachine:
                 batch.delete(physical)
                 continue
             batch.put(physical, value)
-            table = key[2]
             if table == Table.EXPIRY:
                 due_ms = schema.expiry_of_row(key)[0]
                 self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
@@ -202,8 +238,6 @@ class ShardMachine:
                 self._with[table].add(slot)
         _put(batch, local.applied_key(self.group), local.pack_progress(progress))
         self._kv.write(batch)
-        for key, value in rows.changes.items():
-            self._rows.wrote(key, value)
         self._progress = progress
 
     def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:

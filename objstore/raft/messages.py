@@ -24,6 +24,7 @@ table.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4 and 9.6; etcd's raft.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -33,11 +34,11 @@ import msgpack
 from objstore.errors import RemoteProtocolError
 from objstore.ids import NodeId, is_node_id
 from objstore.limits import ENTRY_SIZE_MAX
+from objstore.packing import make_pack
 from objstore.raft.state_machine import Entry, EntryKind, Membership
 
 VERSION = 1
 # msgpack's stubs lack types: named once, with what they are.
-_packb: Callable[..., bytes] = msgpack.packb
 _unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
 _U64_MAX = 2**64 - 1
 _MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
@@ -245,8 +246,7 @@ def decode_payload(data: bytes) -> Payload:
     return Payload(wall_ms, [_read(row) for row in rows])
 
 
-def pack(row: object) -> bytes:
-    return _packb(row)
+pack = make_pack()
 
 
 def unpack(data: bytes) -> Any:
@@ -331,12 +331,14 @@ def _read_nodes(names: Any) -> tuple[NodeId, ...]:
     return tuple(NodeId(name) for name in names)
 
 
+@lru_cache(maxsize=1024)
 def members(membership: Membership) -> tuple[NodeId, ...]:
     """Everybody who receives the log, sorted."""
     names = {*membership.voters, *membership.outgoing, *membership.learners}
     return tuple(sorted(names))
 
 
+@lru_cache(maxsize=1024)
 def voters(membership: Membership) -> tuple[NodeId, ...]:
     """Everybody whose word counts, sorted."""
     return tuple(sorted({*membership.voters, *membership.outgoing}))

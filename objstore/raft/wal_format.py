@@ -94,10 +94,10 @@ class Record:
     index: int = 0
     detail: int = 0  # ENTRY: its kind; HARD_STATE, TOMBSTONE: the damage.
     payload: bytes = b""  # ENTRY: its data; HARD_STATE, TOMBSTONE: commit and vote.
+    size: int = attrs.field(init=False)  # Bytes it takes in a segment.
 
-    @property
-    def size(self) -> int:
-        """Bytes it takes in a segment."""
+    @size.default
+    def _size_of_payload(self) -> int:
         return record_size(len(self.payload))
 
 

@@ -39,6 +39,7 @@ from objstore import errors
 from objstore.errors import CorruptData, ObjstoreError
 from objstore.host.network import Address
 from objstore.ids import FragmentId
+from objstore.packing import make_pack
 
 T = TypeVar("T")
 E = TypeVar("E", bound=type[ObjstoreError])
@@ -46,7 +47,6 @@ E = TypeVar("E", bound=type[ObjstoreError])
 Upgrade = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 # msgpack's stubs lack types: named once, with what they are.
-_packb: Callable[..., bytes] = msgpack.packb
 _unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
 
 _ERROR_TAG = "!"
@@ -69,15 +69,15 @@ class _Wire:
         self.tag = tag
         self.version = version
         self.upgrades = upgrades
-        self._build: Callable[[tuple[Any, ...]], Any] | None = None
+        self.compiled: Callable[[tuple[Any, ...]], Any] | None = None  # Of this version.
 
     def build(self, raw: tuple[Any, ...]) -> Any:
         """Make the value of `raw` = (tag, version, fields ...)."""
         if raw[1] != self.version:
             raw = self._upgraded(raw)
-        if self._build is None:
-            self._build = _compile_decoder(self)
-        return self._build(raw)
+        if self.compiled is None:
+            self.compiled = _compile_decoder(self)
+        return self.compiled(raw)
 
     def _upgraded(self, raw: tuple[Any, ...]) -> tuple[Any, ...]:
         version = raw[1]
@@ -282,9 +282,7 @@ def _enum_value(value: enum.Enum) -> Any:
     return value.value
 
 
-def _pack(value: object) -> bytes:
-    return _packb(value, default=_default)
-
+_pack = make_pack(_default)
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -409,6 +407,8 @@ def _object_of(raw: Any) -> Any:
         raise CorruptValue("not a value with a tag")
     entry = _by_tag.get(raw[0])
     if entry is not None:
+        if raw[1] == entry.version and entry.compiled is not None:
+            return entry.compiled(raw)
         return entry.build(raw)
     if raw[0] == _ERROR_TAG and len(raw) >= _HEAD + 4:
         return _error_of(*raw[_HEAD : _HEAD + 4])
@@ -426,8 +426,11 @@ def _compile_decoder(entry: _Wire) -> Callable[[tuple[Any, ...]], Any]:
         local = f"f{place}"
         check = _scalar_check(hints[field.name], local)
         if check is None:
-            names[f"_of{place}"] = _field_decoder(hints[field.name])
-            body.append(f"  {local} = _of{place}(raw[{place}])")
+            hint, optional = _without_none(_resolve(hints[field.name]))
+            names[f"_of{place}"] = _plain_decoder(hint)
+            unless = f"if {local} is not None: " if optional else ""
+            body.append(f"  {local} = raw[{place}]")
+            body.append(f"  {unless}{local} = _of{place}({local})")
         else:
             body.append(f"  {local} = raw[{place}]")
             body.append(f"  if {check}: _wrong({field.name!r}, {local})")
@@ -571,7 +574,7 @@ def _tuple_decoder(arguments: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...
         def many(raw: Any) -> tuple[Any, ...]:
             if type(raw) is not tuple:
                 _wrong_field("tuple", raw)
-            return tuple([item(value) for value in raw])
+            return tuple([item(value) for value in raw]) if raw else raw
 
         return many
     items = [_field_decoder(argument) for argument in arguments]
@@ -621,8 +624,15 @@ def _map_decoder(key_hint: Any, value_hint: Any) -> Callable[[Any], dict[Any, An
 
 def _class_decoder(classes: tuple[type, ...]) -> Callable[[Any], Any]:
     """Values of any of `classes`, or of registered classes under them."""
+    direct = {
+        entry.tag: entry for entry in map(_by_class.get, classes) if entry is not None
+    }
 
     def instance(raw: Any) -> Any:
+        if type(raw) is tuple and len(raw) >= _HEAD and type(raw[0]) is str:
+            entry = direct.get(raw[0])
+            if entry is not None and raw[1] == entry.version and entry.compiled is not None:
+                return entry.compiled(raw)
         value = _object_of(raw)
         if not isinstance(value, classes):
             _wrong_field("value", value)
