@@ -12,9 +12,6 @@ from collections.abc import Sequence
 
 import attrs
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 FAILED = 1
 UNREACHABLE = 3
@@ -57,6 +54,11 @@ def print_json(value: object) -> None:
 
 def print_table(rows: Sequence[dict[str, object]], columns: Sequence[Column]) -> None:
     """A table for people; readable without colour and in a pipe."""
+    # Late: a daemon prints no table.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.title, overflow="fold")

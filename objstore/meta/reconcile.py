@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 _INTERVAL_S = 1.0
 _PAUSE_S = 0.05  # Between two rounds, however much is wanted.
-_CHANGES_AT_ONCE = 4  # Groups whose members change: each may send a snapshot.
+_CHANGES_AT_ONCE = 8  # Groups whose members change: each may send a snapshot.
 _CHANGE_TIMEOUT_S = 60.0  # A learner that does not catch up is tried again after that.
 _COMPARE_EVERY_S = 30.0
 _KNOCK_EVERY_S = 10.0
@@ -85,11 +85,20 @@ class Reconciler:
         self._compared_s = 0.0
         self._knocked_s = 0.0
         self._is_laying_out = False
+        self._up: set[NodeId] = set()
         self._wanted = trio.Event()
         view.subscribe(self._on_view_changed)
 
     def _on_view_changed(self) -> None:
         self._wanted.set()
+
+    def on_member(self, node: NodeId, *, is_up: bool) -> None:
+        """Take the failure detector's news: groups may be waiting for a voter to be up."""
+        if not is_up:
+            self._up.discard(node)
+        elif node not in self._up:
+            self._up.add(node)
+            self._wanted.set()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -570,6 +570,7 @@ class Parts:
         return Reply(payload=self.gossip.on_push_pull(call.peer, call.payload))
 
     def _on_member(self, member: Member) -> None:
+        self.reconciler.on_member(member.node, is_up=member.is_up)
         if member.is_up:
             self.peers.forget_pause(member.node)
         elif member.state is State.LEFT:

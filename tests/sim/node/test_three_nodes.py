@@ -57,6 +57,29 @@ def has_all_voters(nodes: Nodes) -> bool:
     return led == 33
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_grow_as_soon_as_newcomers_are_seen(seed: int) -> None:
+    """Not at the next of the rounds that are made anyway, a second apart."""
+    took_s = 0.0
+
+    async def run() -> None:
+        nonlocal took_s
+        async with trio.open_nursery() as nursery:
+            nodes = Nodes(nursery, SimulatedWorld(seed))
+            await nodes.start("a")
+            for name in "bc":
+                await nodes.admit(name, by="a")
+                await nodes.start(name)
+            began = trio.current_time()
+            await until(lambda: has_all_voters(nodes))
+            took_s = trio.current_time() - began
+            nursery.cancel_scope.cancel()
+
+    run_simulation(seed, run)
+    print(f"{took_s:.2f} s")
+    assert took_s < 0.8
+
+
 async def fill(nodes: Nodes, names: list[str]) -> dict[str, bytes]:
     """Objects, small and large, put through one node after another."""
     assert (await nodes.front(names[0]).put("/bucket")).status == 200
