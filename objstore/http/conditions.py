@@ -21,7 +21,7 @@ from objstore.http.message import Headers
 
 ANY = "*"
 
-_NAMES = frozenset(
+CONDITIONS = frozenset(
     {"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"}
 )
 
@@ -49,7 +49,7 @@ class Conditions:
     @classmethod
     def from_headers(cls, headers: Headers, *, prefix: str = "") -> Conditions:
         """Those of `headers`, whose names may bear a prefix."""
-        if not prefix and headers.lacks(_NAMES):
+        if not prefix and headers.lacks(CONDITIONS):
             return UNCONDITIONAL
         match = headers.get(f"{prefix}if-match")
         none_match = headers.get(f"{prefix}if-none-match")

@@ -91,7 +91,9 @@ class Headers:
         return self._values[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
+        return name in self._values or (
+            isinstance(name, str) and name.lower() in self._values
+        )
 
     def __iter__(self) -> Iterator[str]:
         """Each name once, lower-case, in order of first appearance."""

@@ -174,7 +174,7 @@ class Store:
         Raises NoSuchBucket where the bucket is gone, Unavailable where its state does
         not settle, and what `attempt` and `Capability.renew` raise.
         """
-        began_at = trio.current_time()
+        gives_up_at = None
         pause_s = 0.0
         while True:
             try:
@@ -182,7 +182,9 @@ class Store:
             except BucketReplaced:
                 raise
             except (StaleBucket, NoSuchBucket) as error:
-                if trio.current_time() + pause_s > began_at + _FENCE_WAIT_S:
+                now = trio.current_time()
+                gives_up_at = gives_up_at or now + _FENCE_WAIT_S
+                if now + pause_s > gives_up_at:
                     raise Unavailable(
                         f"bucket {capability.record.name!r} is being changed"
                     ) from error

@@ -64,7 +64,7 @@ class Authenticator:
         signature says nothing of the body, nor of headers in the query.
         Raises S3Error where somebody says and it is not so; Unavailable.
         """
-        if sigv2.is_claimed(request.headers, query):
+        if query and sigv2.is_claimed(request.headers, query):
             return await self._by_version_2(request, query, now_ms), None
         headers = request.headers
         claim = parse_claim(headers, query, has_body=request.body.size != 0)
@@ -115,7 +115,7 @@ class Authenticator:
 def _refuse_session(headers: Headers, query: Mapping[str, str]) -> None:
     """Raise S3Error InvalidToken: no sessions are given here."""
     in_query = bool(query) and any(name.lower() == _SESSION for name in query)
-    if in_query or _SESSION in headers:
+    if in_query or headers.get(_SESSION) is not None:
         raise S3Error("InvalidToken")
 
 

@@ -17,7 +17,7 @@ from objstore.http.message import Body, Headers
 from objstore.objects.requests import SHA256_PAYLOAD, ExpectedDigest
 from objstore.s3 import checksums
 from objstore.s3.errors import S3Error
-from objstore.s3.sigv4 import STREAMING, UNSIGNED_PAYLOAD, Verified
+from objstore.s3.sigv4 import EMPTY_SHA256, STREAMING, UNSIGNED_PAYLOAD, Verified
 from objstore.s3.streaming import ChunkDecoder, decoder_for
 
 _LENGTH = re.compile(r"[0-9]{1,16}")
@@ -122,7 +122,8 @@ def body_of(
         if "x-amz-decoded-content-length" in headers or "content-length" in headers:
             raise S3Error("InvalidRequest", "Only a STREAMING payload is aws-chunked")
         raise S3Error("MissingContentLength")
-    if payload != UNSIGNED_PAYLOAD:
+    is_hashed = payload != UNSIGNED_PAYLOAD
+    if is_hashed and (body.size or payload != EMPTY_SHA256):
         promised = ExpectedDigest(SHA256_PAYLOAD, bytes.fromhex(payload))
         digests = [*digests, promised]
     return S3Body(body, size=body.size, digests=digests)

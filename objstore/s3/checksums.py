@@ -26,6 +26,7 @@ SIZES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32, MD5:
 _HEADERS = {f"{PREFIX}{name.lower()}": name for name in CHECKSUM_ALGORITHMS}
 # Headers that begin alike and carry no checksum.
 _NOT_VALUES = {f"{PREFIX}algorithm", f"{PREFIX}type", f"{PREFIX}mode"}
+_FURTHER = frozenset({"content-md5", "x-amz-sdk-checksum-algorithm"})
 FULL_OBJECT = "FULL_OBJECT"
 COMPOSITE = "COMPOSITE"
 
@@ -59,6 +60,8 @@ def expected_digests(headers: Headers) -> list[ExpectedDigest]:
 
     Raises S3Error InvalidDigest, InvalidRequest, NotImplemented.
     """
+    if headers.lacks(_FURTHER):
+        return _checksums(headers)
     digests = []
     md5 = headers.get("content-md5")
     if md5 is not None:

@@ -43,6 +43,7 @@ from objstore.s3.sigv4 import (
     STREAMING_SIGNED,
     STREAMING_UNSIGNED_TRAILER,
     Verified,
+    sign,
 )
 
 _LINE_MAX = 256  # A size and a signature need 110.
@@ -85,7 +86,7 @@ class ChunkSigner:
         )
 
     def _check(self, to_sign: str, signature: str) -> None:
-        right = hmac.digest(self.signing_key, to_sign.encode(), "sha256").hex()
+        right = sign(self.signing_key, to_sign.encode()).hex()
         if not hmac.compare_digest(right, signature):
             raise S3Error(
                 "SignatureDoesNotMatch",

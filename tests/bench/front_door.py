@@ -266,6 +266,13 @@ async def main() -> None:
     parser.add_argument("operations", nargs="*", default=list(REQUESTS))
     options = parser.parse_args()
     log.configure(level="info", format="json", node="0123456789abcdef")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(log.hold_lines)
+        await _measure(options)
+        nursery.cancel_scope.cancel()
+
+
+async def _measure(options: argparse.Namespace) -> None:
     app = _app()
     for operation in options.operations:
         method, body, status = REQUESTS[operation]

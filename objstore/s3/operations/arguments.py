@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from objstore.http.conditions import ANY, parse_etags
+from objstore.http.conditions import ANY, CONDITIONS, parse_etags
 from objstore.ids import Key, UploadId, VersionId
 from objstore.limits import KEY_SIZE_MAX, LIST_PAGE_MAX, PART_NUMBER_MAX
 from objstore.meta.commands import UNCONDITIONAL, WriteCondition
@@ -168,6 +168,8 @@ def encoding_type(call: S3Call) -> str | None:
 def write_condition(call: S3Call) -> WriteCondition:
     """If-None-Match: * or If-Match of a write; S3 knows no others there."""
     headers = call.headers
+    if headers.lacks(CONDITIONS):
+        return UNCONDITIONAL
     for name in ("if-modified-since", "if-unmodified-since"):
         if name in headers:
             raise not_implemented(name)

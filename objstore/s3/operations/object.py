@@ -6,7 +6,12 @@ from collections.abc import AsyncGenerator
 
 import attrs
 
-from objstore.http.conditions import Conditions, Outcome, range_applies
+from objstore.http.conditions import (
+    UNCONDITIONAL,
+    Conditions,
+    Outcome,
+    range_applies,
+)
 from objstore.http.message import Response
 from objstore.http.ranges import RangeNotSatisfiable, parse_range
 from objstore.limits import PUT_SIZE_MAX
@@ -197,8 +202,10 @@ async def find_version(call: S3Call, capability: Capability) -> Version:
 
 def _judge(call: S3Call, record: BucketRecord, version: Version) -> Response | None:
     """None to go on, the 304, or PreconditionFailed."""
-    draft = draft_of(version)
     conditions = Conditions.from_headers(call.headers)
+    if conditions is UNCONDITIONAL:
+        return None
+    draft = draft_of(version)
     outcome, header = conditions.check(etag=draft.etag, modified_ms=version.time_ms)
     if outcome is Outcome.FAILED:
         raise precondition_failed(header)

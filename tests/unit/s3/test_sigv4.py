@@ -1,6 +1,7 @@
 """Signature Version 4: AWS's published examples, botocore's signer, and every refusal."""
 
 import hashlib
+import hmac
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import pytest
@@ -23,6 +24,7 @@ from objstore.s3.sigv4 import (
     check_claim,
     derive_key,
     parse_claim,
+    sign,
     verify,
 )
 from tests.unit.s3.signer import now_ms
@@ -491,3 +493,9 @@ def test_a_target_that_is_accepted_names_what_was_signed(
     for parameters in (meant[1], means[1]):  # Which order they come in says nothing.
         parameters.pop("X-Amz-Signature", None)
     assert means == meant
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+def test_a_key_that_signs_again_and_again_signs_as_hmac_does(key, data):
+    for _ in range(2):
+        assert sign(key, data) == hmac.digest(key, data, "sha256")
