@@ -5,7 +5,7 @@ This module holds the protocols; `real_network` implements them on sockets, and
 (tests/contract/test_network.py) holds both.
 
 Cancellation: every async method here may be cancelled at any await; a stream whose
-`send_all` or `receive_some` was cancelled must be closed, as its position is unknown.
+`send_all` or a receive was cancelled must be closed, as its position is unknown.
 """
 
 from __future__ import annotations
@@ -106,6 +106,14 @@ class Stream(Protocol):
         """At least one byte, or b"" at the end of the stream.
 
         Under TLS an end without close_notify raises trio.BrokenResourceError.
+        """
+        ...
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """As `receive_some`, into `buffer`: how many bytes; 0 at the end of the stream.
+
+        For a buffer that the bytes on their way will fill: for many of them it may wait a
+        moment, so that more come at once.
         """
         ...
 

@@ -10,15 +10,18 @@ TLS is in `real_tls`, over the same plain stream.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
 from collections import OrderedDict
+from collections.abc import Callable
 
 import attrs
 import structlog
 import trio
 
+from objstore.host.buffers import POOL
 from objstore.host.network import (
     Address,
     ClientTls,
@@ -41,6 +44,13 @@ NAME_LIFE_S = 30.0
 NAME_DEADLINE_S = 5.0
 
 _TRIES_MAX = 8
+_THROUGH_SIZE = 256 * KiB
+# Of a body that is coming: so much is waited for at once, but so long at most; a sender
+# that is slower is not waited for in this way for a while.
+_LOW_WATER = 192 * KiB
+_LOW_WATER_MIN = 32 * KiB
+_LOW_WATER_WAIT_S = 0.02
+_SLOW_WAITS = 32
 # A larger datagram than PACKET_SIZE_MAX is not ours; cut, it fails its authentication.
 _PACKET_READ_SIZE = 4 * KiB
 _PACKETS_BUFFER_SIZE = 1024 * KiB  # A burst of gossip while the loop is busy.
@@ -73,6 +83,8 @@ class PlainStream:
         self._eof_sent = False
         self._tries = 0
         self._is_drained = False  # The last receive got all there was.
+        self._low_water = 1
+        self._slow_waits = 0  # Before low water is tried again.
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -95,9 +107,7 @@ class PlainStream:
         assert size_max > 0
         while True:
             if self._is_drained:
-                self._is_drained = False
-                self._tries = 0
-                await trio.lowlevel.wait_readable(self._socket)
+                await self._wait_readable(0)
             try:
                 data = self._socket.recv(size_max)
             except BlockingIOError:
@@ -109,6 +119,47 @@ class PlainStream:
                 self._is_drained = len(data) < size_max
                 await self._let_others_run()
                 return data
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        assert len(buffer) > 0
+        while True:
+            if self._is_drained:
+                await self._wait_readable(len(buffer))
+            if (size := self._receive_now(buffer)) is not None:
+                await self._let_others_run()
+                return size
+
+    async def receive_through(
+        self, write: Callable[[memoryview], object], expected: int
+    ) -> int:
+        """Give what comes to `write`, which copies it; 0 at the end of the stream.
+
+        expected: so many bytes will come, if the other end does not break off.
+        No memory is held while nothing comes.
+        """
+        while True:
+            if self._is_drained:
+                await self._wait_readable(expected)
+            buffer = POOL.take(_THROUGH_SIZE)
+            size = self._receive_now(buffer)
+            if size:
+                write(buffer[:size])
+            del buffer
+            if size is not None:
+                await self._let_others_run()
+                return size
+
+    def _receive_now(self, buffer: memoryview) -> int | None:
+        """What has come; None: nothing yet."""
+        try:
+            size = self._socket.recv_into(buffer)
+        except BlockingIOError:
+            self._is_drained = True
+            return None
+        except OSError as error:
+            raise self._error() from error
+        self._is_drained = size < len(buffer)
+        return size
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._eof_sent:
@@ -165,6 +216,32 @@ class PlainStream:
             self._tries = 0
             await trio.lowlevel.wait_writable(self._socket)
             rest = rest[self._send(rest) :]
+
+    async def _wait_readable(self, expected: int) -> None:
+        """Wait for something; of many bytes that will come, for a good part of them.
+
+        Else a body costs a pass of the loop for every packet or two.  Not for long: who
+        sends slowly, or stops, is heard as ever.
+        """
+        self._is_drained = False
+        self._tries = 0
+        wanted = min(expected, _LOW_WATER)
+        if wanted >= _LOW_WATER_MIN and self._slow_waits <= 0:
+            self._set_low_water(wanted)
+            with trio.move_on_after(_LOW_WATER_WAIT_S):
+                await trio.lowlevel.wait_readable(self._socket)
+                return
+            self._slow_waits = _SLOW_WAITS
+        self._slow_waits -= 1
+        self._set_low_water(1)
+        await trio.lowlevel.wait_readable(self._socket)
+
+    def _set_low_water(self, size: int) -> None:
+        """How many bytes make the socket readable."""
+        if size != self._low_water:
+            self._low_water = size
+            with contextlib.suppress(OSError):  # Gone: the next call will say so.
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     async def _let_others_run(self) -> None:
         self._tries += 1

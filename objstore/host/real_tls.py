@@ -1,7 +1,7 @@
 """TLS over a plain stream, by the standard library's ssl on memory buffers.
 
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
-    receive_some   <- SSLObject.read  <- incoming <- transport.receive_some
+        receive    <- SSLObject.read  <- incoming <- transport.receive_through
 
 Of our own rather than trio.SSLStream for two reasons: it can half-close (close_notify and
 go on reading, which HTTP needs, FAULTS F36), and it has one layer less on every read.
@@ -36,6 +36,7 @@ _SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is 
 _RECEIVE_SIZE = 64 * KiB
 # Sent at once where it fits: a message between nodes.  More lets others run in between.
 _SMALL_SIZE = 32 * KiB
+_RECORD_SIZE = 17 * KiB  # At most, with what is around its bytes.
 
 
 class Transport(Protocol):
@@ -44,7 +45,9 @@ class Transport(Protocol):
     @property
     def remote(self) -> Address: ...
 
-    async def receive_some(self, size_max: int) -> bytes: ...
+    async def receive_through(
+        self, write: Callable[[memoryview], object], expected: int
+    ) -> int: ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
@@ -124,6 +127,25 @@ class TlsStream:
                 return self._read(size_max)
             except ssl.SSLWantReadError:
                 await self._feed()
+            except ssl.SSLError as error:
+                self._broken = True
+                raise self._error(f"TLS failed: {error}") from error
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        if self._object is None:
+            await self.handshake()
+        self._check_usable()
+        if self._early:
+            data = await self.receive_some(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        while True:
+            self._check_usable()
+            try:
+                return self._read_into(buffer)
+            except ssl.SSLWantReadError:
+                # Part of a record is here already.
+                await self._feed(len(buffer) - _RECORD_SIZE)
             except ssl.SSLError as error:
                 self._broken = True
                 raise self._error(f"TLS failed: {error}") from error
@@ -217,6 +239,27 @@ class TlsStream:
             missing -= len(piece)
         return b"".join(pieces)
 
+    def _read_into(self, buffer: memoryview) -> int:
+        """As `_read`: how many bytes are in `buffer` now."""
+        assert self._object is not None
+        # With a buffer it returns a count, which its stub does not know.
+        read: Callable[[int, memoryview], Any] = self._object.read
+        incoming = self._incoming
+        size = len(buffer)
+        try:
+            filled: int = read(size, buffer)
+        except ssl.SSLZeroReturnError:
+            return 0
+        while 0 < filled < size and incoming.pending:  # A record each.
+            try:
+                more: int = read(size - filled, buffer[filled:])
+            except ssl.SSLError:  # As in `_read`.
+                break
+            if not more:
+                break
+            filled += more
+        return filled
+
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         assert self._object is not None
         try:
@@ -242,15 +285,12 @@ class TlsStream:
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
 
-    async def _feed(self) -> None:
+    async def _feed(self, expected: int = 0) -> None:
         """Send what TLS has to say of itself, then wait for more of the peer's."""
         if self._outgoing.pending and not self._sending.locked():
             async with self._sending:
                 await self._flush()
-        data = await self._transport.receive_some(_RECEIVE_SIZE)
-        if data:
-            self._incoming.write(data)
-        else:
+        if not await self._transport.receive_through(self._incoming.write, expected):
             self._incoming.write_eof()
 
     def _send_now(self) -> bytes:

@@ -20,7 +20,9 @@ for a whole one: an answer whose end is the end of the connection is never given
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from math import inf
+from typing import TypeVar
 
 import attrs
 import structlog
@@ -43,6 +45,8 @@ from objstore.limits import (
 )
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 Handler = Callable[[Request], Awaitable[Response]]
 # The answer to what is no request: its framing is broken.  Whose, is all that is known.
@@ -85,6 +89,15 @@ class RequestBody:
         if not piece:
             raise StopAsyncIteration
         return piece
+
+    async def fill(self, buffer: memoryview) -> int:
+        """Receive into `buffer` until it is full; fewer bytes only at the body's end.
+
+        Only of a body whose size is known.  Raises as iterating does.
+        """
+        if self._connection is None:
+            raise LocalProtocolError("the request of this body is over")
+        return await self._connection.fill(buffer)
 
     def detach(self) -> None:
         self._connection = None
@@ -294,7 +307,7 @@ class Connection:
 
     # ---- the request's body -----------------------------------------------------------
 
-    async def receive_piece(self) -> bytes:
+    async def receive_piece(self, size_max: int = HTTP_BODY_READ_SIZE) -> bytes:
         """The next bytes of the body; b"" at its end.
 
         Raises TruncatedBody, Refused; then again whenever it is called.
@@ -304,24 +317,57 @@ class Connection:
                 raise TruncatedBody("the body is broken")
             if self._chunked is not None:
                 return await self._receive_chunked(self._chunked)
-            return await self._receive_sized()
+            return await self._receive_sized(size_max)
         except RemoteProtocolError:
             self._is_broken = True
             raise
 
-    async def _receive_sized(self) -> bytes:
+    async def fill(self, buffer: memoryview) -> int:
+        """As `receive_piece`, into `buffer` until that is full or the body ends."""
+        assert self._chunked is None
+        wanted = min(len(buffer), self._left)
+        filled = 0
+        while filled < wanted:
+            if self._is_broken or self._buffer:
+                piece = await self.receive_piece(wanted - filled)
+                size = len(piece)
+                buffer[filled : filled + size] = piece
+            else:
+                size = await self._fill_some(buffer[filled:wanted])
+            filled += size
+        return filled
+
+    async def _fill_some(self, buffer: memoryview) -> int:
+        try:
+            size = await self._receive_body(partial(self._stream.receive_into, buffer))
+            if not size:
+                raise self._truncated()
+        except RemoteProtocolError:
+            self._is_broken = True
+            raise
+        self._take(size)
+        return size
+
+    def _take(self, size: int) -> None:
+        """So many bytes of a body with a length have come."""
+        self._owes_continue = False  # Who sends the body does not wait for a 100.
+        self._left -= size
+        self._received += size
+
+    def _truncated(self) -> TruncatedBody:
+        return TruncatedBody(f"the connection ended {self._left} bytes too early")
+
+    async def _receive_sized(self, size_max: int) -> bytes:
         if not self._left:
             return b""
         if self._buffer:
-            piece = bytes(memoryview(self._buffer)[: self._left])
+            piece = bytes(memoryview(self._buffer)[: min(self._left, size_max)])
             del self._buffer[: len(piece)]
         else:
-            piece = await self._receive_body(min(self._left, HTTP_BODY_READ_SIZE))
+            piece = await self._receive_some(min(self._left, size_max))
             if not piece:
-                raise TruncatedBody(f"the connection ended {self._left} bytes too early")
-        self._owes_continue = False  # Who sends the body does not wait for a 100.
-        self._left -= len(piece)
-        self._received += len(piece)
+                raise self._truncated()
+        self._take(len(piece))
         return piece
 
     async def _receive_chunked(self, reader: ChunkedReader) -> bytes:
@@ -333,9 +379,13 @@ class Connection:
                 return piece
             if reader.is_done:
                 return b""
-            reader.feed(await self._receive_body(HTTP_BODY_READ_SIZE))
+            reader.feed(await self._receive_some(HTTP_BODY_READ_SIZE))
 
-    async def _receive_body(self, size_max: int) -> bytes:
+    async def _receive_some(self, size_max: int) -> bytes:
+        return await self._receive_body(partial(self._stream.receive_some, size_max))
+
+    async def _receive_body(self, receive: Callable[[], Awaitable[T]]) -> T:
+        """Wait for more of the body, but not for ever."""
         started = trio.current_time()
         try:
             if self._owes_continue:
@@ -345,7 +395,7 @@ class Connection:
             earned_s = 0.0 if self._is_answered else self._received / HTTP_BODY_RATE_MIN
             spare_s = patience_s + earned_s - self._waited_s
             self._wait("body", min(patience_s, max(0.0, spare_s)))
-            return await self._stream.receive_some(size_max)
+            return await receive()
         except trio.BrokenResourceError as error:
             raise TruncatedBody("the connection broke inside the body") from error
         finally:

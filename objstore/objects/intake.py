@@ -24,6 +24,7 @@ import trio
 
 from objstore.chunks.fragment import FragmentOwner
 from objstore.errors import LocalProtocolError, ObjstoreError, Unavailable
+from objstore.host.buffers import POOL
 from objstore.ids import IntentId, Slot, UploadId, chunk_id
 from objstore.limits import BLOCK_SIZE, INTENT_LIFE_MS
 from objstore.meta.commands import BeginIntent, DropIntent
@@ -31,7 +32,7 @@ from objstore.meta.errors import IntentGone, StaleEpoch
 from objstore.meta.values import Checksum, ChunkRef, Chunks, Inline
 from objstore.objects.capability import Capability
 from objstore.objects.hashing import StreamHasher, digest_of
-from objstore.objects.requests import MD5, Body, hash_of, read_whole, verify
+from objstore.objects.requests import MD5, Body, Fill, hash_of, read_whole, verify
 from objstore.objects.scatter import memory_of
 from objstore.objects.store import BucketReplaced, Store
 from objstore.units import KiB
@@ -41,10 +42,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _DROP_TIMEOUT_S = 5.0  # A cancelled request holds its connection no longer than this.
+# The intent is looked at so often: the slowest sender that is served takes five minutes.
+_PART_SIZE = 256 * KiB
 _OWN_BLOCKS = 2  # One being filled, one being hashed.
-# Shorter pieces are copied together: as objects of their own they would take many times
-# their size in memory, which the budget knows nothing of.
-_SHORT_PIECE = 4 * KiB
 _RENEW_AFTER_S = INTENT_LIFE_MS / 3000
 _RENEW_AGAIN_S = INTENT_LIFE_MS / 15_000  # Where the slot's shard did not answer.
 
@@ -275,17 +275,18 @@ class _ChunkWriter:
 
 
 class _Blocks:
-    """A body's pieces, joined into blocks and fed to the hasher on their way."""
+    """A body's bytes in blocks, fed to the hasher on their way."""
 
     def __init__(
-        self, body: Body, hasher: StreamHasher, on_piece: Callable[[], Awaitable[None]]
+        self, body: Body, hasher: StreamHasher, on_part: Callable[[], Awaitable[None]]
     ) -> None:
         self._pieces = aiter(body)
+        self._fill: Fill = getattr(body, "fill", None) or self._fill_from_pieces
         self._hasher = hasher
-        self._on_piece = on_piece
-        self._rest = memoryview(b"")  # Received, not yet in a block.
+        self._on_part = on_part
+        self._rest = memoryview(b"")  # Of a piece: not yet in a block.
 
-    async def take(self, size: int) -> AsyncGenerator[bytes, None]:
+    async def take(self, size: int) -> AsyncGenerator[memoryview, None]:
         """The next `size` bytes, in blocks of BLOCK_SIZE, the last one shorter."""
         while size:
             block = await self._next_block(min(size, BLOCK_SIZE))
@@ -293,34 +294,33 @@ class _Blocks:
             size -= len(block)
             yield block
 
-    async def _next_block(self, size: int) -> bytes:
-        parts: list[bytearray | memoryview] = []
-        missing = size
-        while missing:
+    async def _next_block(self, size: int) -> memoryview:
+        buffer = POOL.take(size)
+        for start in range(0, size, _PART_SIZE):
+            await self._on_part()
+            part = buffer[start : start + _PART_SIZE]
+            if await self._fill(part) < len(part):
+                raise LocalProtocolError("a body ended before its size, and did not say so")
+        return buffer.toreadonly()
+
+    async def _fill_from_pieces(self, buffer: memoryview) -> int:
+        filled = 0
+        while filled < len(buffer):
             if not self._rest:
-                await self._on_piece()
-                self._rest = memoryview(await self._next_piece())
-            part = self._rest[:missing]
-            self._rest = self._rest[missing:]
-            missing -= len(part)
-            if len(part) > _SHORT_PIECE:
-                parts.append(part)
-            elif parts and isinstance(parts[-1], bytearray):
-                parts[-1] += part
-            else:
-                parts.append(bytearray(part))
-        return b"".join(parts)
+                piece = await anext(self._pieces, None)
+                if piece is None:
+                    break
+                self._rest = memoryview(piece)
+            part = self._rest[: len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            self._rest = self._rest[len(part) :]
+            filled += len(part)
+        return filled
 
     async def aclose(self) -> None:
         """End the body's iteration, wherever it stands."""
         if isinstance(self._pieces, AsyncGenerator):
             await self._pieces.aclose()
-
-    async def _next_piece(self) -> bytes:
-        piece = await anext(self._pieces, None)
-        if piece is None:
-            raise LocalProtocolError("a body ended before its size, and did not say so")
-        return piece
 
     async def finish(self) -> None:
         """Read the end: trailers come after the last byte."""

@@ -8,7 +8,15 @@ raises `DigestMismatch` before anything becomes visible.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Protocol
 
 import attrs
@@ -30,8 +38,16 @@ class ExpectedDigest:
     value: bytes
 
 
+Fill = Callable[[memoryview], Awaitable[int]]
+"""Receives the next bytes into a buffer until it is full; fewer only at the body's end."""
+
+
 class Body(Protocol):
-    """The bytes of a PUT or a part."""
+    """The bytes of a PUT or a part.
+
+    It may have `fill: Fill | None`, for who has buffers that the bytes can be received in;
+    what it has filled is no longer iterated.  Both raise the same.
+    """
 
     @property
     def size(self) -> int:

@@ -109,9 +109,9 @@ class Connection:
 
     async def _receive(self, on_frame: Callable[[Frame], None]) -> None:
         try:
-            while data := await self.stream.receive_some(self._receive_size):
+            while (frames := await self._receive_frames()) is not None:
                 self.last_received = trio.current_time()
-                for frame in self.reader.feed(data):
+                for frame in frames:
                     if frame.kind is Kind.PING:
                         self._on_ping(frame)
                     else:
@@ -121,6 +121,14 @@ class Connection:
             self.close(str(problem.__cause__ or problem) or "connection lost")
         except ProtocolError as problem:
             self.close(f"protocol error: {problem}")
+
+    async def _receive_frames(self) -> list[Frame] | None:
+        """The frames that the next bytes complete; None at the end of the stream."""
+        if (room := self.reader.room) is not None:
+            size = await self.stream.receive_into(room)
+            return self.reader.filled(size) if size else None
+        data = await self.stream.receive_some(self._receive_size)
+        return self.reader.feed(data) if data else None
 
     def _on_ping(self, frame: Frame) -> None:
         if not frame.flags & ANSWER and not self.is_full:

@@ -24,7 +24,8 @@ The last item of a header is the value (see `codec`).  Where it would make the h
 long, flag LONG is set: the item is then the value's size, and its bytes head the payload.
 
 This module packs and unpacks; it opens nothing and waits for nothing.  A payload that
-arrived whole in one read is a view of that read: no copy.
+arrived whole in one read is a view of that read: no copy.  A large one that did not is
+received in its own place: in a buffer that begins at a page, as drives want it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from typing import Any
 import attrs
 
 from objstore.errors import LocalProtocolError, RemoteProtocolError
+from objstore.host.buffers import POOL
 from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
 from objstore.rpc import codec
+from objstore.units import KiB
 
 Buffer = bytes | bytearray | memoryview
 
@@ -52,6 +55,8 @@ assert _PREFIX.size == PREFIX_SIZE
 # Smaller payloads are copied out of the read that brought them, so that a short one that
 # is kept does not keep 64 KiB alive.
 _VIEW_SIZE_MIN = 4096
+# Payloads from here on get a buffer of their own when they come in several reads.
+_PLACE_SIZE_MIN = 128 * KiB
 
 
 class Kind(IntEnum):
@@ -158,11 +163,30 @@ class FrameReader:
         self._parts: list[Buffer] = []  # The frame that is arriving.
         self._size = 0  # Invariant: the sum of the lengths of _parts.
         self._needed = PREFIX_SIZE  # Bytes that _parts must have before a look pays.
+        # Of a large payload that is arriving: its frame, its place, and what is missing.
+        self._placed: Frame | None = None
+        self._place = _EMPTY
+        self.room: memoryview | None = None
 
     @property
     def buffered_size(self) -> int:
         """Bytes held of a frame that is not complete."""
-        return self._size
+        return self._size + len(self._place) - len(self.room or _EMPTY)
+
+    def filled(self, size: int) -> list[Frame]:
+        """The frame that is complete now that `size` more bytes are in `room`.
+
+        room: where the next bytes of the stream go.  Where it is not None they must be
+            put there, and told here; else they are for `feed`.
+        """
+        assert self.room is not None
+        assert self._placed is not None
+        if size < len(self.room):
+            self.room = self.room[size:]
+            return []
+        frame = attrs.evolve(self._placed, payload=self._place.toreadonly())
+        self._placed, self._place, self.room = None, _EMPTY, None
+        return [frame]
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes.
@@ -191,9 +215,25 @@ class FrameReader:
         if offset < end:
             if data[offset] != VERSION:  # Before more of it is waited for.
                 raise RemoteProtocolError(f"frame version {data[offset]}")
-            self._parts = [view[offset:]]
-            self._size = end - offset
+            if self._needed == PREFIX_SIZE or not self._make_place(view[offset:]):
+                self._parts = [view[offset:]]
+                self._size = end - offset
         return frames
+
+    def _make_place(self, begun: memoryview) -> bool:
+        """Give the payload of a frame that has begun a place, where that pays."""
+        _, kind, flags, header_size, size, call = _PREFIX.unpack_from(begun)
+        start = PREFIX_SIZE + header_size
+        if size < _PLACE_SIZE_MIN or len(begun) < start:
+            return False
+        header = memoryview(bytes(begun[PREFIX_SIZE:start]))
+        self._placed = Frame(_KINDS[kind], flags, call, header, _EMPTY)
+        self._place = POOL.take(size)
+        come = len(begun) - start
+        self._place[:come] = begun[start:]
+        self.room = self._place[come:]
+        self._needed = PREFIX_SIZE
+        return True
 
     def _frame_size(self, data: bytes, offset: int) -> int:
         version, kind, flags, header_size, payload_size, _ = _PREFIX.unpack_from(

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from objstore.errors import LocalProtocolError
 from objstore.http.message import Body, Headers
-from objstore.objects.requests import SHA256_PAYLOAD, ExpectedDigest
+from objstore.objects.requests import SHA256_PAYLOAD, ExpectedDigest, Fill
 from objstore.s3 import checksums
 from objstore.s3.errors import S3Error
 from objstore.s3.sigv4 import EMPTY_SHA256, STREAMING, UNSIGNED_PAYLOAD, Verified
@@ -46,6 +46,20 @@ class S3Body:
         self.digests = digests
         self.trailing_algorithm = trailing_algorithm
         self.received = 0  # Decoded bytes so far.
+        # Bytes that need no decoding can be received right where they are wanted.
+        fill = getattr(body, "fill", None) if decoder is None else None
+        self._fill_raw: Fill | None = fill
+
+    @property
+    def fill(self) -> Fill | None:
+        """See `objects.requests.Body`."""
+        return None if self._fill_raw is None else self._fill
+
+    async def _fill(self, buffer: memoryview) -> int:
+        assert self._fill_raw is not None
+        size = await self._fill_raw(buffer)
+        self.received += size
+        return size
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Raises S3Error, TruncatedBody; see the module."""

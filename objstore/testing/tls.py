@@ -144,6 +144,11 @@ class SimulatedTlsStream:
         del self._data[:size_max]
         return data
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self.receive_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if not self._ready:
             await self.handshake()

@@ -102,6 +102,47 @@ async def test_no_more_is_received_than_was_asked_for(pair):
     assert await receive_all(server, 7) == b"abcdefgh" * 100
 
 
+@pytest.mark.parametrize("cut", [1000, 100_000, 1_048_576])
+async def test_bytes_are_received_in_place_and_never_beyond(pair, cut):
+    """Mixed with plain receives, as a frame's head and its payload are."""
+    client, server = pair
+    data = bytes(range(251)) * 8000
+    received = bytearray()
+
+    async def receive():
+        while True:
+            if not (head := await server.receive_some(100)):
+                return
+            received.extend(head)
+            memory = bytearray(b"?" * cut)
+            with memoryview(memory) as view:
+                size = await server.receive_into(view[: cut - 1])
+            assert memory[size:] == b"?" * (cut - size)
+            received.extend(memory[:size])
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await client.send_all(data)
+            await client.send_eof()
+    assert received == data
+    with memoryview(bytearray(10)) as view:
+        assert await server.receive_into(view) == 0
+
+
+async def test_a_slow_sender_is_heard_without_the_rest(pair):
+    """However large the buffer is that waits for more."""
+    client, server = pair
+    view = memoryview(bytearray(1_048_576))
+    with trio.fail_after(10):
+        for number in range(40):
+            await client.send_all(bytes((number,)) * 500)
+            size = 0
+            while size < 500:
+                size += await server.receive_into(view[size:])
+            assert bytes(view[:500]) == bytes((number,)) * 500
+
+
 async def test_sending_nothing_is_allowed(pair):
     client, server = pair
     await client.send_all(b"")

@@ -36,6 +36,11 @@ class MemoryStream:
     async def receive_some(self, size_max: int) -> bytes:
         return bytes(await self.inner.receive_some(size_max))
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self.receive_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     async def send_eof(self) -> None:
         await self.inner.send_eof()
 

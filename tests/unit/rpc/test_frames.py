@@ -55,6 +55,35 @@ def test_frames_come_out_alike_however_the_stream_is_cut(
     assert reader.buffered_size == 0
 
 
+@given(
+    st.lists(st.integers(0, 400_000) | st.integers(0, 10), min_size=1, max_size=4),
+    st.lists(st.integers(1, 300_000), min_size=1, max_size=8),
+)
+def test_a_large_payload_is_received_in_its_place(
+    sizes: list[int], cuts: list[int]
+) -> None:
+    payloads = [bytes((i + 1,)) * size for i, size in enumerate(sizes)]
+    data = b"".join(make(b"v", payload, call=i) for i, payload in enumerate(payloads))
+    reader, found, offset, turn = FrameReader(), [], 0, 0
+    while offset < len(data):
+        size = cuts[turn % len(cuts)]
+        if reader.room is not None:
+            size = min(size, len(reader.room))
+            reader.room[:size] = data[offset : offset + size]
+            found += reader.filled(size)
+        else:
+            size = min(size, 100_000)
+            found += reader.feed(data[offset : offset + size])
+        offset, turn = offset + size, turn + 1
+    opened = [open_frame(frame, 2) for frame in found]
+    assert [(raw, bytes(payload)) for _, raw, payload in opened] == [
+        (b"v", payload) for payload in payloads
+    ]
+    assert all(payload.readonly for _, _, payload in opened)
+    assert reader.buffered_size == 0
+    assert reader.room is None
+
+
 def test_a_header_has_its_parts_value_and_payload() -> None:
     frame = read_one(make((1, "x"), b"bytes", call=2**64 - 1))
     assert (frame.kind, frame.call) == (Kind.REQUEST, 2**64 - 1)
