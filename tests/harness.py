@@ -103,6 +103,15 @@ class Node:
                 self.process.wait()
             wait_until(lambda: not self.is_running(), what="a killed node to end")
 
+    def stop(self, *, timeout_s: float = 60) -> None:
+        """End it in order, by SIGTERM, and wait until it has ended."""
+        self.kill(signal.SIGTERM)
+        if self.process is not None:
+            self.process.wait(timeout=timeout_s)
+        wait_until(
+            lambda: not self.is_running(), timeout_s=timeout_s, what="a stopped node to end"
+        )
+
     def is_running(self) -> bool:
         if self.process is not None:
             return self.process.poll() is None
@@ -214,7 +223,11 @@ class Cluster:
             "connect_timeout": 5,
             "read_timeout": 60,
         }
-        options |= overrides.pop("config", {})
+        config = overrides.pop("config", {})
+        if config is None:  # As boto3 comes.
+            options = {"s3": {"addressing_style": "path"}}
+        else:
+            options |= config
         arguments: dict[str, Any] = {
             "endpoint_url": self.nodes[node].s3,
             "region_name": self.description["region"],

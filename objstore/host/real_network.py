@@ -37,6 +37,7 @@ from objstore.units import KiB
 
 log = structlog.get_logger()
 
+ACCEPTS_PER_PASS = 16  # Enough for a herd; few enough that nobody waits for it.
 ACCEPT_PAUSE_S = 0.1  # Short for a client, long for a loop that would spin.
 # Names of packets' targets: more than a cluster has nodes, and asked again soon.
 NAMES_MAX = 4096
@@ -263,6 +264,7 @@ class RealListener:
     _address: Address
     _tls: ServerTls | None
     _closed: bool = False
+    _accepted: int = 0
 
     @property
     def address(self) -> Address:
@@ -291,7 +293,13 @@ class RealListener:
             self._socket.close()
 
     async def _accept(self) -> tuple[socket.socket, Address]:
-        await trio.lowlevel.checkpoint()
+        # Not one a pass of the loop: on a busy node a pass takes long, and a crowd of new
+        # clients would wait for as many.
+        self._accepted += 1
+        if self._accepted % ACCEPTS_PER_PASS:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         pausing = False
         while True:
             if self._closed:

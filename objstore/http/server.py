@@ -105,7 +105,9 @@ class HttpServer:
                 while True:
                     if not self._places.value:
                         self._make_room()
-                    await self._places.acquire()
+                        await self._places.acquire()
+                    else:
+                        self._places.acquire_nowait()
                     stream = await listener.accept()
                     nursery.start_soon(self._serve, self._begin(stream))
         finally:

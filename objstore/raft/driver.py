@@ -68,7 +68,6 @@ from objstore.raft.messages import (
     Append,
     Heartbeat,
     Message,
-    Vote,
     Wake,
     decode_payload,
     encode_membership,
@@ -680,7 +679,9 @@ class RaftHost:
             for group, message in payload.messages:
                 replica = self._replicas.get(group)
                 if replica is None:
-                    if not isinstance(message, Append | Heartbeat | Vote):
+                    # Not for a vote, which a new replica may not give: it may have been
+                    # long on its way, to a node that the group has left.
+                    if not isinstance(message, Append | Heartbeat):
                         continue
                     replica = self.create(group)
                     if replica is None:

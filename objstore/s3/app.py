@@ -42,6 +42,7 @@ from objstore.s3.authenticate import (
 from objstore.s3.body import S3Body, body_of
 from objstore.s3.call import OperationHandler, S3Call
 from objstore.s3.errors import S3Error, to_s3_error
+from objstore.s3.overload import Overload
 from objstore.s3.router import Route, not_implemented, parse_query, resolve
 from objstore.s3.sigv4 import Verified
 from objstore.s3.slow_answer import SlowAnswers
@@ -99,18 +100,26 @@ class S3App:
         self._operations = operations
         self._slow = SlowAnswers()
         self._log = FrequentLog(node)
+        self._overload = Overload(entropy.random)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Carry the work of slow answers until cancelled."""
-        await self._slow.run(task_status=task_status)
+        """Carry the work of slow answers, and feel the load, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._overload.run)
+            await nursery.start(self._slow.run)
+            task_status.started()
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; nothing but cancellation is raised."""
         exchange = self._begin(request)
         try:
-            response = await self._answer(request, exchange)
+            beat = self._overload.enter()
+            try:
+                response = await self._answer(request, exchange)
+            finally:
+                self._overload.leave(beat)
         except Exception as error:
             response = exchange.error_response(error)
         except BaseException:

@@ -21,7 +21,9 @@ from objstore.http.framing import Refused
 from objstore.http.message import TruncatedBody
 from objstore.http.ranges import RangeNotSatisfiable
 from objstore.meta import errors as meta
+from objstore.objects.budget import Overloaded as OutOfMemoryBudget
 from objstore.objects.requests import MD5, SHA256_PAYLOAD, DigestMismatch
+from objstore.s3.overload import Overloaded
 
 # Code -> (status, what S3 says where nobody says more).
 CODES: dict[str, tuple[int, str]] = {
@@ -261,7 +263,12 @@ def _plain(code: str) -> Translation:
 def _unavailable(error: errors.Unavailable) -> S3Error:
     """503: the same request may succeed later.  The SDKs retry both codes alike."""
     seconds = max(1, -(-error.retry_after_ms // 1000))
-    return S3Error("ServiceUnavailable", headers=[("Retry-After", str(seconds))])
+    code = (
+        "SlowDown"
+        if isinstance(error, Overloaded | OutOfMemoryBudget)
+        else "ServiceUnavailable"
+    )
+    return S3Error(code, headers=[("Retry-After", str(seconds))])
 
 
 def _digest_mismatch(error: DigestMismatch) -> S3Error:

@@ -103,9 +103,13 @@ def assert_nothing_is_stuck(cluster: Cluster) -> None:
         )
 
 
+def refused(window: Window) -> int:
+    return window.reads[503] + window.writes[503]
+
+
 def assert_refused(window: Window) -> None:
     """A minority answers neither reads nor writes, and says when to come again."""
-    assert window.reads[503] + window.writes[503] > 0
+    assert refused(window)
     assert not window.reads[200], window
     assert not window.writes[200], window
     assert not window.without_retry_after
@@ -126,13 +130,14 @@ def isolate(cluster: NamespacedCluster, number: int, seconds: float, seed: int) 
             until = time.monotonic() + seconds
             load.board.wait_for_acks(50)
             time.sleep(max(0.0, until - time.monotonic()))
+            wait_until(lambda: refused(window), what="a refusal")
             window.close()
             recovery_s = wait_until_whole(cluster)
             load.board.wait_for_acks(50)
     assert_refused(window)
     assert_nothing_is_stuck(cluster)
     load.judge(
-        refused=window.reads[503] + window.writes[503],
+        refused=refused(window),
         elected=elections.leaders,
         terms=elections.terms,
         ready_again=f"{recovery_s:.1f}s",
@@ -180,7 +185,7 @@ def cut_partly(
     assert_nothing_is_stuck(cluster)
     load.judge(
         served=window.reads[200] + window.writes[200],
-        refused=window.reads[503] + window.writes[503],
+        refused=refused(window),
         elected=elections.leaders,
         terms=elections.terms,
     )
@@ -260,6 +265,7 @@ def lose_majority(cluster: NamespacedCluster, seconds: float, seed: int) -> None
             cluster.network.cut((0, 1), (0, 2), (1, 2))
             window = rising.open_window()
             time.sleep(seconds)
+            wait_until(lambda: refused(window), what="a refusal")
             window.close()
             cluster.network.heal()
             began = time.monotonic()
@@ -270,7 +276,7 @@ def lose_majority(cluster: NamespacedCluster, seconds: float, seed: int) -> None
     assert_refused(window)
     assert_nothing_is_stuck(cluster)
     load.judge(
-        refused=window.reads[503] + window.writes[503],
+        refused=refused(window),
         first_write_after=f"{recovery_s:.1f}s",
     )
 

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from objstore.errors import Conflict, InvalidRequest, OutOfSpace, Unavailable
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.errors import NotLeader
+from objstore.raft.messages import Heartbeat, Vote, encode_payload
 from objstore.raft.options import Options
 from objstore.testing.disk import DiskFault
 from tests.unit.raft.hosts import CONFIG, cluster_of, node_id
@@ -542,6 +543,22 @@ async def test_garbage_from_a_peer_is_dropped(autojump_clock: MockClock) -> None
         for data in (b"", b"\x00", b"\x01", b"\x01\xc1", b"\x02abc", b"\x01" + bytes(100)):
             cluster.host(1).on_payload(node_id(2), data)
         assert await cluster.propose(0, b"x") == 1
+
+
+async def test_a_stray_vote_makes_no_replica(autojump_clock: MockClock) -> None:
+    """It may be of a group that this node has left, and nobody would end the replica."""
+    async with cluster_of(1) as cluster:
+        host = cluster.host(1)
+        vote = Vote(9, last_index=9, last_term=8, pre=False, transfer=False)
+        host.on_payload(node_id(2), encode_payload([(7, vote)], wall_ms=0))
+        await trio.sleep(1)
+        assert host.groups() == [0]
+        beat = Heartbeat(
+            9, round=0, commit=0, last_index=0, quiesce=False, mend=0, lost=False
+        )
+        host.on_payload(node_id(2), encode_payload([(7, beat)], wall_ms=0))
+        await trio.sleep(1)
+        assert host.groups() == [0, 7]
 
 
 async def test_an_inbox_that_is_full_drops(autojump_clock: MockClock) -> None:
