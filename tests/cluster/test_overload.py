@@ -104,7 +104,7 @@ def drive(target: Target, workers: int, seconds: float) -> dict[str, Any]:
 def slowest_served_s(cluster: Cluster) -> float:
     """The longest time from a request's head to the last byte of its answer."""
     found = [
-        re.findall(r'"duration_ms": ([0-9.]+)', line)
+        re.findall(r'"duration_ms": ?([0-9.]+)', line)
         for node in cluster.nodes
         for line in node.log.read_text().splitlines()
         if '"s3.request_done"' in line
