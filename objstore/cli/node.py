@@ -8,7 +8,7 @@ import click
 import trio
 
 from objstore.cli.client import client_for
-from objstore.cli.options import config_option, json_option
+from objstore.cli.options import config_option, json_option, optional_config_option
 from objstore.cli.output import (
     NOT_BUILT,
     UNUSABLE,
@@ -117,17 +117,22 @@ def _not_built(verb: str) -> Failure:
     )
 
 
+# With the options that they will have, so that a script is told what is missing.
 @command.command()
 @click.argument("node", required=False)
-def drain(node: str | None) -> None:
+@optional_config_option
+@json_option
+def drain(node: str | None, config_path: str | None, as_json: bool) -> None:
     """Move everything off a node, then leave (not built yet)."""
-    del node
+    del node, config_path, as_json
     raise _not_built("drain")
 
 
 @command.command()
 @click.argument("node", required=False)
-def remove(node: str | None) -> None:
+@optional_config_option
+@json_option
+def remove(node: str | None, config_path: str | None, as_json: bool) -> None:
     """Give a dead node's place up (not built yet)."""
-    del node
+    del node, config_path, as_json
     raise _not_built("remove")

@@ -12,4 +12,11 @@ config_option = click.option(
     envvar="OBJSTORE_CONFIG",
     help="A node's file (or OBJSTORE_CONFIG): tells the cluster and, here, its token.",
 )
+optional_config_option = click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    envvar="OBJSTORE_CONFIG",
+    help="A node's file.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")

@@ -133,7 +133,15 @@ def test_without_a_token_the_command_says_where_to_get_one(tmp_path: Path) -> No
     assert result.stderr.count("hint:") == 1
 
 
-@pytest.mark.parametrize("arguments", [("node", "drain"), ("node", "remove")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("node", "drain"),
+        ("node", "remove"),
+        ("node", "drain", "some-id", "--config", "absent.toml", "--json"),
+        ("node", "remove", "some-id", "--config", "absent.toml", "--json"),
+    ],
+)
 def test_what_is_not_built_says_so(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 5
