@@ -62,7 +62,9 @@ class Scene:
         return self.strangers[1]
 
 
-@pytest.fixture(scope="module", params=["plain", "tls"])
+@pytest.fixture(
+    scope="module", params=["plain", pytest.param("tls", marks=pytest.mark.full)]
+)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Scene]:
     settings = {"s3.tls": "cluster"} if request.param == "tls" else {}
     folder = tmp_path_factory.mktemp(f"hostile-{request.param}")

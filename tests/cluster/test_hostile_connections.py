@@ -469,7 +469,7 @@ def test_a_node_that_may_open_few_files_recovers_f44(
     tmp_path: Path, crowd_size: int, crowded: int
 ) -> None:
     limited = ("/bin/sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
-    with running_cluster(tmp_path / "few", wrapper=limited) as cluster:
+    with running_cluster(tmp_path / "few", nodes=crowded, wrapper=limited) as cluster:
         raw = Raw.of(cluster)
         assert raw.put(B).status == 200
         limits = Path(f"/proc/{cluster.nodes[0].pid}/limits").read_text()
