@@ -26,12 +26,14 @@ class Gauges:
     chunks: ChunkStore
     member_states: Callable[[], Iterable[State]]  # As gossip has them, this node's too.
     repair_queued: Callable[[], int]
+    memory_held: Callable[[], int]  # Bytes, of the budget of bodies.
 
     def update(self) -> None:
         self._update_raft()
         self._update_members()
         self._update_drives()
         metrics.REPAIR_QUEUE.set(self.repair_queued())
+        metrics.MEMORY_IN_FLIGHT.set(self.memory_held())
 
     def _update_raft(self) -> None:
         groups = self.raft.groups()

@@ -436,15 +436,16 @@ class Connection:
         try:
             if isinstance(body, (bytes, bytearray, memoryview)):
                 await self._send_bytes(head, response, body, goes_on=goes_on)
-            else:
+                return
+            try:
                 await self._send_pieces(head, response, body, goes_on=goes_on)
+            finally:
+                aclose = getattr(body, "aclose", None)
+                if aclose is not None:
+                    await aclose()
         except LocalProtocolError as error:
             log.exception("http.answer_invalid", reason=str(error))
             raise _Broken from error
-        finally:
-            aclose = getattr(body, "aclose", None)
-            if aclose is not None:
-                await aclose()
 
     async def _send_bytes(
         self, head: Head, response: Response, body: Bytes, *, goes_on: bool
@@ -460,10 +461,10 @@ class Connection:
             date=self._date(),
             is_last=not goes_on,
         )
-        if not is_sent or not len(body):
-            await self._send_all(start)
-        elif len(body) <= HTTP_JOIN_SIZE_MAX:
-            await self._send_all(b"".join((start, body)))
+        if not is_sent or len(body) <= HTTP_JOIN_SIZE_MAX:
+            self._wait("answer", self._timeouts.body_s)
+            await self._stream.send_all(b"".join((start, body)) if is_sent else start)
+            self.deadline = inf
         else:
             await self._send_all(start)
             await self._send_all(body)

@@ -370,6 +370,7 @@ class Parts:
             chunks=self.chunk_store,
             member_states=self._member_states,
             repair_queued=self.reporter.repair_queued,
+            memory_held=lambda: self.store.budget.held,
         )
         self.admin = AdminApp(
             status=self.status,

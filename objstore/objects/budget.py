@@ -17,7 +17,6 @@ from collections import deque
 import attrs
 import trio
 
-from objstore import metrics
 from objstore.errors import Unavailable
 
 WAIT_MS = 5_000  # Below a client's patience; a longer queue only makes 503s later.
@@ -103,13 +102,12 @@ class Budget:
 
     def _grant(self, size: int) -> None:
         self.held += size
-        metrics.MEMORY_IN_FLIGHT.set(self.held)
 
     def _give_back(self, size: int) -> None:
         self.held -= size
         assert self.held >= 0
-        metrics.MEMORY_IN_FLIGHT.set(self.held)
-        self._grant_waiting()
+        if self._waiters:
+            self._grant_waiting()
 
     def _grant_waiting(self) -> None:
         while self._waiters and self._fits(self._waiters[0].size):

@@ -76,10 +76,15 @@ async def read_whole(body: AsyncIterable[bytes]) -> bytes:
 
     The pieces are not kept one by one: short ones would take many times their size.
     """
+    first = b""
     whole = bytearray()
     async for piece in body:
-        whole += piece
-    return bytes(whole)
+        if whole or first:
+            whole = whole or bytearray(first)
+            whole += piece
+        else:
+            first = piece
+    return bytes(whole) if whole else first
 
 
 @attrs.frozen(kw_only=True)

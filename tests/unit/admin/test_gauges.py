@@ -19,6 +19,7 @@ def gauges_of(parts: Parts) -> Gauges:
         chunks=parts.chunk_store,
         member_states=lambda: [member.state for member in members().values()],
         repair_queued=parts.reporter.repair_queued,
+        memory_held=lambda: parts.store.budget.held,
     )
 
 
@@ -46,7 +47,8 @@ async def test_members_are_counted_by_state(autojump_clock: object) -> None:
     async with world() as w:
         gauges = gauges_of(w.doors[0].parts)
         states = [State.ALIVE, State.ALIVE, State.DEAD]
-        Gauges(gauges.raft, gauges.chunks, lambda: states, lambda: 7).update()
+        Gauges(gauges.raft, gauges.chunks, lambda: states, lambda: 7, lambda: 4096).update()
         counted = {s: value(metrics.GOSSIP_MEMBERS, s.name.lower()) for s in State}
         assert counted == {State.ALIVE: 2, State.SUSPECT: 0, State.DEAD: 1, State.LEFT: 0}
         assert value(metrics.REPAIR_QUEUE) == 7
+        assert value(metrics.MEMORY_IN_FLIGHT) == 4096
