@@ -49,6 +49,7 @@ class NodeReporter:
     raft: RaftHost
     chunks: ChunkStore
     repair_queued: Callable[[], int]
+    is_full: Callable[[], bool]  # The data folder is at its reserve.
 
     async def on_report(self, call: Call) -> Reply:
         """Answer rpc node.report."""
@@ -74,6 +75,7 @@ class NodeReporter:
             "damaged_groups": [s.group for s in statuses if s.damaged],
             "log_full": self.raft.wal.is_full,
             "log_slow": self.raft.is_slow,
+            "folder_full": self.is_full(),
             # Own wall clock minus the median of the others'; the farthest of all groups.
             "clock_offset_ms": max(offsets_ms, key=abs, default=0),
             "fragments": sum(drive.fragments for drive in drives),
@@ -176,10 +178,14 @@ class ClusterStatus:
         nodes = [self._describe(m, reports.get(m.node)) for m in members]
         usage, usage_problem = await self._usage()
         metadata = self._metadata(reports)
+        space_problems = [
+            *self._space_problems(nodes),
+            *self._metadata_space_problems(reports),
+        ]
         problems = [
             *_node_problems(nodes, self.reserve),
             *_metadata_problems(metadata),
-            *self._space_problems(nodes),
+            *space_problems,
         ]
         if usage_problem:
             problems.append(usage_problem)
@@ -195,9 +201,7 @@ class ClusterStatus:
             "node": self.node,
             "epoch": self.view.layout.epoch,
             "redundancy": self.redundancy,
-            "writable": (
-                usage_problem is None and reason is None and not self._space_problems(nodes)
-            ),
+            "writable": (usage_problem is None and reason is None and not space_problems),
             "below_promise": {"objects": usage.below_objects, "bytes": usage.below_bytes},
             "usage": {
                 "objects": usage.objects,
@@ -223,6 +227,17 @@ class ClusterStatus:
         if roomy >= needed:
             return []
         return [f"{roomy} nodes can take new data, {self.redundancy} needs {needed}"]
+
+    def _metadata_space_problems(self, reports: dict[NodeId, dict[str, Any]]) -> list[str]:
+        """Shards that take nothing new, for want of a quorum with room (node.room)."""
+        short = 0
+        for voters in voters_for(self.view.layout).values():
+            known = [reports[node] for node in voters if node in reports]
+            full = [report for report in known if report.get("folder_full")]
+            short += bool(full) and len(known) - len(full) <= len(voters) // 2
+        if not short:
+            return []
+        return [f"{short} metadata shards take nothing new: data folders are full"]
 
     async def _usage(self) -> tuple[Usage, str | None]:
         try:
@@ -281,6 +296,10 @@ def _node_problems(nodes: list[dict[str, Any]], reserve: int) -> list[str]:
             problems.append(f"{name} mends the logs of shards {node['damaged_groups']}")
         if node.get("log_full"):
             problems.append(f"{name} has no room for its log: metadata cannot be written")
+        if node.get("folder_full"):
+            problems.append(
+                f"{name}: its data folder is at its reserve: it takes no new metadata"
+            )
         if node.get("log_slow"):
             problems.append(
                 f"{name}: the disk of its log takes seconds a sync: others lead"

@@ -11,7 +11,7 @@ what is due in the slots of led shards, by PurgeStep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -83,8 +83,8 @@ class MetaServer:
     view: ClusterView
     clock: Clock
     entropy: Entropy
-    # Whether any of these nodes has no room for more metadata.
-    is_full: Callable[[Iterable[NodeId]], bool] = lambda _: False
+    # Whether so many of these voters have no room for more metadata that no quorum has.
+    is_full: Callable[[Sequence[NodeId]], bool] = lambda _: False
 
     def __attrs_post_init__(self) -> None:
         self.view.follow(self.store.machine(CLUSTER_SHARD))
@@ -127,7 +127,9 @@ class MetaServer:
             raise InvalidRequest("a request id has 16 bytes")
         self._check_shard(shard, getattr(command, "slot", None))
         if isinstance(command, GROWING) and self.is_full(self.view.voters(shard)):
-            raise OutOfSpace(f"a node that keeps shard {shard} has reached its reserve")
+            raise OutOfSpace(
+                f"too many of the nodes that keep shard {shard} have reached their reserve"
+            )
         level = envelope.level_of(command)
         if level > self.view.feature_level:
             raise InvalidRequest(

@@ -179,6 +179,7 @@ class Parts:
             entropy=host.entropy,
             segment_size=config.raft.wal_segment_size,
         )
+        self.room = Room(node, self.folder.directory, self._spread_news, self._is_alive)
         self.raft = RaftHost(
             node=node,
             wal=wal,
@@ -189,18 +190,18 @@ class Parts:
             config=config.raft,
             preferred_leader=self._preferred_leader,
             peer_alive=self._is_alive,
-            peer_slow=self._slow_peers.__contains__,
+            peer_unfit=self._is_unfit,
+            room=self.room,
             on_pace=self._spread_news,
             flush=self.meta_store.flush,
         )
-        self.room = Room(node, self.folder.directory, self._spread_news)
         self.meta_server = MetaServer(
             self.raft,
             self.meta_store,
             self.view,
             host.clock,
             host.entropy,
-            self.room.is_full_at,
+            self.room.is_short_of,
         )
         self.meta = MetaClient(
             self.meta_server, self.view, self.peers, host.entropy, self._member_nodes
@@ -229,6 +230,10 @@ class Parts:
         if node == self.identity.node:
             return True
         return self.gossip is not None and self.gossip.is_alive(node)
+
+    def _is_unfit(self, node: NodeId) -> bool:
+        """Whether a peer's disk is no good for leading."""
+        return node in self._slow_peers or self.room.is_full_at([node])
 
     def _build_chunks(self) -> None:
         directories = [
@@ -330,6 +335,7 @@ class Parts:
             raft=self.raft,
             chunks=self.chunk_store,
             repair_queued=lambda: self.mender.queued + len(self.damage),
+            is_full=lambda: self.room.is_full,
         )
         self.membership = Membership(
             meta=self.meta,

@@ -1,16 +1,20 @@
 """Room: which nodes' data folders are at their reserve, and take no more metadata.
 
-    own folder --sampled--> full | room --gossip--> all nodes
-    shards with a full voter refuse what grows (507); reads, deletes and repair go on
+    own folder --sampled--> room | full | brimful --gossip--> all nodes
+
+    full       below the reserve: leads nothing where another can.  A shard of whose voters
+               no majority has room refuses what grows (507); reads, deletes, repair go on
+    brimful    below a quarter of it: takes no entries at all, as if it were away; its
+               shards go on without it, and it catches up once there is room
 
 A store or log that meets the end of its disk can only end its process.  So what grows is
-refused before: the reserve lets the others go on, and the store rewrite its files to give
+refused before: the reserve lets deletes go on, and the store rewrite its files to give
 space back.  Chunk drives have a reserve of their own (`chunks.reserve`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 import structlog
@@ -26,6 +30,7 @@ log = structlog.get_logger()
 # more than a tenth.
 RESERVE = 256 * MiB
 _SHARE = 10
+_BRIM = 4  # This part of the reserve is for what was taken before: flushes, compactions.
 _INTERVAL_S = 1.0
 
 
@@ -36,6 +41,8 @@ class Room:
     node: NodeId
     directory: Directory
     on_change: Callable[[], None]  # Our own is full now, or has room again.
+    is_alive: Callable[[NodeId], bool] = lambda _: True
+    is_brimful: bool = attrs.field(default=False, init=False)
     _full: set[NodeId] = attrs.field(factory=set, init=False)
 
     @property
@@ -46,6 +53,16 @@ class Room:
     def is_full_at(self, nodes: Iterable[NodeId]) -> bool:
         """Whether any of these nodes is full, as far as is known."""
         return bool(self._full) and not self._full.isdisjoint(nodes)
+
+    def is_short_of(self, voters: Sequence[NodeId]) -> bool:
+        """Whether so many of a shard's voters are full that no quorum could take more.
+
+        One that is away may have room or not; it is of no help either way.
+        """
+        if not self.is_full_at(voters):
+            return False
+        roomy = [n for n in voters if n not in self._full and self.is_alive(n)]
+        return len(roomy) <= len(voters) // 2
 
     def heard(self, node: NodeId, *, is_full: bool) -> None:
         """Note what a peer says of itself, or that it is gone and says nothing."""
@@ -61,6 +78,7 @@ class Room:
     def _look(self) -> None:
         space = self.directory.space()
         reserve = min(RESERVE, space.total // _SHARE)
+        self.is_brimful = space.free < reserve // _BRIM
         # Once full, until there is clearly more: not to and fro with every file.
         is_full = space.free < (reserve + reserve // 4 if self.is_full else reserve)
         if is_full == self.is_full:

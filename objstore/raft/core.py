@@ -1331,16 +1331,16 @@ class Core:
             self._send(node, Gone(self.term, self.log.last_index))
 
     def best_successor(
-        self, is_slow: Callable[[NodeId], bool] = lambda _: False
+        self, is_unfit: Callable[[NodeId], bool] = lambda _: False
     ) -> NodeId | None:
-        """The voter that lacks least, among those heard lately that are not slow."""
+        """The voter that lacks least, among those heard lately and fit to lead."""
         candidates = [
             (self.progress[node].match, node)
             for node in self.membership.voters
             if node in self.progress
             and not self.progress[node].damage
             and (self.progress[node].is_heard or self.quiescent)
-            and not is_slow(node)
+            and not is_unfit(node)
         ]
         return max(candidates)[1] if candidates else None
 

@@ -159,9 +159,29 @@ def _always_alive(node: NodeId) -> bool:
     return True
 
 
-def _never_slow(node: NodeId) -> bool:
+def _never_unfit(node: NodeId) -> bool:
     del node
     return False
+
+
+class Room(Protocol):
+    """What is known of the space left for log and state machines."""
+
+    @property
+    def is_full(self) -> bool:
+        """Another had better lead."""
+        ...
+
+    @property
+    def is_brimful(self) -> bool:
+        """No entry must be taken at all."""
+        ...
+
+
+@attrs.frozen
+class _EndlessRoom:
+    is_full: bool = False
+    is_brimful: bool = False
 
 
 class RaftHost:
@@ -179,7 +199,8 @@ class RaftHost:
         config: RaftConfig,
         preferred_leader: Callable[[int], NodeId | None] = _nobody_preferred,
         peer_alive: Callable[[NodeId], bool] = _always_alive,
-        peer_slow: Callable[[NodeId], bool] = _never_slow,
+        peer_unfit: Callable[[NodeId], bool] = _never_unfit,
+        room: Room | None = None,
         on_pace: Callable[[], None] = lambda: None,
         flush: Callable[[], Awaitable[None]] | None = None,
         options: Options | None = None,
@@ -190,7 +211,7 @@ class RaftHost:
         preferred_leader: who should lead a group that this node leads; None: no matter.
         peer_alive: the failure detector's word; only whether idle groups keep silent
             rests on it, never safety.
-        peer_slow: whether a peer says that its log's disk is slow, and should not lead.
+        peer_unfit: whether a peer says that its disk is slow or full: it should not lead.
         on_pace: called when `is_slow` has changed.
         flush: makes the state machines durable, so that old segments of the WAL can go;
             asked for when what they hold becomes too much to be written again.
@@ -205,7 +226,8 @@ class RaftHost:
         self._clock = clock
         self._preferred_leader = preferred_leader
         self._peer_alive = peer_alive
-        self._peer_slow = peer_slow
+        self._peer_unfit = peer_unfit
+        self._room = room if room is not None else _EndlessRoom()
         self._on_pace = on_pace
         self._pace = Pace(self.options)
         self._replicas: dict[int, Replica] = {}
@@ -695,7 +717,12 @@ class RaftHost:
         """Whether entries must be dropped, as if lost: the log keeps its room for votes."""
         if not append.entries:
             return False
-        return self.wal.is_full or self.wal.size > 2 * self.options.wal_size_max
+        return self.has_no_room or self.wal.size > 2 * self.options.wal_size_max
+
+    @property
+    def has_no_room(self) -> bool:
+        """Whether entries and snapshots can be taken no more."""
+        return self.wal.is_full or self._room.is_brimful
 
     def create(self, group: int) -> Replica | None:
         """An empty replica of a group that somebody else speaks of."""
@@ -960,7 +987,9 @@ class RaftHost:
         if self._pace.look(now_ms):
             self._tell_pace()
         if self.is_slow:
-            self._hand_over_all(now_ms)
+            self._hand_over_all(now_ms, "the log's disk is slow")
+        elif self._room.is_full:
+            self._hand_over_all(now_ms, "the data folder is full")
         elif now_ms - self._balanced_ms >= self.options.balance_interval_ms:
             self._balanced_ms = now_ms
             self._balance(now_ms)
@@ -996,18 +1025,18 @@ class RaftHost:
             log.info("raft.wal_quick")
         self._on_pace()
 
-    def _hand_over_all(self, now_ms: int) -> None:
-        """Our disk is slow: let others lead what they can (F12)."""
+    def _hand_over_all(self, now_ms: int, reason: str) -> None:
+        """Our disk is slow or full: let others lead what they can (F09, F12)."""
         for replica in self._replicas.values():
             core = replica.core
             if core.is_leader and core.transfer_to is None:
-                successor = core.best_successor(self._peer_slow)
+                successor = core.best_successor(self._peer_unfit)
                 if successor is not None and core.transfer(successor, now_ms):
                     log.warning(
                         "raft.leadership_handed_over",
                         group=replica.group,
                         peer=successor,
-                        reason="the log's disk is slow",
+                        reason=reason,
                     )
                     self._touch(replica)
 
@@ -1024,7 +1053,7 @@ class RaftHost:
             progress = core.progress.get(preferred)
             if progress is None or progress.match < core.log.committed:
                 continue
-            if not self._peer_alive(preferred) or self._peer_slow(preferred):
+            if not self._peer_alive(preferred) or self._peer_unfit(preferred):
                 continue
             if not core.transfer(preferred, now_ms):
                 continue

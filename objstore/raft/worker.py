@@ -133,6 +133,8 @@ class SnapshotReceivers:
         if not replica.core.wants_snapshot(begin.term, begin.applied.index):
             return Reply(Status.NOT_WANTED, replica.core.log.committed)
         self.forget(begin.group)
+        if self._host.has_no_room:
+            return Reply(Status.BUSY)
         if len(self._receivers) >= self._host.options.snapshots_max:
             return Reply(Status.BUSY)
         install = replica.machine.install()

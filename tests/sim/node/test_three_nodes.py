@@ -190,25 +190,58 @@ def test_a_stop_hands_over_and_the_others_go_on_at_once_f22() -> None:
 
 
 @pytest.mark.slow
-def test_a_node_without_room_takes_no_more_and_still_gives_back_f09() -> None:
+def test_one_full_node_stops_nobody_and_two_refuse_what_grows_f09() -> None:
     async def program(nodes: Nodes) -> None:
         bodies = await fill(nodes, ["a", "b", "c"])
-        disk = nodes.world.disk("b")
-        before, disk.capacity = disk.capacity, disk.used() + 1 * MiB
         rooms = [parts.room for parts in nodes.parts.values()]
-        full = nodes.parts["b"].identity.node
-        await until(lambda: all(room.is_full_at([full]) for room in rooms))
+
+        async def set_free(name: str, size: int) -> int:
+            """The capacity before; all know that it is full, or is no more."""
+            disk = nodes.world.disk(name)
+            before, disk.capacity = disk.capacity, disk.used() + size
+            node = nodes.parts[name].identity.node
+            is_full = size < 1024 * MiB
+            await until(lambda: all(room.is_full_at([node]) == is_full for room in rooms))
+            return before
+
+        def leads(name: str) -> int:
+            raft = nodes.parts[name].raft
+            return sum(raft.is_leader(group) for group in raft.groups())
+
+        # So full that it takes no entry at all: as good as away.
+        before = await set_free("b", MiB // 2)
+        assert nodes.parts["b"].room.is_brimful
+        await until(lambda: leads("b") == 0)
         for name in "abc":
-            front = nodes.front(name)
-            answer = await front.put("/bucket/more", b"x")
+            answer = await nodes.front(name).put(f"/bucket/more-{name}", b"x")
+            assert answer.status == 200, answer
+            bodies[f"more-{name}"] = b"x"
+        await set_free("a", nodes.world.disk("a").used() // 10)  # Full, not to the brim.
+        assert not nodes.parts["a"].room.is_brimful
+        for name in "abc":
+            answer = await nodes.front(name).put("/bucket/none", b"x")
             assert (answer.status, answer.code) == (507, "InsufficientStorage")
         await read_all(nodes, bodies)
-        assert (await nodes.front("a").delete("/bucket/key-1")).status == 204
+        assert (await nodes.front("b").delete("/bucket/key-1")).status == 204
         del bodies["key-1"]
-        disk.capacity = before
-        await until(lambda: not any(room.is_full_at([full]) for room in rooms))
+        for name in "ab":
+            await set_free(name, before)
         assert (await nodes.front("c").put("/bucket/more", b"x")).status == 200
-        await read_all(nodes, bodies | {"more": b"x"})
+        await until(lambda: not any(p.room.is_full for p in nodes.parts.values()))
+        bodies["more"] = b"x"
+        await read_all(nodes, bodies)
+        # What it missed it is given again: then another may go.
+        applied = [
+            lambda parts=parts: {
+                group: parts.raft.status(group).applied_index
+                for group in parts.raft.groups()
+            }
+            for parts in nodes.parts.values()
+        ]
+        await until(lambda: applied[0]() == applied[1]() == applied[2]())
+        await nodes.crash("a")
+        await trio.sleep(10)
+        await read_all(nodes, bodies)
 
     on_three_nodes(5, program)
 

@@ -40,6 +40,7 @@ def test_a_node_that_is_well_is_no_problem() -> None:
         ({"damaged_groups": [3, 4]}, "mends the logs of shards [3, 4]"),
         ({"log_full": True}, "no room for its log"),
         ({"log_slow": True}, "takes seconds a sync"),
+        ({"folder_full": True}, "takes no new metadata"),
         ({"clock_offset_ms": -3_600_000}, "-3600000 ms off"),
         ({"drives": [drive(reason="I/O error", state="fenced")]}, "/d: I/O error"),
         ({"drives": [drive(free=GiB)]}, "takes no new data"),

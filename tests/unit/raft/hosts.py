@@ -173,7 +173,7 @@ class Cluster:
             config=CONFIG,
             preferred_leader=lambda group: computer.preferred(group),
             peer_alive=lambda other: self.is_up(name, other),
-            peer_slow=self.is_slow,
+            peer_unfit=self.is_slow,
             flush=computer.flush,
             options=self.options,
         )
