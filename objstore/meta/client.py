@@ -20,6 +20,7 @@ exact pages, usage is summed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -165,6 +166,18 @@ class MetaClient:
         return await self._ask_all(query, timeout_ms)
 
     async def _ask(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
+        if self.server.raft.serves_reads(shard):
+            began_s = trio.current_time()
+            own_ms = min(timeout_ms, _ATTEMPT_MS)
+            # Its leader is gone, or slow: whoever leads will answer, as for a stranger.
+            with contextlib.suppress(WrongShard, Unavailable):
+                return await self.server.query(shard, query, timeout_ms=own_ms)
+            timeout_ms -= round((trio.current_time() - began_s) * 1000)
+        return await self._ask_others(shard, query, timeout_ms)
+
+    async def _ask_others(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
+        """Ask the leader, wherever it is."""
+
         async def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Any:
             if node == self.peers.node:
                 return await self.server.query(shard, query, timeout_ms=attempt_ms)
@@ -233,7 +246,7 @@ class MetaClient:
             left_ms = int((deadline_s - trio.current_time()) * 1000)
             if left_ms <= 0:
                 raise _given_up(shard, problem, unknown=is_unknown) from problem
-            node = self._next_node(shard, tried, is_read=is_read)
+            node = self._next_node(shard, tried)
             if node is None:
                 if self._is_alone(shard) and trio.current_time() - began_s >= _ALONE_S:
                     raise _given_up(shard, problem, unknown=is_unknown) from problem
@@ -278,13 +291,8 @@ class MetaClient:
         else:
             self._leaders.pop(shard, None)
 
-    def _next_node(
-        self, shard: ShardId, tried: set[NodeId], *, is_read: bool
-    ) -> NodeId | None:
+    def _next_node(self, shard: ShardId, tried: set[NodeId]) -> NodeId | None:
         """Whom to ask next; None where all have been asked."""
-        own = self.peers.node
-        if is_read and own not in tried and self.server.raft.serves_reads(shard):
-            return own
         own_word = self.server.raft.leader(shard)
         if own_word is not None and own_word not in tried:
             return own_word

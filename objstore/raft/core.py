@@ -473,7 +473,7 @@ class Core:
             # A little early rather than one whole tick late.
             self._heartbeat_due_ms = now_ms + self.options.heartbeat_ms * 3 // 4
             self._leave_joint(now_ms)
-            self._broadcast_heartbeat(quiesce=self._may_quiesce(now_ms))
+            self._beat(now_ms)
 
     def on_message(self, sender: NodeId, message: Message, now_ms: int) -> None:
         """Take a message from another replica of this group."""
@@ -1028,6 +1028,7 @@ class Core:
         assert prev_term is not None
         commit = self.log.committed
         self._send(node, Append(self.term, prev_index, prev_term, commit, tuple(entries)))
+        progress.sent_ms = self.now_ms
         progress.sent_commit = max(
             progress.sent_commit, min(commit, prev_index + len(entries))
         )
@@ -1136,16 +1137,28 @@ class Core:
             self.wake(now_ms)
             self.reads.waiting.append(Ask(sender, message.number))
 
-    def _broadcast_heartbeat(self, *, quiesce: bool) -> None:
+    def _beat(self, now_ms: int) -> None:
+        """Send a heartbeat to all who were sent nothing lately."""
         self._round += 1
-        self._send_heartbeats(quiesce=quiesce)
+        quiesce = self._may_quiesce(now_ms)
+        everybody = quiesce or not self.reads.is_empty or self.transfer_to is not None
+        for node, progress in self.progress.items():
+            if everybody or not self._is_kept_awake(progress, now_ms):
+                self._send_heartbeat(node, quiesce=quiesce)
 
-    def _send_heartbeats(self, *, quiesce: bool) -> None:
-        for node in self.progress:
-            self._send_heartbeat(node, quiesce=quiesce)
+    def _is_kept_awake(self, progress: Progress, now_ms: int) -> bool:
+        """Whether appends say all that a heartbeat would; one in three is sent still."""
+        return (
+            progress.stage is Stage.REPLICATE
+            and progress.mend == 0
+            and not progress.quiescent
+            and now_ms - progress.sent_ms < self.options.heartbeat_ms * 3 // 4
+            and now_ms - progress.beat_ms < self.options.election_timeout_ms // 3
+        )
 
     def _send_heartbeat(self, node: NodeId, *, quiesce: bool) -> None:
         progress = self.progress[node]
+        progress.beat_ms = self.now_ms
         if not quiesce:
             progress.quiescent = False
         self._send(

@@ -55,7 +55,7 @@ class Options:
     # Entries kept in memory below the applied index, so that a follower that is a little
     # behind needs no snapshot; a live follower's entries are kept up to the larger pair.
     kept_entries: int = 512
-    kept_size: int = 512 * KiB
+    kept_size: int = 128 * KiB  # Of each group: a node has 33 and more.
     kept_entries_max: int = 65_536
     kept_size_max: int = 8 * MiB
     apply_entries_max: int = 512  # One batch; the loop breathes between two.

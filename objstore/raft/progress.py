@@ -43,6 +43,8 @@ class Progress:
     active: bool = False  # Heard of since the last check of the quorum.
     was_active: bool = False  # Between the one before and the last.
     heard_ms: int = 0
+    sent_ms: int = -(10**15)  # When it was last sent an append.
+    beat_ms: int = -(10**15)  # Likewise a heartbeat.
     round: int = 0  # The newest heartbeat round it has answered.
     sent_round: int = 0  # The round that was newest when entries were last sent.
     match_round: int = 0  # The round that was newest when `match` last grew.

@@ -55,6 +55,7 @@ from objstore.rpc.frames import (
     FrameReader,
     Kind,
     encode_bare,
+    encode_cast,
     encode_frame,
     open_frame,
 )
@@ -409,7 +410,7 @@ class _Link:
         )
         if waiting + len(payload) > self.config.cast_size_max:
             return False
-        buffers = encode_frame(Kind.CAST, parts=(method,), value=value, payload=payload)
+        buffers = encode_cast(method, value, payload)
         if self.connection is not None:
             self.connection.send(buffers)
         else:

@@ -55,6 +55,7 @@ from objstore.rpc.frames import (
     Frame,
     FrameReader,
     Kind,
+    cast_header,
     encode_frame,
     open_frame,
 )
@@ -103,6 +104,8 @@ class RpcServer:
         self._boot_id = boot_id
         self._methods: dict[str, _Method] = {}
         self._casts: dict[str, CastHandler] = {}
+        # The methods of casts without a value, by the bytes of their frames' headers.
+        self.bare_casts: dict[bytes, str] = {}
         self._sessions: set[_Session] = set()
         self._strangers: dict[Stream, trio.CancelScope] = {}  # The oldest one first.
 
@@ -121,6 +124,7 @@ class RpcServer:
         """Hand casts of `method` to `handler`, in the receive loop: it must be quick."""
         assert method not in self._casts, method
         self._casts[method] = handler
+        self.bare_casts[cast_header(method)] = method
 
     async def run(
         self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -324,6 +328,10 @@ class _Session:
             raise RemoteProtocolError(f"{frame.kind.name} from a client")
 
     def _on_cast(self, frame: Frame, peer: NodeId) -> None:
+        bare = self._server.bare_casts.get(bytes(frame.header))
+        if bare is not None and not frame.flags:
+            self._server.on_cast(peer, bare, None, frame.payload)
+            return
         (method,), raw, payload = open_frame(frame, 1)
         try:
             value = codec.value_of(raw)
