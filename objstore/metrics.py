@@ -70,8 +70,7 @@ class RequestCounts:
         durations = self._seconds.get(operation)
         if durations is None:
             durations = self._seconds[operation] = _Durations()
-        durations.counts[bisect_left(_LATENCY_BUCKETS, duration_s)] += 1
-        durations.total_s += duration_s
+        durations.observe(duration_s)
 
     def describe(self) -> Iterator[Metric]:
         """The metrics, without samples: what a registry asks for once."""
@@ -83,10 +82,7 @@ class RequestCounts:
         for (operation, status), count in sorted(self._requests.items()):
             requests.add_metric((operation, str(status)), count)
         for operation, durations in sorted(self._seconds.items()):
-            counts = accumulate(durations.counts)
-            bounds = (*map(floatToGoString, _LATENCY_BUCKETS), "+Inf")
-            buckets = list(zip(bounds, counts, strict=True))
-            seconds.add_metric((operation,), buckets, durations.total_s)
+            seconds.add_metric((operation,), durations.buckets(), durations.total_s)
         in_flight.add_metric((), self.in_flight)
         size.add_metric(("received",), self.received)
         size.add_metric(("sent",), self.sent)
@@ -99,6 +95,31 @@ class _Durations:
     def __init__(self) -> None:
         self.counts = [0] * (len(_LATENCY_BUCKETS) + 1)  # A bucket each; the last: above.
         self.total_s = 0.0
+
+    def observe(self, duration_s: float) -> None:
+        self.counts[bisect_left(_LATENCY_BUCKETS, duration_s)] += 1
+        self.total_s += duration_s
+
+    def buckets(self) -> list[tuple[str, int]]:
+        bounds = (*map(floatToGoString, _LATENCY_BUCKETS), "+Inf")
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class LoopHistogram(_Durations):
+    """Durations that only the event loop observes, for the same reason."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__()
+        self._name, self._text = name, text
+        REGISTRY.register(self)
+
+    def describe(self) -> Iterator[Metric]:
+        yield HistogramMetricFamily(self._name, self._text)
+
+    def collect(self) -> Iterator[Metric]:
+        yield HistogramMetricFamily(
+            self._name, self._text, buckets=self.buckets(), sum_value=self.total_s
+        )
 
 
 _Families = tuple[
@@ -144,10 +165,10 @@ HTTP_EVICTED = _counter(
 )
 
 # raft
-RAFT_COMMIT_SECONDS = _histogram(
+RAFT_COMMIT_SECONDS = LoopHistogram(
     "objstore_raft_commit_duration_seconds", "From proposal to its apply on the leader."
 )
-RAFT_SYNC_SECONDS = _histogram(
+RAFT_SYNC_SECONDS = LoopHistogram(
     "objstore_raft_wal_sync_duration_seconds", "One write and fdatasync of the WAL."
 )
 RAFT_LEADERS = _gauge("objstore_raft_leader_groups", "Groups this node leads.")
