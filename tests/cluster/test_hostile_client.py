@@ -885,6 +885,21 @@ def test_what_is_no_http_is_shown_out(scene: Scene, data: bytes) -> None:
     assert_untouched(scene)
 
 
+@pytest.mark.parametrize("size", [(5 << 30) + 1, 10**15, 10**16])
+def test_a_body_too_large_is_refused_before_it_comes(scene: Scene, size: int) -> None:
+    expects = {"expect": "100-continue", "content-length": str(size)}
+    for target in (f"{MINE}/huge", f"{MINE}/{THERE}?uploadId={scene.upload}&partNumber=2"):
+        fields = scene.victim.signed("PUT", target) | expects
+        with scene.victim.connect() as stream:
+            stream.sendall(head_of("PUT", target, fields))
+            stream.shutdown(socket.SHUT_WR)
+            data = receive_all(stream)
+        assert data.startswith(b"HTTP/1.1 400 "), data  # No 100 before it.
+        (answer,) = answers_in(data)
+        assert answer.code == ("EntityTooLarge" if size < 10**16 else "BadRequest")
+    assert_untouched(scene)
+
+
 def test_a_body_is_the_one_that_was_signed(scene: Scene) -> None:
     body = b"x" * 100
     crc = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()

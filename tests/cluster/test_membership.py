@@ -90,6 +90,58 @@ def test_a_node_joins_takes_votes_serves_and_leaves(
             newcomer.kill()
 
 
+@pytest.mark.full
+def test_new_chunks_go_to_a_newcomer_and_old_ones_stay(tmp_path: Path) -> None:
+    """A join makes a new epoch; whoever holds fragments may not leave, and is told how many."""
+    with running_cluster(tmp_path / "c") as three:
+        s3 = three.s3()
+        s3.create_bucket(Bucket="moves")
+        old = {f"old-{n}": bytes([n]) * 50_000 for n in range(20)}
+        for key, body in old.items():
+            s3.put_object(Bucket="moves", Key=key, Body=body)
+        before = three.status()
+        held = {node["id"]: node["fragments"] for node in before["nodes"]}
+        assert held == dict.fromkeys(held, len(old))
+        token = three.command("node", "token")
+        newcomer = node_at(write_config(tmp_path / "node4"))
+        newcomer.start("--join", token["join"], "--token", token["token"])
+        try:
+            wait_until(
+                lambda: (
+                    len(three.status()["nodes"]) == 4
+                    and three.status()["metadata"]["shards_below"] == 0
+                ),
+                timeout_s=60,
+                what="the newcomer's votes",
+            )
+            newcomer.description["id"] = json.loads(
+                (newcomer.data / "node.json").read_text()
+            )["identity"]["node"]
+            assert three.status()["epoch"] > before["epoch"]
+            new = {f"new-{n}": bytes([n]) * 50_000 for n in range(40)}
+            for n, (key, body) in enumerate(new.items()):
+                three.s3(n % 3).put_object(Bucket="moves", Key=key, Body=body)
+            # Gossip and reports are a moment behind.
+            after = wait_until(
+                lambda: (
+                    (found := {n["id"]: n["fragments"] for n in three.status()["nodes"]})
+                    and sum(found.values()) == 3 * (len(old) + len(new))
+                    and found
+                ),
+                what="every fragment to be counted",
+            )
+            assert 0 < after[newcomer.id] <= len(new)
+            assert all(after[node] >= count for node, count in held.items())  # None moved.
+            done = three.command("node", "leave", newcomer.id, check=False)
+            assert done.returncode == 1
+            assert f"{after[newcomer.id]} fragments".encode() in done.stderr, done.stderr
+            reader = three.s3(endpoint_url=newcomer.s3)
+            for key, body in (old | new).items():
+                assert reader.get_object(Bucket="moves", Key=key)["Body"].read() == body
+        finally:
+            newcomer.kill()
+
+
 def test_a_node_that_holds_data_or_is_needed_may_not_leave(cluster: Cluster) -> None:
     done = cluster.command("node", "leave", cluster.nodes[0].id, check=False)
     assert done.returncode == 1

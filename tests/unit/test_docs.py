@@ -27,7 +27,7 @@ def commands(text: str) -> list[str]:
     """What follows `objstore` wherever it is typed."""
     found = []
     for line in text.splitlines():
-        is_code = line.startswith("    ")
+        is_code = line.startswith(("    ", "$ objstore ", "objstore "))
         for piece in [line] if is_code else re.findall(r"`[^`]+`", line):
             match = _COMMAND.search(piece)
             if match:
@@ -49,7 +49,7 @@ def check(words: list[str]) -> None:
             assert word in known, f"{command.name} has no {word}"
 
 
-@each_page
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.name)
 def test_every_command_and_flag_is_there(path: Path) -> None:
     found = commands(path.read_text())
     assert len(found) >= 4
@@ -66,6 +66,19 @@ def test_every_key_that_is_named_exists(path: Path) -> None:
     keys = [k for k in named if k.partition(".")[0] in sections and k not in files]
     for key in set(keys) - events:
         assert key in config._keys(), key
+
+
+def test_every_target_of_make_that_a_page_names_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
+    named = {
+        name
+        for page in [*pages, *PAGES]
+        for name in re.findall(
+            r"(?:`|^    |\$ )make ([a-z-]+)", page.read_text(), re.MULTILINE
+        )
+    }
+    assert {"run", "test"} <= named <= targets
 
 
 def test_every_variable_that_is_named_exists() -> None:
