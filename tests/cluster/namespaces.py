@@ -8,8 +8,9 @@ A cut from A to B is a neighbour entry in A that gives B a hardware address nobo
 A sends to B is lost without a word, as by a broken switch.  No reset, no unreachable: who
 waits for an answer waits until its own deadline (F20).  Needs root and iproute2.
 
-With `Weather` instead of the bridge, packets pass through a relay of ours that loses,
-delays, doubles and reorders them (F19): this machine's kernel has no netem.
+With `WetNetwork` nodes speak to each other over a second device, whose packets pass through
+a relay of ours that loses, delays, doubles and reorders them (F19): not every kernel has
+netem.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Network:
     def address(self, node: int) -> str:
         return f"{self.subnet}.{node + 1}"
 
+    def cluster_address(self, node: int) -> str:
+        """Where other nodes connect to."""
+        return self.address(node)
+
     def create(self) -> None:
         self.destroy()
         ip("link", "add", self.bridge, "type", "bridge")
@@ -119,6 +124,50 @@ class Network:
         for source, target in list(self._cuts):
             ip("-n", self.name(source), "neigh", "del", self.address(target), "dev", "eth0")
             self._cuts.discard((source, target))
+
+
+@attrs.define
+class WetNetwork(Network):
+    """Nodes speak to each other through `tests.cluster.weather`."""
+
+    _relay: subprocess.Popen[bytes] | None = None
+
+    def cluster_address(self, node: int) -> str:
+        return self.address(node).replace("10.", "172.", 1)
+
+    def create(self) -> None:
+        super().create()
+        names = [self.name(node) for node in range(self.count)]
+        self._relay = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.weather", *names],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._relay.stdout is not None
+        assert self._relay.stdout.readline() == b"ready\n"
+        for node, name in enumerate(names):
+            address = f"{self.cluster_address(node)}/24"
+            ip("-n", name, "addr", "add", address, "dev", "wet0")
+
+    def destroy(self) -> None:
+        if self._relay is not None:
+            relay, self._relay = self._relay, None
+            assert relay.stdin is not None
+            assert relay.stdout is not None
+            relay.stdin.close()
+            relay.wait(timeout=10)
+            relay.stdout.close()
+        super().destroy()
+
+    def become(
+        self, *, loss: float = 0.0, delay_ms: float = 0.0, double: float = 0.0
+    ) -> None:
+        """Change the weather."""
+        assert self._relay is not None
+        assert self._relay.stdin is not None
+        policy = {"loss": loss, "delay_ms": delay_ms, "double": double}
+        self._relay.stdin.write(json.dumps(policy).encode() + b"\n")
+        self._relay.stdin.flush()
 
 
 @attrs.define
@@ -214,7 +263,7 @@ def _configure(
     path.write_text(
         f'[node]\ndata = "{folder / "data"}"\n'
         f'[s3]\naddress = "{address}:{S3_PORT}"\n'
-        f'[cluster]\naddress = "{address}:{CLUSTER_PORT}"\n'
+        f'[cluster]\naddress = "{network.cluster_address(number)}:{CLUSTER_PORT}"\n'
     )
     described = {
         "id": "",
