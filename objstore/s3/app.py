@@ -33,6 +33,7 @@ from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
 from objstore.objects.store import Store
 from objstore.s3 import checksums
+from objstore.s3.admission import Admission
 from objstore.s3.authenticate import (
     Authenticator,
     CredentialLookup,
@@ -42,7 +43,6 @@ from objstore.s3.authenticate import (
 from objstore.s3.body import S3Body, body_of
 from objstore.s3.call import OperationHandler, S3Call
 from objstore.s3.errors import S3Error, to_s3_error
-from objstore.s3.overload import Overload
 from objstore.s3.router import Route, not_implemented, parse_query, resolve
 from objstore.s3.sigv4 import Verified
 from objstore.s3.slow_answer import SlowAnswers
@@ -100,26 +100,19 @@ class S3App:
         self._operations = operations
         self._slow = SlowAnswers()
         self._log = FrequentLog(node)
-        self._overload = Overload(entropy.random)
+        self._admission = Admission()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Carry the work of slow answers, and feel the load, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._overload.run)
-            await nursery.start(self._slow.run)
-            task_status.started()
+        """Carry the work of slow answers until cancelled."""
+        await self._slow.run(task_status=task_status)
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request; nothing but cancellation is raised."""
         exchange = self._begin(request)
         try:
-            beat = self._overload.enter()
-            try:
-                response = await self._answer(request, exchange)
-            finally:
-                self._overload.leave(beat)
+            response = await self._answer(request, exchange)
         except Exception as error:
             response = exchange.error_response(error)
         except BaseException:
@@ -171,21 +164,25 @@ class S3App:
             raise not_implemented(route.operation)
         exchange.query = query
         exchange.body = body = _body(route.operation, request, headers, verified)
-        return await operation(
-            S3Call(
-                store=self._store,
-                operation=route.operation,
-                bucket=route.bucket,
-                key=route.key,
-                query=query,
-                headers=headers,
-                body=body,
-                principal=principal,
-                region=self._region,
-                request=request,
-                slow=exchange.answer_slowly,
-            )
+        call = S3Call(
+            store=self._store,
+            operation=route.operation,
+            bucket=route.bucket,
+            key=route.key,
+            query=query,
+            headers=headers,
+            body=body,
+            principal=principal,
+            region=self._region,
+            request=request,
+            slow=exchange.answer_slowly,
         )
+        # Not before it is known who asks: strangers take no places.
+        place = await self._admission.enter()
+        try:
+            return await operation(call)
+        finally:
+            self._admission.leave(place)
 
 
 def _body(

@@ -23,7 +23,7 @@ from objstore.http.ranges import RangeNotSatisfiable
 from objstore.meta import errors as meta
 from objstore.objects.budget import Overloaded as OutOfMemoryBudget
 from objstore.objects.requests import MD5, SHA256_PAYLOAD, DigestMismatch
-from objstore.s3.overload import Overloaded
+from objstore.s3.admission import Overloaded
 
 # Code -> (status, what S3 says where nobody says more).
 CODES: dict[str, tuple[int, str]] = {

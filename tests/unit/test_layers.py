@@ -38,7 +38,7 @@ SHELL_EXCEPTIONS: set[str] = {
     "meta/reconcile.py",
     "meta/view.py",
     "raft/answers.py",
-    "s3/overload.py",
+    "s3/admission.py",
     "s3/slow_answer.py",
 }
 
