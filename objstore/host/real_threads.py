@@ -1,16 +1,16 @@
 """Blocking work on threads: a bounded pool, and workers with a thread of their own.
 
-A worker costs about two thirds of a pool hand-over, because its thread and its queue are
-already there, and because calls that end together wake the event loop once:
+Both cost about two thirds of a hand-over by `trio.to_thread`, because threads and queue
+are already there, and because calls that end together wake the event loop once:
 
     caller's task     queue.put(call) ; sleeps
-    worker thread     runs calls in order ; done.append(call) ; one run_sync_soon
+    a thread          runs calls in order ; done.append(call) ; one run_sync_soon
     event loop        wakes the callers of all that is in `done` by then
 
 Cancellation, for both: a call that no thread has begun is withdrawn; one that has begun
 is waited for, then Cancelled is raised and its result dropped.  An error raised by the
 function is never dropped for a cancellation: an fdatasync that failed must be heard of.
-Context variables are not carried into a worker.
+Context variables are not carried into a thread.
 """
 
 from __future__ import annotations
@@ -48,17 +48,22 @@ class _Call:
 
 
 class RealWorker:
-    """One thread that runs calls in the order they were made."""
+    """One thread that runs calls in the order they were made, or several.
 
-    def __init__(self, name: str) -> None:
+    threads_max: with more than one, calls run side by side; a thread is started when
+    there are more calls than threads, and kept.
+    """
+
+    def __init__(self, name: str, *, threads_max: int = 1) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None: the end.
         self._done: deque[_Call] = deque()
         self._waking = False  # A wake-up of the event loop is on its way.
         self._token: trio.lowlevel.TrioToken | None = None
         self._closed = False
-        # Daemon: a process that fails on its way out does not hang on an idle thread.
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        self._name = name
+        self._threads_max = threads_max
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0  # Calls whose callers wait.
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         if self._closed:
@@ -66,15 +71,28 @@ class RealWorker:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._token = trio.lowlevel.current_trio_token()
         call = _Call(function, args, trio.lowlevel.current_task())
+        if len(self._threads) < min(self._waiting + 1, self._threads_max):
+            self._start_thread()
+        self._waiting += 1
         self._calls.put(call)
-        result: T = await trio.lowlevel.wait_task_rescheduled(call.withdraw)
+        try:
+            result: T = await trio.lowlevel.wait_task_rescheduled(call.withdraw)
+        finally:
+            self._waiting -= 1
         await trio.lowlevel.checkpoint_if_cancelled()
         return result
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._calls.put(None)
+            for _ in self._threads:
+                self._calls.put(None)
+
+    def _start_thread(self) -> None:
+        # Daemon: a process that fails on its way out does not hang on an idle thread.
+        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -102,12 +120,12 @@ class RealThreads:
     """A pool of at most POOL_THREADS_MAX threads, of its own; and workers."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(POOL_THREADS_MAX)
+        self._pool: RealWorker | None = None
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        result = await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return result
+        if self._pool is None:
+            self._pool = RealWorker("pool", threads_max=POOL_THREADS_MAX)
+        return await self._pool.run(function, *args)
 
     def worker(self, name: str) -> RealWorker:
         return RealWorker(name)

@@ -117,8 +117,8 @@ async def test_calls_queued_before_a_close_are_still_run(worker):
         await trio.testing.wait_all_tasks_blocked()
         worker.close()
     assert sorted(ran) == list(range(20))
-    worker._thread.join(DEADLINE_S)
-    assert not worker._thread.is_alive()
+    worker._threads[0].join(DEADLINE_S)
+    assert not worker._threads[0].is_alive()
 
 
 async def test_completions_that_queue_up_wake_the_loop_once(worker, monkeypatch):
