@@ -13,17 +13,20 @@ import click
 
 import objstore
 
-# command -> the module that holds it, as attribute `command`
+# command -> the module that holds it, as attribute `command`, and its first line of help
 _COMMANDS = {
-    "serve": "objstore.cli.serve",
-    "dev": "objstore.cli.dev",
-    "status": "objstore.cli.status",
-    "node": "objstore.cli.node",
-    "bucket": "objstore.cli.bucket",
-    "key": "objstore.cli.key",
-    "check": "objstore.cli.check",
-    "bench": "objstore.cli.bench.command",
-    "sim": "objstore.cli.sim",
+    "serve": ("objstore.cli.serve", "Run one node until SIGTERM or SIGINT."),
+    "dev": ("objstore.cli.dev", "Run N nodes on loopback until SIGTERM or SIGINT."),
+    "status": ("objstore.cli.status", "The one page to look at."),
+    "node": ("objstore.cli.node", "Nodes: list, token, join, leave."),
+    "bucket": ("objstore.cli.bucket", "Buckets: list, info."),
+    "key": ("objstore.cli.key", "Access keys: create, list, delete."),
+    "check": (
+        "objstore.cli.check",
+        "Verify every record of a stopped node's folder, changing nothing.",
+    ),
+    "bench": ("objstore.cli.bench.command", "Measure a running dev cluster."),
+    "sim": ("objstore.cli.sim", "Run whole clusters on virtual time, from seeds."),
 }
 
 
@@ -38,9 +41,15 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command = _import(_COMMANDS[cmd_name]).command
+        command = _import(_COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of them, without loading any."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
 
 def _import(name: str) -> ModuleType:
