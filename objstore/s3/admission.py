@@ -22,10 +22,10 @@ import trio
 
 from objstore.errors import Unavailable
 
-PLACES = 384
+PLACES = 192
 QUEUE_MAX = 1024  # Those that wait for a place; a few KiB each.
 WAIT_S = 1.0  # Also keeps those who will be refused from asking again at once.
-KEPT_S = 5  # Longer than a request takes on a node that is full and not broken.
+KEPT_S = 3  # Longer than a request takes on a node that is full and not broken.
 
 
 class Overloaded(Unavailable):

@@ -142,5 +142,5 @@ def test_a_crowd_is_told_to_slow_down_and_leaves_nothing_behind(tmp_path: Path) 
 
 
 @pytest.mark.full
-def test_a_crowd_of_thousands_for_half_a_minute(tmp_path: Path) -> None:
-    overload(tmp_path / "c", 2_000, 30)
+def test_a_large_crowd_for_half_a_minute(tmp_path: Path) -> None:
+    overload(tmp_path / "c", 1_200, 30)
