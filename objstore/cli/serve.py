@@ -11,7 +11,7 @@ import trio
 from objstore import log
 from objstore.cli.output import FAILED, UNUSABLE, Failure
 from objstore.cli.settings import parse_overrides, read_config
-from objstore.errors import ConfigError, ObjstoreError
+from objstore.errors import ConfigError, CorruptData, ObjstoreError
 from objstore.host.real_host import real_host
 from objstore.node.daemon import serve
 
@@ -26,6 +26,15 @@ _FLAGS = {
     "log_level": "log.level",
     "log_format": "log.format",
 }
+
+_HINT = (
+    'nothing acknowledged is lost. See docs/operations.md, "A node is down";'
+    ' "objstore check DATA_DIR" reads its folder'
+)
+_DAMAGE_HINT = (
+    '"objstore check DATA_DIR" tells where the folder is damaged. The other nodes have'
+    ' what it held: see docs/operations.md, "Replace a dead node"'
+)
 
 
 @click.command("serve")
@@ -66,10 +75,7 @@ def command(
         raise Failure(sentence, hint=hint, code=UNUSABLE) from errors
     except* (ObjstoreError, OSError) as errors:
         sentence = f"the node stopped: {_first(errors)}"
-        hint = (
-            'nothing acknowledged is lost. See docs/operations.md, "A node is down";'
-            ' "objstore check DATA_DIR" reads its folder'
-        )
+        hint = _DAMAGE_HINT if errors.subgroup(CorruptData) else _HINT
         _tell_log(sentence, hint)
         raise Failure(sentence, hint=hint, code=FAILED) from errors
 

@@ -11,14 +11,22 @@ what is due in the slots of led shards, by PurgeStep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import attrs
 import structlog
 import trio
 
-from objstore.errors import InvalidRequest, NotFound, ObjstoreError, OutOfSpace, Unavailable
+from objstore.errors import (
+    CorruptData,
+    InvalidRequest,
+    NotFound,
+    ObjstoreError,
+    OutOfSpace,
+    Unavailable,
+)
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
@@ -85,6 +93,9 @@ class MetaServer:
     entropy: Entropy
     # Whether so many of these voters have no room for more metadata that no quorum has.
     is_full: Callable[[Sequence[NodeId]], bool] = lambda _: False
+
+    _store_error: Exception | None = attrs.field(default=None, init=False)
+    _store_failed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.view.follow(self.store.machine(CLUSTER_SHARD))
@@ -203,7 +214,8 @@ class MetaServer:
             await self.raft.read_barrier(shard, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
-        return reads.answer(self.store.machine(shard).rows, query)
+        with self._watching_store():
+            return reads.answer(self.store.machine(shard).rows, query)
 
     async def _on_query(self, call: Call) -> Reply:
         where = call.value
@@ -217,7 +229,22 @@ class MetaServer:
         if CLUSTER_SHARD not in self.raft.groups():
             raise NotFound("this node has no replica of the cluster shard")
         rows = self.store.machine(CLUSTER_SHARD).rows
-        return Reply(cluster.changes_since(rows, call.value))
+        with self._watching_store():
+            return Reply(cluster.changes_since(rows, call.value))
+
+    @contextlib.contextmanager
+    def _watching_store(self) -> Iterator[None]:
+        """A store that cannot be read ends this node; whoever asked asks another.
+
+        An answer with the error itself would be everybody's, for as long as we lead.
+        """
+        try:
+            yield
+        except (CorruptData, OSError) as error:
+            if self._store_error is None:
+                self._store_error = error
+                self._store_failed.set()
+            raise Unavailable("this node cannot read its metadata") from error
 
     # ---- comparing replicas -----------------------------------------------------------
 
@@ -247,8 +274,18 @@ class MetaServer:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Drain what is due in led shards, until cancelled."""
-        task_status.started()
+        """Drain what is due in led shards, until cancelled.
+
+        Raises CorruptData or OSError where the store turns out to be unreadable.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drain_all)
+            task_status.started()
+            await self._store_failed.wait()
+            assert self._store_error is not None
+            raise self._store_error
+
+    async def _drain_all(self) -> None:
         while True:
             await trio.sleep(_DRAIN_INTERVAL_S * self.entropy.random.uniform(0.8, 1.2))
             for machine in self._led():

@@ -9,9 +9,9 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from objstore.errors import InvalidRequest, NotFound, OutOfSpace, Unavailable
+from objstore.errors import CorruptData, InvalidRequest, NotFound, OutOfSpace, Unavailable
 from objstore.ids import CLUSTER_SHARD, BucketId, Key, NodeId, ShardId, Slot
-from objstore.meta import bucket_steps
+from objstore.meta import bucket_steps, reads
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta.errors import (
@@ -194,6 +194,30 @@ async def test_what_grows_is_refused_where_a_voter_is_full_and_never_as_if_it_we
             await asker.client.propose(put(record, b"other"))
         delete = c.DeleteVersion(command.slot, command.ref, command.key)
         assert isinstance(await asker.client.propose(delete), c.DeleteResult)
+
+
+async def test_a_node_whose_rows_cannot_be_read_ends_and_answers_nobody_with_the_error(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F06: damage that only a read meets was a 500 for all who asked its leader."""
+    answer = reads.answer
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
+        async with running(1) as cluster:
+            (node,) = cluster.nodes.values()
+            record = await create_bucket(node)
+            await node.client.propose(put(record, b"key"))
+
+            def fail(rows: object, query: object) -> object:
+                monkeypatch.setattr(reads, "answer", answer)
+                raise CorruptData("block checksum mismatch")
+
+            monkeypatch.setattr(reads, "answer", fail)
+            with pytest.raises(Unavailable):
+                await node.client.query(get(record, b"key"), timeout_ms=500)
+            await trio.sleep(5)
+            raise AssertionError("it went on")
+    assert caught.value.subgroup(CorruptData) is not None
+    assert caught.value.subgroup(AssertionError) is None
 
 
 async def test_a_minority_answers_nothing(autojump_clock: Any) -> None:
