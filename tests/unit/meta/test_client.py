@@ -27,6 +27,7 @@ from tests.unit.meta.cluster_of import (
     GRACE_MS,
     Cluster,
     Node,
+    Wire,
     has_voters,
     member,
     node_id,
@@ -79,6 +80,32 @@ async def test_what_one_node_wrote_every_node_reads(autojump_clock: Any) -> None
         assert page.is_truncated
         usage = await three.client.query(q.GetUsage(record.span, record.bucket))
         assert (usage.objects, usage.versions) == (20, 20)
+
+
+async def test_a_node_with_a_replica_reads_its_own_rows(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(1, 2, 3) as cluster:
+        writer = cluster.nodes[node_id(1)]
+        record = await create_bucket(writer)
+        asked: list[str] = []
+        call = Wire.call
+
+        async def counted(
+            self: Wire, to: NodeId, method: str, *rest: Any, **more: Any
+        ) -> Any:
+            asked.append(method)
+            return await call(self, to, method, *rest, **more)
+
+        for number in range(12):
+            name = b"k%d" % number
+            await writer.client.propose(put(record, name, name))
+            with monkeypatch.context() as patched:
+                patched.setattr(Wire, "call", counted)
+                for reader in cluster.nodes.values():
+                    version = await reader.client.query(get(record, name))
+                    assert version.draft == draft(name)
+        assert "meta.query" not in asked
 
 
 async def test_leaders_are_spread_as_the_layout_prefers(autojump_clock: Any) -> None:
