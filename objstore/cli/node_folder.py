@@ -36,7 +36,6 @@ from objstore.raft.recovery import RecoveredGroup, restore
 from objstore.ring.layout import decode as decode_layout
 
 _FRAGMENT_ROWS = chunk_index.PREFIX + b"f"
-_LOCAL_END = schema.LOCAL_PREFIX + b"\x40"  # The chunk index lies behind it.
 _LAYOUT = "layout"
 _NEWCOMERS = {IdentityState.FOUNDING, IdentityState.JOINING}
 
@@ -187,7 +186,7 @@ class FolderCheck:
     ) -> Iterator[Finding]:
         start = schema.LOCAL_PREFIX
         try:
-            for key, value in store.scan(start, _LOCAL_END):
+            for key, value in store.scan(start, schema.LOCAL_END):
                 self.counts.rows += 1
                 try:
                     self._take_local(key, schema.unseal(key, value), generations)

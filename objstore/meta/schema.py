@@ -70,7 +70,7 @@ from objstore.limits import CHANGES_KEPT, SLOT_COUNT
 
 CLUSTER_SLOT = Slot(SLOT_COUNT)  # The cluster shard's pseudo-slot.
 LOCAL_PREFIX = b"\xff\xfe"  # Metadata's own rows of this node.
-CHUNKS_PREFIX = b"\xff\xff"  # Left to the chunk store.
+LOCAL_END = LOCAL_PREFIX + b"\x40"  # The chunk store's index lies behind it.
 ROW_FORMAT = 1
 
 

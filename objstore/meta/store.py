@@ -615,7 +615,7 @@ class MetaStore:
 def verify(kv: KeyValueStore) -> int:
     """Check the envelope of every metadata row; how many there are.  Raises CorruptData."""
     count = 0
-    for key, value in kv.scan(b"", schema.CHUNKS_PREFIX):
+    for key, value in kv.scan(b"", schema.LOCAL_END):
         is_local = key.startswith(schema.LOCAL_PREFIX)
         schema.unseal(key if is_local else schema.logical(key), value)
         count += 1
