@@ -1109,12 +1109,13 @@ class Core:
             self._busy_ms = self.now_ms
 
     def _read_quorum(self) -> list[NodeId]:
-        """Followers that make a quorum with us, those who answered last before others.
+        """Followers that make a quorum with us: whole ones, who answered last, first.
 
         One that falls silent costs the reads of one heartbeat: that goes to everybody.
         """
         asked = [self.node]
-        for node in sorted(self.progress, key=lambda node: -self.progress[node].round):
+        rank = {n: (p.damage > 0, -p.round) for n, p in self.progress.items()}
+        for node in sorted(rank, key=rank.__getitem__):
             asked.append(node)
             if is_quorum(self.membership, asked):
                 break

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from objstore.errors import Unavailable
+from objstore.raft.hard_state import Damage
 from objstore.raft.messages import Append, Heartbeat, ReadAnswer, ReadAsk, Wake
 from objstore.raft.options import Options
 from tests.unit.raft.cores import A, B, C, D, E, Group, led
@@ -168,6 +169,14 @@ def test_a_read_round_goes_to_a_quorum_and_past_a_silent_follower() -> None:
     assert then not in ([], asked)
     group.settle()
     assert group.peers[A].ready == [1, 2]
+
+
+def test_a_read_round_goes_to_the_whole_before_the_damaged() -> None:
+    group = led(A, B, C)
+    for damaged, whole in ((B, C), (C, B)):
+        group[A].progress[damaged].damage = Damage.VOTE
+        group[A].progress[whole].damage = Damage.NONE
+        assert group[A]._read_quorum() == [whole]
 
 
 async def test_a_read_barrier_on_a_follower_shows_what_was_acknowledged(
