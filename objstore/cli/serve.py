@@ -13,6 +13,7 @@ from objstore.cli.output import FAILED, UNUSABLE, Failure
 from objstore.cli.settings import parse_overrides, read_config
 from objstore.errors import ConfigError, CorruptData, ObjstoreError
 from objstore.host.real_host import real_host
+from objstore.host.real_memory import bound_arenas
 from objstore.node.daemon import serve
 
 # Flags for the keys that people give most; all others by --set.
@@ -67,6 +68,7 @@ def command(
     log.configure(level=config.log.level, format=config.log.format)  # type: ignore[arg-type]
     # Request handling makes few cycles; a full collection of a large heap costs latency.
     gc.freeze()
+    bound_arenas()
     try:
         trio.run(serve, config, real_host())
     except* ConfigError as errors:

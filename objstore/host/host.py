@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -45,3 +46,5 @@ class Host:
     threads: Threads
     pid: int = 0  # Of the process, to show people.
     descriptors_max: int = 65_536  # Files and sockets that may be open at once.
+    # Gives free memory back to the machine; blocks for some milliseconds.
+    give_back_memory: Callable[[], None] = lambda: None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 
+from objstore.host import real_memory
 from objstore.host.clock import SystemClock
 from objstore.host.entropy import SystemEntropy
 from objstore.host.host import Host
@@ -28,6 +29,7 @@ def real_host() -> Host:
         threads=RealThreads(),
         pid=os.getpid(),
         descriptors_max=_raise_descriptors_max(),
+        give_back_memory=real_memory.give_back,
     )
 
 

@@ -397,6 +397,12 @@ def _table_options() -> rocksdict.BlockBasedOptions:
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_bloom_filter(BLOOM_BITS, False)
+    # In parts with an index of their own: a table of small rows has a megabyte of each,
+    # more than a shard of the cache takes, and every get would read and verify them all.
+    table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(BLOCK_SIZE)
+    table.set_pin_top_level_index_and_filter(True)
     table.set_format_version(5)
     table.set_checksum_type(rocksdict.ChecksumType.crc32c())
     return table

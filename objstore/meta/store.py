@@ -35,11 +35,15 @@ from objstore.meta.rows import HASH_SIZE, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Context
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
+from objstore.units import MiB
 
 log = structlog.get_logger()
 
 _FIRST_GENERATION = bytes(4)
 _CHECK_INTERVAL_S = 1.0
+# Of entries applied since the last flush: the log keeps them in memory until then, also
+# those that leave few rows, as a thousand failed conditions do.
+_APPLIED_SIZE_MAX = 16 * MiB
 _NEVER_MS = 1 << 62
 _CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
 _CHAIN_MARKS = 32
@@ -200,6 +204,7 @@ class ShardMachine:
             if entry.kind is not EntryKind.COMMAND:
                 results.append(None)
                 continue
+            self._store.applied_size += len(entry.data)
             proposal = envelope.decode(entry.data)
             time_ms = max(proposal.stamp_ms, time_ms + 1)
             context = Context(index, term, time_ms)
@@ -449,6 +454,7 @@ class MetaStore:
     config: MetaConfig = attrs.field(factory=MetaConfig)
     _machines: dict[int, ShardMachine] = attrs.field(factory=dict, init=False)
     _slots: dict[int, dict[bytes, bytes]] = attrs.field(factory=dict, init=False)
+    applied_size: int = attrs.field(default=0, init=False)  # Bytes, since the last flush.
     _generation: int = attrs.field(default=0, init=False)
     _flush_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)
     _flushing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
@@ -543,6 +549,7 @@ class MetaStore:
         """
         async with self._flushing:
             covered = {g: m.applied().index for g, m in self._machines.items()}
+            self.applied_size = 0
             await self.threads.run(self.kv.flush)
             for group, index in covered.items():
                 machine = self._machines[group]
@@ -566,7 +573,10 @@ class MetaStore:
         while True:
             with trio.move_on_after(_CHECK_INTERVAL_S):
                 await self._flush_wanted.wait()
-            is_large = self.kv.memory_size() >= self.config.flush_size
+            is_large = (
+                self.kv.memory_size() >= self.config.flush_size
+                or self.applied_size >= _APPLIED_SIZE_MAX
+            )
             is_old = trio.current_time() - flushed_at >= interval_s
             if self._flush_wanted.is_set() or is_large or (is_old and self._is_dirty()):
                 self._flush_wanted = trio.Event()

@@ -68,6 +68,7 @@ from objstore.s3.router import virtual_bucket
 log = structlog.get_logger()
 
 _STOP_STEP_S = 1.5  # After the draining: 15 s in all, by default.
+_GIVE_BACK_INTERVAL_S = 20.0
 _FOUND_TIMEOUT_S = 20.0
 _STATE_TIMEOUT_S = 60.0
 
@@ -520,6 +521,13 @@ class Parts:
             await nursery.start(service)
         nursery.start_soon(self._tell_gossip)
         nursery.start_soon(self.room.run)
+        nursery.start_soon(self._give_back_memory)
+
+    async def _give_back_memory(self) -> None:
+        """From time to time, or a burst's memory stays with this process for ever."""
+        while True:
+            await trio.sleep(_GIVE_BACK_INTERVAL_S)
+            await self.host.threads.run(self.host.give_back_memory)
 
     async def _start_gossip(self, nursery: trio.Nursery) -> None:
         address = Address.parse(self.config.cluster.address)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 
 import pytest
 
 from objstore.errors import CorruptData
-from objstore.host.rocks_kv import INFO_LOGS_MAX, RocksStore, _translated
+from objstore.host.rocks_kv import BLOCK_SIZE, INFO_LOGS_MAX, RocksStore, _translated
 
 LAST = b"\xff" * 8
 ROWS = [(b"k%05d" % number, os.urandom(100)) for number in range(5000)]
@@ -162,6 +163,20 @@ def test_a_store_that_another_process_has_open_is_refused(path):
     store = RocksStore.open(path)
     with pytest.raises(BlockingIOError):
         RocksStore.open(path)
+    store.close()
+
+
+def test_indexes_and_filters_are_read_in_parts_and_not_by_the_megabyte(path):
+    """A million objects: whole ones fit no shard of the cache, so each get read them."""
+    store = RocksStore.open(path)
+    write(store, [(b"key%012d" % number, os.urandom(40)) for number in range(100_000)])
+    store.flush()
+    text = store._database.property_value("rocksdb.aggregated-table-properties")
+    parts = int(re.search(r"# index partitions=(\d+)", text)[1])
+    size = int(re.search(r"index block size [^=]*=(\d+)", text)[1])
+    assert size / parts <= BLOCK_SIZE
+    top = int(re.search(r"top-level index size=(\d+)", text)[1])
+    assert top <= BLOCK_SIZE  # Pinned in the cache.
     store.close()
 
 

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import trio
 
 from objstore.chunks import index as chunk_index
 from objstore.errors import CorruptData
@@ -16,6 +17,7 @@ from objstore.limits import SNAPSHOT_PIECE_SIZE
 from objstore.meta import commands as c
 from objstore.meta import envelope, reads, schema
 from objstore.meta import queries as q
+from objstore.meta import store as store_module
 from objstore.meta.errors import PreconditionFailed
 from objstore.meta.local import VIEW_PREFIX
 from objstore.meta.snapshot import CorruptSnapshot
@@ -231,8 +233,6 @@ async def test_the_durable_index_follows_only_a_flush() -> None:
 
 
 async def test_a_requested_flush_is_done_soon(autojump_clock: Any) -> None:
-    import trio
-
     disk = Disk()
     machine = disk.store.machine(GROUP)
     machine.apply([entry(1, open_bucket())], MEMBERS)
@@ -244,6 +244,28 @@ async def test_a_requested_flush_is_done_soon(autojump_clock: Any) -> None:
         machine.apply([entry(2, put(b"k"))], MEMBERS)
         await trio.sleep(120)
         assert machine.durable_index() == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_entries_that_leave_few_rows_are_flushed_before_they_fill_the_log(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost race of conditional writes: large entries, and a row that says so."""
+    monkeypatch.setattr(store_module, "_APPLIED_SIZE_MAX", 64 * 1024)
+    disk = Disk()
+    machine = disk.store.machine(GROUP)
+    machine.apply([entry(1, open_bucket()), entry(2, put(b"k"))], MEMBERS)
+    only_new = c.WriteCondition(if_none_match=("*",))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(disk.store.run)
+        for index in range(3, 7):
+            late = put(b"k", bytes(16_000), condition=only_new)
+            machine.apply([entry(index, late)], MEMBERS)
+        await trio.sleep(2)
+        assert machine.durable_index() == 0
+        machine.apply([entry(7, put(b"k", bytes(16_000), condition=only_new))], MEMBERS)
+        await trio.sleep(2)
+        assert machine.durable_index() == 7
         nursery.cancel_scope.cancel()
 
 
