@@ -250,7 +250,7 @@ class WriteConfig:
     """Writing chunks."""
 
     straggler_timeout_ms: int = _key(
-        DURATION, 5_000, "An owner silent this long is replaced by a stand-in."
+        DURATION, 3_000, "An owner silent this long is replaced by a stand-in."
     )
 
 
