@@ -24,8 +24,8 @@ class Load:
     cluster: Cluster
     bucket: str
     seed: int
-    clients: int = 5  # Of registers.
-    writers: int = 2  # Of unique keys.
+    clients: int = 6  # Of registers.
+    writers: int = 3  # Of unique keys.
     sizes: tuple[int, ...] = SIZES
     nodes: tuple[int, ...] = ()  # Asked; none: all.
     pause_s: float = 0.0

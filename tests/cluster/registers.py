@@ -140,7 +140,9 @@ class Registers:
         return [f"r{self.seed}-{family:04d}-{number}" for number in range(self.keys)]
 
     def _run(self, number: int) -> None:
-        client = _Register(self, f"c{number}", random.Random(self.seed * 1000 + number))
+        chance = random.Random(self.seed * 1000 + number)
+        home = self.nodes[number % len(self.nodes)]
+        client = _Register(self, f"c{number}", chance, home)
         try:
             while not self._stopping.is_set():
                 client.step()
@@ -186,6 +188,9 @@ class _Register:
     load: Registers
     name: str
     chance: random.Random
+    # The node that it asks; None: any.  Who asks all in turn hangs where one hangs, and
+    # then a run under faults is a run of a few requests.
+    home: int | None = None
     family: int = 0
     _count: int = 0
     _seen: dict[str, tuple[str, str] | None] = attrs.Factory(dict)  # key -> token, etag
@@ -308,7 +313,7 @@ class _Register:
         headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         load = self.load
-        node = self.chance.choice(load.nodes)
+        node = self.chance.choice(load.nodes) if self.home is None else self.home
         connection = self._connections.get(node)
         if connection is None:
             connection = Connection(load.target, load.target.urls[node])

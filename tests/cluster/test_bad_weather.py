@@ -44,7 +44,7 @@ def endure(
     cluster: NamespacedCluster, storm: dict[str, float], seconds: float, seed: int
 ) -> None:
     assert isinstance(cluster.network, WetNetwork)
-    with Load(cluster, BUCKET, seed=seed, clients=4, writers=1) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6, writers=3) as load:
         load.board.wait_for_acks(30)
         cluster.network.become(**storm)
         began, before = time.monotonic(), load.board.acked

@@ -119,7 +119,7 @@ def isolate(cluster: NamespacedCluster, number: int, seconds: float, seed: int) 
     """One node alone on its side for some seconds, under load on all nodes."""
     others = [n for n in range(3) if n != number]
     elections = Elections(cluster)
-    with Load(cluster, BUCKET, seed=seed, clients=4) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6) as load:
         rising = Rising(
             target_of(cluster, BUCKET), load.board, others, [number], prefix=f"rise{seed}"
         )
@@ -162,7 +162,7 @@ def cut_partly(
 ) -> None:
     """Some pairs cannot speak, in these directions, for some seconds."""
     elections = Elections(cluster)
-    with Load(cluster, BUCKET, seed=seed, clients=4) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6) as load:
         rising = Rising(
             target_of(cluster, BUCKET),
             load.board,
@@ -230,7 +230,7 @@ def test_any_two_nodes_cannot_speak_and_the_third_sees_both(
 def flap(cluster: NamespacedCluster, number: int, rounds: int, seed: int) -> None:
     """Three seconds away, three seconds back, again and again (F21)."""
     elections = Elections(cluster)
-    with Load(cluster, BUCKET, seed=seed, clients=4) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6) as load:
         load.board.wait_for_acks(50)
         for _ in range(rounds):
             cluster.network.isolate(number)
@@ -256,7 +256,7 @@ def test_a_node_flaps_for_a_minute(cluster: NamespacedCluster) -> None:
 
 def lose_majority(cluster: NamespacedCluster, seconds: float, seed: int) -> None:
     """Every node alone, all hammered; whole again after (F25)."""
-    with Load(cluster, BUCKET, seed=seed, clients=3) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6) as load:
         rising = Rising(
             target_of(cluster, BUCKET), load.board, range(3), range(3), prefix=f"rise{seed}"
         )

@@ -36,7 +36,7 @@ def test_three_of_five_serve_and_two_refuse(tmp_path: Path) -> None:
     with namespaced_cluster(tmp_path / "c", nodes=5) as cluster:
         cluster.s3().create_bucket(Bucket=BUCKET)
         elections, turned_away = Elections(cluster), 0
-        with Load(cluster, BUCKET, seed=1, clients=4) as load:
+        with Load(cluster, BUCKET, seed=1, clients=6) as load:
             for number, (few, many) in enumerate(SPLITS):
                 rising = Rising(
                     target_of(cluster, BUCKET),

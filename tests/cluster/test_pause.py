@@ -117,7 +117,7 @@ def pause_each(cluster: Cluster, seconds: float, seed: int) -> None:
     """Every node in turn; every shard's leader is among them."""
     answers: Counter[str] = Counter()
     value = 0
-    with Load(cluster, BUCKET, seed=seed, clients=3, writers=1) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6, writers=3) as load:
         for number, node in enumerate(cluster.nodes):
             value += 1
             old_etags = write_all(cluster, number, value)
@@ -155,7 +155,7 @@ def test_a_leader_paused_for_half_a_minute_wakes_to_nothing_stale(
 def pause_often(cluster: Cluster, rounds: int, seed: int) -> None:
     """Short pauses of random nodes, some of them while another is still paused."""
     chance = random.Random(seed)
-    with Load(cluster, BUCKET, seed=seed, clients=5, writers=1) as load:
+    with Load(cluster, BUCKET, seed=seed, clients=6, writers=3) as load:
         for _ in range(rounds):
             load.board.wait_for_acks(20)
             numbers = chance.sample(range(3), chance.choice((1, 1, 2)))

@@ -83,7 +83,7 @@ class Workload:
         count = 0
         nodes = self.nodes or tuple(range(len(clients)))
         while not self._stopping.is_set():
-            at = chance.choice(nodes)
+            at = nodes[writer % len(nodes)]
             count += 1
             key = f"w{self.seed}-{writer}-{count}-{chance.choice(self.sizes)}"
             with self._lock:
