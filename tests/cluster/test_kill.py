@@ -112,7 +112,12 @@ def test_what_was_written_while_a_node_was_away_is_made_whole(cluster: Cluster) 
     cluster.nodes[2].kill()
     with Workload(cluster, "kills", seed=31, sizes=(200_000,), nodes=(0, 1)) as workload:
         workload.wait_for_acks(20)
-    assert cluster.status()["below_promise"]["objects"] > 0
+    # Shards that the dead node led are counted once they have another leader.
+    wait_until(
+        lambda: cluster.status()["below_promise"]["objects"] > 0,
+        timeout_s=30,
+        what="the damage to be counted",
+    )
     cluster.nodes[2].start()
     wait_until(
         lambda: cluster.status()["below_promise"] == {"objects": 0, "bytes": 0},
