@@ -161,11 +161,15 @@ def test_an_error_of_a_drive_fences_it_and_the_node_goes_on(
     put_and_read(cluster, f"before-{operation}")
     assert drives_of(cluster, VICTIM) == {"chunks": "ok", "second": "ok"}
     before = len(faults.strikes())
-    faults.set(Fault(operation, "*/node2/second/segment-*", errno.EIO, count=1))
+    # A sync would succeed if it were tried again; a read of the page cache alone may fail
+    # and be one of the disk then, and a drive that cannot be read or written stays so.
+    count = 1 if operation == "sync" else 0
+    faults.set(Fault(operation, "*/node2/second/segment-*", errno.EIO, count=count))
     put_and_read(cluster, f"during-{operation}")
     # Read by way of the node itself: what lies on the drive comes from the others.
     read_all(cluster, f"before-{operation}")
-    assert len(faults.strikes()) == before + 1
+    strikes = len(faults.strikes()) - before
+    assert strikes == 1 if operation == "sync" else strikes >= 1
     assert victim.is_running()
     assert drives_of(cluster, VICTIM) == {"chunks": "ok", "second": "fenced"}
     assert sum(metric(victim, "objstore_chunks_drive_fenced")) == 1

@@ -150,6 +150,8 @@ WRAP(ssize_t, pread, "read", (int f, void *b, size_t n, off_t o), (f, b, n, o), 
 WRAP(ssize_t, pread64, "read", (int f, void *b, size_t n, off64_t o), (f, b, n, o), f)
 WRAP(ssize_t, preadv, "read", (int f, const struct iovec *v, int n, off_t o), (f, v, n, o), f)
 WRAP(ssize_t, preadv64, "read", (int f, const struct iovec *v, int n, off64_t o), (f, v, n, o), f)
+WRAP(ssize_t, preadv2, "read", (int f, const struct iovec *v, int n, off_t o, int g), (f, v, n, o, g), f)
+WRAP(ssize_t, preadv64v2, "read", (int f, const struct iovec *v, int n, off64_t o, int g), (f, v, n, o, g), f)
 
 /* These two tell the error by what they return. */
 int posix_fallocate(int file, off_t offset, off_t size) {
