@@ -106,7 +106,6 @@ def catch_up(
             timeout_s=60,
             what="the returned node to apply what it missed",
         )
-        taken = snapshots(returned) - before
         cluster.nodes[0].kill()
         wait_until(lambda: returned.ready() == 200, timeout_s=60, what="a new quorum")
         wait_until(
@@ -116,6 +115,8 @@ def catch_up(
         )
         board = verify(cluster, [1, AWAY], newest)
         assert write_many(cluster, 8, nodes=(1, AWAY)), "nothing can be written"
+        # Not before: a node that has just returned may not know yet what it missed.
+        taken = snapshots(returned) - before
         return board, {"missed": count, "snapshots": taken}
 
 
