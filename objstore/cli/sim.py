@@ -21,6 +21,7 @@ from objstore.node.daemon import run_node
 from objstore.testing.cluster.faults import FAULTS
 from objstore.testing.cluster.program import RunningNode
 from objstore.testing.cluster.simulation import Plan, Report, simulate
+from objstore.testing.mutants.catching import MUTANTS, Catch, catch
 
 
 @click.command("sim")
@@ -40,6 +41,7 @@ from objstore.testing.cluster.simulation import Plan, Report, simulate
     help='Comma separated; "" for none.',
 )
 @click.option("--unbounded", is_flag=True, help="Any disk may rot: only safety is checked.")
+@click.option("--mutants", is_flag=True, help="Plant known bugs: is each one found?")
 @click.option("--verbose", is_flag=True, help="Print what happens, in virtual time.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def command(
@@ -50,6 +52,7 @@ def command(
     steps: int,
     faults: str,
     unbounded: bool,
+    mutants: bool,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -57,6 +60,9 @@ def command(
 
     A seed that fails prints what was wrong and the command that replays it, and exits 1.
     """
+    if mutants:
+        _hunt(processes, as_json=as_json)
+        return
     plan = Plan(
         seed=seed,
         nodes=nodes,
@@ -81,6 +87,32 @@ def run_plan(plan: Plan, *, verbose: bool = False) -> Report:
     """Run one simulation, in this process."""
     _set_up_log(verbose=verbose)
     return simulate(plan, run_program, on_note=say if verbose else None)
+
+
+def _hunt(processes: int, *, as_json: bool) -> None:
+    """Plant every mutant, one at a time and several processes beside each other."""
+    context = multiprocessing.get_context("spawn")
+    catches: list[Catch] = []
+    with context.Pool(processes, maxtasksperchild=1) as pool:
+        for caught in pool.imap_unordered(_catch, MUTANTS):
+            catches.append(caught)
+            end = "caught" if caught.caught else "GOT AWAY"
+            line = f"{caught.name}: {end}, {len(caught.seeds)} seeds: {caught.words[:200]}"
+            say(line) if as_json else print(line, flush=True)
+    escaped = [caught.name for caught in catches if not caught.caught]
+    if as_json:
+        fields = ("name", "caught", "seeds")
+        shown = [{name: getattr(each, name) for name in fields} for each in catches]
+        print_json({"mutants": shown})
+    else:
+        print(f"{len(catches) - len(escaped)} of {len(catches)} mutants were caught")
+    if escaped:
+        raise SystemExit(FAILED)
+
+
+def _catch(name: str) -> Catch:
+    _set_up_log(verbose=False)
+    return catch(name, run_program)
 
 
 def _run_all(plans: Iterable[Plan], processes: int) -> Iterator[Report]:

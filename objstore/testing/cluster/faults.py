@@ -11,8 +11,8 @@
     slow        every sync, or all work on a disk, takes long     fast again
     disk        an I/O error of log, metadata or chunk drive      the node's next start
     full        a disk has no room left                           it has
-    rot         a bit of log or segment flips while a node is     repair
-                down
+    rot_log     bits of the log flip while a node is down         repair
+    rot_chunks  likewise bits of the chunks' segments             repair
 
 Bounded, faults may cost time but never more than the cluster promises to survive: only one
 node (`victim`) has a disk that rots, so every acknowledged byte is whole somewhere.
@@ -34,7 +34,6 @@ from objstore.units import KiB
 
 STEP_S = 0.25  # How often something may go wrong.
 _AT_ONCE = 3
-_PROBABILITY = 0.12  # Of a strike, in each step.
 
 
 @attrs.define(eq=False)
@@ -45,7 +44,8 @@ class Fate:
     random: Random
     clients: str  # The host that clients run on.
     wanted: Sequence[str]  # Names of faults.
-    bounded: bool = True
+    bounded: bool
+    probability: float  # Of a strike, in each step.
     strikes: dict[str, int] = attrs.field(factory=dict)  # How often each struck.
     _active: int = 0
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -68,7 +68,7 @@ class Fate:
             self.heal()
 
     def _may_strike(self) -> bool:
-        is_time = self.random.random() < _PROBABILITY
+        is_time = self.random.random() < self.probability
         return bool(self.wanted) and is_time and self._active < _AT_ONCE
 
     async def _strike(self, name: str) -> None:
@@ -212,7 +212,13 @@ class Fate:
         await trio.sleep(self._lasting(1.0, 8.0))
         disk.capacity = _CAPACITY
 
-    async def rot(self) -> None:
+    async def rot_log(self) -> None:
+        await self._rot("*/wal/segment-*")
+
+    async def rot_chunks(self) -> None:
+        await self._rot("*/chunks/*segment*")
+
+    async def _rot(self, pattern: str) -> None:
         name = self.victim if self.bounded else self._node()
         world = self.cluster.world
         down_s = self._lasting(0.3, 2.0)
@@ -223,7 +229,6 @@ class Fate:
         if world.is_up(name):
             return
         disk = world.disk(name)
-        pattern = self.random.choice(("*/wal/segment-*", "*/chunks/*segment*"))
         paths = disk.paths(pattern)
         if not paths:
             return
@@ -270,5 +275,6 @@ FAULTS: dict[str, Callable[[Fate], Awaitable[None]]] = {
     "slow": Fate.slow,
     "disk": Fate.disk,
     "full": Fate.full,
-    "rot": Fate.rot,
+    "rot_log": Fate.rot_log,
+    "rot_chunks": Fate.rot_chunks,
 }

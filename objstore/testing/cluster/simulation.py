@@ -11,6 +11,7 @@ that was sent, every answer and every fault, with their times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
@@ -44,7 +45,7 @@ CLIENTS_HOST = "clients"
 _LOOK_S = 0.1
 _SERVES_S = 60.0  # After the heal, until every node serves.
 _MENDS_S = 300.0  # And until nothing is below promise.
-_LAST_READS_S = 120.0
+_LAST_READS_S = 60.0
 _COPIES = 3  # The default redundancy's.
 _TIME_LIMIT_S = 24 * 3600.0
 
@@ -59,6 +60,9 @@ class Plan:
     faults: tuple[str, ...] = tuple(FAULTS)
     clients: int = 5
     bounded: bool = True
+    hot_keys: int = 10
+    pause_s: float = 0.5  # Of a client between two operations, at most.
+    fault_probability: float = 0.12  # In each step.
 
 
 @attrs.frozen
@@ -97,6 +101,8 @@ class _Simulation:
         self.world.fabric.on_sent = self.trace.note_sent
         self.raft = RaftWatch(self.evidence)
         self.replicas = ReplicaWatch(self.evidence)
+        self.healed = math.inf
+        self.served = False  # After the heal, by every node.
 
     async def run(self) -> Report:
         plan = self.plan
@@ -107,7 +113,12 @@ class _Simulation:
             await self.cluster.found(plan.nodes)
             self._note("founded")
             self.workload = Workload(
-                self.random, self.evidence, self._addresses, self._note
+                self.random,
+                self.evidence,
+                self._addresses,
+                self._note,
+                hot_keys=plan.hot_keys,
+                pause_s=plan.pause_s,
             )
             self.fate = Fate(
                 self.cluster,
@@ -115,15 +126,16 @@ class _Simulation:
                 CLIENTS_HOST,
                 plan.faults,
                 plan.bounded,
+                plan.fault_probability,
             )
             host = self.world.host(CLIENTS_HOST)
             self.judge = Client("judge", host)
             await self.workload.make_bucket(self.judge)
-            nursery.start_soon(self._watch)
-            healed = await self._exercise(host)
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            await self._exercise(host)
             await self._aftermath()
             nursery.cancel_scope.cancel()
-        found = [*self.evidence.found, *self._judge(healed)]
+        found = [*self.evidence.found, *self._judge()]
         return Report(
             plan,
             plan.steps,
@@ -142,32 +154,33 @@ class _Simulation:
     def _addresses(self) -> list[str]:
         return [machine.ip for machine in self.cluster.machines.values()]
 
-    async def _watch(self) -> None:
-        """Look at the nodes, again and again."""
+    async def _watch(self, everything: trio.CancelScope) -> None:
+        """Look at the nodes, again and again; the first thing found ends the run."""
         while True:
             for name, node in self.cluster.running.items():
                 self.raft.look(name, id(node), node)
                 self.replicas.look(name, node)
+            if self.evidence.found or any(end.is_bug for end in self.evidence.ends):
+                everything.cancel()
             await trio.sleep(_LOOK_S)
 
-    async def _exercise(self, host: Host) -> float:
-        """Clients and fate, until all is healed and serves; when it was healed."""
+    async def _exercise(self, host: Host) -> None:
+        """Clients and fate, until all is healed and serves."""
         clients = [Client(f"c{n}", host) for n in range(1, self.plan.clients + 1)]
         async with trio.open_nursery() as nursery:
             for client in clients:
                 nursery.start_soon(self.workload.run, client)
             await self.fate.run(self.plan.steps)
-            healed = trio.current_time()
+            self.healed = trio.current_time()
             if self.plan.bounded:
-                await self._until_served()
+                self.served = await self._until_served()
             self.workload.stopped = True
         for client in clients:
             await client.close()
-        return healed
 
     # ---- after the heal -----------------------------------------------------------------
 
-    async def _until_served(self) -> None:
+    async def _until_served(self) -> bool:
         """`liveness`: every node reads and writes again."""
         waiting = self._addresses()
         with trio.move_on_after(_SERVES_S):
@@ -179,6 +192,7 @@ class _Simulation:
         for address in waiting:
             what = f"{address} does not serve {_SERVES_S:.0f} s after the heal"
             self.evidence.accuse("liveness", what)
+        return not waiting
 
     async def _serves(self, address: str) -> bool:
         """Whether keys in every shard of the bucket can be written and read by a node."""
@@ -193,8 +207,8 @@ class _Simulation:
         return True
 
     async def _aftermath(self) -> None:
-        if not self.plan.bounded:
-            return
+        if not self.served:
+            return  # Unbounded, nobody has waited for it.
         if await self._until_mended():
             await self._read_everything()
             await self._until_level()
@@ -242,6 +256,7 @@ class _Simulation:
             if scope.cancelled_caught:
                 what = f"{address} does not let all be read in {_LAST_READS_S:.0f} s"
                 self.evidence.accuse("liveness", what)
+                return
         status = await next(iter(self.cluster.running.values())).status.status()
         counters.compare(self.evidence, status["usage"], self.evidence.lists[-1])
 
@@ -254,10 +269,10 @@ class _Simulation:
             return
         self.evidence.accuse("replicas", "not all replicas apply the same in the end")
 
-    def _judge(self, healed: float) -> Iterator[Violation]:
+    def _judge(self) -> Iterator[Violation]:
         yield from registers.check(self.evidence)
         yield from resurrection.check(self.evidence)
         yield from lists.check(self.evidence)
         yield from ends.check(self.evidence)
         if self.plan.bounded:
-            yield from loss.check(self.evidence, healed=healed)
+            yield from loss.check(self.evidence, healed=self.healed)

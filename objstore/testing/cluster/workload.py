@@ -23,10 +23,8 @@ from objstore.testing.history import Call
 from objstore.units import KiB, MiB
 
 REGISTERS = "registers"
-HOT_KEYS = 10
 _LIST_PAGE = 20
 _LIST_PAGES_MAX = 100
-_PAUSE_S = 0.5  # Between two operations of a client, at most.
 
 # Code -> the request surely had no effect.
 _HARMLESS = {
@@ -45,6 +43,8 @@ class Workload:
     evidence: Evidence
     addresses: Callable[[], list[str]]  # IPs of the nodes.
     note: Callable[[str], None]
+    hot_keys: int
+    pause_s: float
     stopped: bool = False
     _known_etags: dict[str, str] = attrs.field(factory=dict)  # Seen last, by key.
     _unique: int = 0
@@ -73,7 +73,7 @@ class Workload:
         weights = [weight for weight, _ in operations]
         deeds: list[Callable[[Client], Awaitable[None]]] = [deed for _, deed in operations]
         while not self.stopped:
-            await trio.sleep(self.random.random() * _PAUSE_S)
+            await trio.sleep(self.random.random() * self.pause_s)
             (deed,) = self.random.choices(deeds, weights)
             await deed(client)
 
@@ -390,7 +390,7 @@ class Workload:
         self.evidence.accuse(checker, f"{client.name}: {what}")
 
     def _hot_key(self) -> str:
-        return f"{REGISTERS}/hot/{self.random.randrange(HOT_KEYS)}"
+        return f"{REGISTERS}/hot/{self.random.randrange(self.hot_keys)}"
 
     def _new_body(self, key: str) -> Body:
         kind = self.random.random()

@@ -42,13 +42,24 @@ def test_each_fault_alone_and_often(fault: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=FULL) for s in range(2, 8))])
 def test_where_any_disk_rots_nothing_is_wrong(seed: int) -> None:
-    run(Plan(seed=seed, steps=60, bounded=False, faults=("rot", "crash", "cut", "kill")))
+    run(
+        Plan(
+            seed=seed,
+            steps=60,
+            bounded=False,
+            faults=("rot_log", "rot_chunks", "crash", "cut"),
+        )
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=FULL), 5])
 def test_other_numbers_of_nodes(nodes: int) -> None:
-    faults = tuple(name for name in FAULTS if nodes > 2 or name not in {"rot", "disk"})
+    faults = tuple(
+        name
+        for name in FAULTS
+        if nodes > 2 or name not in {"rot_log", "rot_chunks", "disk"}
+    )
     run(Plan(seed=3, nodes=nodes, steps=30, faults=faults))
 
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from objstore.raft.options import Options
-from tests.sim.raft.simulation import QUIET, Faults, RaftSim
+from objstore.testing.raft import QUIET, Faults, RaftSim
 
 SEEDS = int(os.environ.get("OBJSTORE_SIM_SEEDS", "4"))
 FIRST = int(os.environ.get("OBJSTORE_SIM_FIRST", "1"))
@@ -41,6 +41,13 @@ def test_a_group_that_begins_alone_grows_and_shrinks(seed: int) -> None:
 @seeds
 def test_rotten_logs_lose_nothing_and_are_mended(seed: int) -> None:
     faults = Faults(crash_probability=0.6, rot_probability=0.7, change_probability=0.0)
+    run(RaftSim(seed, node_count=3, faults=faults), 20_000)
+
+
+@seeds
+def test_an_emptied_disk_under_an_old_id_does_not_vote_until_mended(seed: int) -> None:
+    """F27."""
+    faults = Faults(crash_probability=0.6, wipe_probability=0.5, change_probability=0.0)
     run(RaftSim(seed, node_count=3, faults=faults), 20_000)
 
 

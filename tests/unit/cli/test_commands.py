@@ -298,10 +298,47 @@ def test_a_failing_seed_is_shown_with_the_command_that_replays_it(monkeypatch):
 
     monkeypatch.setattr(sim, "simulate", simulate)
     monkeypatch.setattr(sim, "_set_up_log", lambda **_: None)
-    given = ["--seed", "7", "--nodes", "5", "--faults", "cut,rot", "--unbounded", "--json"]
+    given = [
+        "--seed",
+        "7",
+        "--nodes",
+        "5",
+        "--faults",
+        "cut,rot_log",
+        "--unbounded",
+        "--json",
+    ]
     done = run("sim", *given)
     assert done.exit_code == 1
-    replay = "objstore sim --seed 7 --nodes 5 --faults cut,rot --unbounded"
+    replay = "objstore sim --seed 7 --nodes 5 --faults cut,rot_log --unbounded"
     assert f"replay: {replay}\n" in done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown["violations"] == [{"checker": "loss", "what": "gone"}]
+
+
+@pytest.mark.parametrize("caught", [True, False])
+def test_mutants_exit_1_where_one_gets_away(monkeypatch, caught):
+    from objstore.cli import sim
+    from objstore.testing.mutants.catching import Catch
+
+    class Pool:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def imap_unordered(self, _, names):
+            return [Catch(name, caught, (1, 2), "words") for name in names]
+
+    class Context:
+        def Pool(self, *_, **__):  # noqa: N802
+            return Pool()
+
+    monkeypatch.setattr(sim, "MUTANTS", ["vote-twice"])
+    monkeypatch.setattr(sim.multiprocessing, "get_context", lambda _: Context())
+    done = run("sim", "--mutants", "--json")
+    assert done.exit_code == (0 if caught else 1)
+    shown = json.loads(done.stdout.splitlines()[-1])
+    entry = {"name": "vote-twice", "caught": caught, "seeds": [1, 2]}
+    assert shown == {"mutants": [entry]}

@@ -1,11 +1,11 @@
 """One Raft group of several nodes on virtual time: a heap of deliveries over pure cores.
 
-Every node has a core; a log, on a simulated disk, that keeps what was synced and, of a write
-in progress at a crash, whatever the disk chose to keep; and a state machine that is
+Every node has a core; a log, on a simulated disk, that keeps what was synced and, of a
+write in progress at a crash, whatever the disk chose to keep; and a state machine that is
 flushed now and then. Old segments of the log go as they do in life. A node crashes by loss
-of power or by the death of its process, stops for a while and goes on, or has a clock that
-runs fast or slow. The network delays, drops, repeats and reorders; links are cut one way
-or both. The seed decides all.
+of power or by the death of its process, loses its whole disk, stops for a while and goes
+on, or has a clock that runs fast or slow. The network delays, drops, repeats and reorders;
+links are cut one way or both. The seed decides all.
 
 Checked after each step (FAULTS I4): one leader a term, committed entries agree everywhere
 and for ever, applied states agree, nothing committed goes back; and of the history: reads
@@ -16,6 +16,7 @@ import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 
 import attrs
@@ -91,6 +92,7 @@ class Faults:
     transfer_probability: float = 0.1
     power_loss_probability: float = 0.0  # All nodes at once.
     rot_probability: float = 0.0  # A crash also flips a bit that was synced.
+    wipe_probability: float = 0.0  # A crash empties the disk; the node keeps its id (F27).
     kill_probability: float = 0.5  # A crash is that of the process only.
     abandon_probability: float = 0.0  # Whoever wanted other voters gives up.
     pause_probability: float = 0.0  # A process stops, and goes on later (F14).
@@ -100,6 +102,7 @@ class Faults:
     # The power fails right after a vote or an acknowledgement was given (R5, R6).
     betrayal_probability: float = 0.0
     leader_crash_probability: float = 0.0  # Of each, soon after its election (F24).
+    reign_ms_max: int = 0  # How soon; 0: two election timeouts.
     fate_ms: int = 1000  # How often something may go wrong.
 
 
@@ -204,7 +207,17 @@ class Operation:
 
 
 class Violation(AssertionError):
-    pass
+    """Something that must never be; `checker` is what it breaks."""
+
+    checker = "raft"
+
+
+class StaleRead(Violation):
+    checker = "registers"
+
+
+class Stuck(Violation):
+    checker = "liveness"
 
 
 class RaftSim:
@@ -254,7 +267,7 @@ class RaftSim:
             node.rate = self.random.choice(faults.clock_rates)
             self.boot(node)
         for name in self.nodes:
-            self.after(self.random.randrange(100), lambda n=name: self.tick(n))
+            self.after(self.random.randrange(100), partial(self.tick, name))
         self.after(200, self.client)
         self.after(1000, self.fate)
 
@@ -277,7 +290,7 @@ class RaftSim:
         end_ms = self.now_ms + limit_ms
         while not condition():
             if self.now_ms >= end_ms:
-                raise Violation("liveness: it did not come to pass")
+                raise Stuck("liveness: it did not come to pass")
             self.run(50)
 
     # Nodes.
@@ -355,6 +368,8 @@ class RaftSim:
         node.writes.clear()
         if self.random.random() < self.faults.rot_probability:
             self.rot(node)
+        if self.random.random() < self.faults.wipe_probability:
+            self.wipe(node)
         self.after(down_ms, lambda: None if node.up else self.boot(node))
 
     def betray(self, node: Node, message: Message) -> None:
@@ -385,7 +400,8 @@ class RaftSim:
             if node.boot == boot and node.up:
                 self.crash(node, self.random.randrange(50, self.faults.down_ms_max))
 
-        self.after(self.random.randrange(2 * self.options.election_timeout_ms), crash)
+        reign_ms_max = self.faults.reign_ms_max or 2 * self.options.election_timeout_ms
+        self.after(self.random.randrange(reign_ms_max), crash)
 
     def rot(self, node: Node) -> None:
         """Flip a bit of the newest records that are known to have been synced."""
@@ -395,6 +411,14 @@ class RaftSim:
         offset = self.random.randrange(max(DATA_OFFSET, node.synced - 1500), node.synced)
         node.disk.flip_bit(segment, offset=offset, bit=self.random.randrange(8))
         node.is_rotten = True
+
+    def wipe(self, node: Node) -> None:
+        """Lose all that a node's disk holds, unless that of another is not made good."""
+        if not self.any_damaged():
+            node.disk = SimulatedDisk()
+            node.machine = Machine()
+            node.synced = 0
+            node.is_rotten = True
 
     def any_damaged(self) -> bool:
         """Whether what is known to rot has not been made good."""
@@ -698,7 +722,7 @@ class RaftSim:
         operation.ended_ms, operation.index = self.now_ms, index
         self.reads_done += operation.kind == "read"
         if operation.kind == "read" and index < operation.floor:
-            raise Violation(f"stale read: {index} after {operation.floor} was shown")
+            raise StaleRead(f"stale read: {index} after {operation.floor} was shown")
         if operation.kind == "write" and index <= operation.floor:
             raise Violation(f"write {index} before {operation.floor}, which came first")
         self.shown = max(self.shown, index)
