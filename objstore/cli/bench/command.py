@@ -182,10 +182,15 @@ def _measure(
         filled = generator.fill(cluster.target, step, processes=generator_processes)
         if filled.failed:
             return _row(step, filled, unit_ms=unit_ms)
-    cpu_before = [processes.cpu_ms(pid) for pid in cluster.pids]
-    written_before = processes.written(cluster.data[0])
+    cpu_before: list[float] = []
     with processes.MemoryPeaks(cluster.pids) as peaks:
-        outcome = generator.run(cluster.target, step, processes=generator_processes)
+        written_before = processes.written(cluster.data[0])
+        outcome = generator.run(
+            cluster.target,
+            step,
+            processes=generator_processes,
+            on_start=lambda: cpu_before.extend(map(processes.cpu_ms, cluster.pids)),
+        )
     cpu_after = [processes.cpu_ms(pid) for pid in cluster.pids]
     return _row(
         step,

@@ -12,7 +12,7 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -31,8 +31,17 @@ _TOGETHER_TIMEOUT_S = 300.0  # The slowest of 32 writers of a key.
 _LOOK_S = 1.0
 
 
-def run(target: Target, step: Step, *, processes: int) -> Outcome:
-    """Do a step, all workers at once, and judge what came of it."""
+def run(
+    target: Target,
+    step: Step,
+    *,
+    processes: int,
+    on_start: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Do a step, all workers at once, and judge what came of it.
+
+    on_start: called when all are ready, so that starting them is charged to nobody.
+    """
     processes = min(processes, step.workers)
     context = multiprocessing.get_context("spawn")
     results: Queue[Outcome] = context.Queue()
@@ -50,6 +59,11 @@ def run(target: Target, step: Step, *, processes: int) -> Outcome:
     ]
     for member in members:
         member.start()
+    while ready.n_waiting < processes:  # They wait for us.
+        time.sleep(0.002)
+        if any(member.exitcode for member in members):
+            raise ChildProcessError("a process of the load generator did not start")
+    on_start()
     ready.wait(_READY_TIMEOUT_S)
     started = time.monotonic()
     total = Outcome()
