@@ -1071,7 +1071,11 @@ class Core:
     def _try_commit(self) -> None:
         """Commit what a quorum has made durable, if it is of our own term (R1)."""
         log = self.log
-        reached = {node: progress.match for node, progress in self.progress.items()}
+        reached = {
+            node: progress.match
+            for node, progress in self.progress.items()
+            if not progress.forgot_its_term
+        }
         reached[self.node] = log.stable
         index = agreed(self.membership, reached)
         if index <= log.committed or log.term(index) != self.term:
@@ -1184,7 +1188,11 @@ class Core:
         progress.round = max(progress.round, message.round)
         progress.commit = max(progress.commit, message.commit)
         if not self.reads.is_empty:
-            rounds = {node: other.round for node, other in self.progress.items()}
+            rounds = {
+                node: other.round
+                for node, other in self.progress.items()
+                if not other.forgot_its_term
+            }
             rounds[self.node] = _FAR
             self.reads.confirm(agreed(self.membership, rounds))
             self._round_ms = now_ms
@@ -1251,8 +1259,9 @@ class Core:
         if damage == Damage.NEW and node in voters(self.membership):
             damage = Damage.VOTE  # Nobody votes before it was mended once: all is gone.
         if damage == 0:
-            if not progress.lost:
+            if not progress.lost and progress.damage:
                 progress.mend = progress.damage = 0
+                self._try_commit()  # What it holds counts from now on.
             return
         progress.lost = False
         if progress.mend == 0 or damage > progress.damage:

@@ -21,6 +21,8 @@ from enum import Enum
 
 import attrs
 
+from objstore.raft.hard_state import Damage
+
 
 class Stage(Enum):
     PROBE = "probe"
@@ -58,6 +60,14 @@ class Progress:
     # (last index, size) of each message in flight.
     _window: deque[tuple[int, int]] = attrs.field(factory=deque)
     _window_size: int = 0
+
+    @property
+    def forgot_its_term(self) -> bool:
+        """Its answers make no quorum: it may have promised a later leader otherwise.
+
+        What it acknowledges then could be acknowledged to two leaders of one index.
+        """
+        return self.damage >= Damage.VOTE
 
     @property
     def is_heard(self) -> bool:

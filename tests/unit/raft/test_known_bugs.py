@@ -404,6 +404,36 @@ def test_r14_a_damaged_replica_is_mended_by_a_leader(damage: Damage) -> None:
     assert peer.hard_state.damage is Damage.NONE
 
 
+def test_r14_a_follower_that_forgot_a_later_leader_makes_no_quorum_with_an_earlier_one() -> (
+    None
+):
+    """B committed with C; C loses log and term; A, who knows of neither, leads on with C."""
+    group = led(A, B, C)
+    peer = group.peers[C]
+    entries, state = list(peer.entries), peer.hard_state
+    group.isolate(A)
+    group[B]._heard_ms = group[C]._heard_ms = -(10**9)
+    group.elect(B)
+    group.propose(B, b"acknowledged")
+    group.settle()
+    assert group.peers[B].commands == [b"acknowledged"]
+    peer.entries = entries
+    peer.hard_state = attrs.evolve(state, damage=Damage.VOTE)
+    group.start(C)
+    group.heal()
+    group.isolate(B)
+    assert group[A].is_leader  # It does not know yet.
+    group.read(A, 7)
+    group.propose(A, b"of another history")
+    group.run(500)
+    assert group.peers[A].ready == []
+    assert group.peers[A].commands == []
+    group.heal()
+    group.run(6000)
+    assert {tuple(p.commands) for p in group.peers.values()} == {(b"acknowledged",)}
+    assert group[C].damage is Damage.NONE
+
+
 def test_r14_a_lost_vote_is_mended_only_once_every_other_voter_was_heard() -> None:
     group = led(A, B, C)
     peer = group.peers[B]
