@@ -5,4 +5,5 @@ catching   runs seeds with the bug until it is found, and the same seeds without
 consensus  bugs of Raft and of its log, run by the simulator of one group
 metadata   bugs of state machines and commands, run by whole clusters
 storage    bugs of chunks and of their repair, likewise
+    storage    bugs of chunks and of their repair, likewise
 """
