@@ -165,7 +165,7 @@ class Core:
         self.vote = self.hard_state.vote
         self.damage = self.hard_state.damage
         self.membership_index = self.log.applied
-        # So that no answer to an earlier life of this process is taken for ours.
+        # So that the answers to an earlier life of this process are known from ours.
         self._ask_number = self.random.getrandbits(62)
         if (
             self.log.term(1) is not None
@@ -238,8 +238,12 @@ class Core:
             and self.damage is Damage.NONE
             and self.node in self.membership.voters
             and not self.removed
-            and self.reads.rounds_in_flight < self.options.asks_in_flight_max
         )
+
+    @property
+    def apply_lag(self) -> int:
+        """Entries known to be committed that are not applied here."""
+        return max(self.log.committed, self._told_commit) - self.log.applied
 
     def hears(self, node: NodeId, now_ms: int) -> bool:
         """Leader: whether `node` was heard within an election timeout."""
@@ -397,7 +401,7 @@ class Core:
             limit, entries_kept=options.kept_entries, size_kept=options.kept_size
         )
         behind = min(
-            (max(p.match, p.snapshot_index) for p in self.progress.values() if p.active),
+            (max(p.match, p.snapshot_index) for p in self.progress.values() if p.is_heard),
             default=point,
         )
         if behind < point:
@@ -519,6 +523,9 @@ class Core:
 
     def _ask_leader(self) -> None:
         assert self.leader is not None
+        if self.reads.rounds_in_flight >= self.options.asks_in_flight_max:
+            self._drop_reads()  # They were lost, or the leader is: begin anew.
+            return
         self._ask_number += 1
         self.reads.begin(self._ask_number, 0)
         self._reply(self.leader, ReadAsk(self.term, self._ask_number))
@@ -934,7 +941,9 @@ class Core:
             return
         self._told_commit = max(self._told_commit, message.index)
         self._commit_to(min(message.index, self._matched))
-        self.reads.confirm(message.number, message.index)
+        # A number above ours: an earlier life asked, before our readers came (R4).
+        if message.number <= self._ask_number:
+            self.reads.confirm(message.number, message.index)
 
     def _set_damage(self, damage: Damage) -> None:
         self.damage = damage
@@ -1129,14 +1138,18 @@ class Core:
         """A follower wants to be read.
 
         It was in our term when it asked.  Where it and we are a quorum, no later leader
-        can have been elected before that: our commit index is its answer at once.
+        can have been elected before that: our commit index is its answer at once.  Not
+        if it has lost something, as we found out before it did: then its word is none.
         """
         if not self.is_leader:
             self._reply(sender, Wake(self.term))
             return
-        if self._heard(sender, now_ms) is None:
+        progress = self._heard(sender, now_ms)
+        if progress is None:
             return
-        if self.has_own_commit and is_quorum(self.membership, (self.node, sender)):
+        vouches = not progress.forgot_its_term
+        pair = (self.node, sender)
+        if vouches and self.has_own_commit and is_quorum(self.membership, pair):
             self._send(sender, ReadAnswer(self.term, message.number, self.log.committed))
         elif len(self.reads.waiting) < self.options.reads_max:
             self.wake(now_ms)

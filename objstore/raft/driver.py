@@ -497,10 +497,12 @@ class RaftHost:
         replica = self._replicas.get(group)
         if replica is None or not replica.core.can_serve_reads:
             return False
-        log = replica.core.log
+        core = replica.core
         return (
-            log.committed - log.applied < self.options.apply_entries_max
+            core.apply_lag < self.options.apply_entries_max
             and not self._is_disk_slow()
+            # What a follower takes no more it will not have applied.
+            and (core.is_leader or not self.has_no_room)
         )
 
     def _is_disk_slow(self) -> bool:

@@ -50,7 +50,7 @@ class Options:
     rounds_in_flight_max: int = 4  # Read rounds on their way; later reads join the next.
     # A read round without its quorum for so long: the next one goes to everybody.
     slow_round_ms: int = 25
-    asks_in_flight_max: int = 1024  # Of one follower, unanswered: its leader is lost.
+    asks_in_flight_max: int = 1024  # Of one follower, unanswered: then it gives all up.
 
     # Entries kept in memory below the applied index, so that a follower that is a little
     # behind needs no snapshot; a live follower's entries are kept up to the larger pair.

@@ -101,15 +101,45 @@ def test_a_stale_ask_serves_no_read_that_came_after_it() -> None:
     assert group.peers[B].ready == [1]
 
 
+@pytest.mark.parametrize("later", [-(2**40), 2**40])
+def test_an_answer_to_an_earlier_life_serves_no_read_of_this_one(later: int) -> None:
+    group = led(A, B, C)
+    group.read(B, 1)
+    group.deliver()
+    answer = next(m for _, _, m in group.flying if isinstance(m, ReadAnswer))
+    group.flying.clear()
+    group.start(B)
+    group.settle()
+    # Each life begins anywhere: above the one before, or below.
+    group[B]._ask_number = answer.number + later
+    group.run(200)
+    group.propose(A, b"x")
+    group.settle()
+    assert group.read(B, 2)
+    group.flying.clear()
+    group.give(A, B, answer)
+    assert group.peers[B].ready == []
+
+
 def test_two_lives_of_a_follower_number_their_asks_apart() -> None:
     group = led(A, B, C)
-    first = group[B]
-    first.random = Random(1)
-    group.peers[B].core.__attrs_post_init__()
-    number = group[B]._ask_number
-    first.random = Random(2)
-    group.peers[B].core.__attrs_post_init__()
-    assert abs(group[B]._ask_number - number) > 2**32
+    core = group[B]
+    numbers = []
+    for seed in (1, 2):
+        core.random = Random(seed)
+        core.__attrs_post_init__()
+        numbers.append(core._ask_number)
+    assert abs(numbers[0] - numbers[1]) > 2**32
+
+
+def test_who_was_found_to_have_lost_something_does_not_vouch_for_the_term() -> None:
+    group = led(A, B, C)
+    group[A].progress[B].damage = Damage.VOTE  # B has not heard of it yet.
+    group.read(B, 1)
+    group.deliver(lambda _s, _t, m: isinstance(m, ReadAsk))
+    assert not any(isinstance(m, ReadAnswer) for _, _, m in group.flying)
+    group.settle()
+    assert group.peers[B].ready == [1]
 
 
 def test_reads_of_a_follower_fail_when_its_leader_is_another() -> None:
@@ -121,6 +151,17 @@ def test_reads_of_a_follower_fail_when_its_leader_is_another() -> None:
     group.settle()
     assert group.peers[C].failed == [1]
     assert group.peers[C].ready == []
+
+
+def test_asks_that_are_lost_do_not_keep_a_follower_from_asking_again() -> None:
+    group = led(A, B, C, options=Options(quiesce=False, asks_in_flight_max=3))
+    for request in (1, 2, 3, 4):
+        assert group.read(B, request)
+        group.flying.clear()
+    assert group.peers[B].failed == [1, 2, 3, 4]
+    assert group.read(B, 5)
+    group.settle()
+    assert group.peers[B].ready == [5]
 
 
 def test_who_leads_no_more_says_so() -> None:
@@ -201,6 +242,27 @@ async def test_a_follower_whose_leader_is_silent_gives_up_soon(
         with pytest.raises(Unavailable):
             await cluster.host(2).read_barrier(0)
         assert trio.current_time() - began < 1.0
+
+
+async def test_a_follower_that_cannot_keep_up_is_not_read(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3, options=Options(apply_entries_max=2)) as cluster:
+        await cluster.propose(0, b"x")
+        follower, leader = cluster.host(2), await cluster.leader()
+        assert follower.serves_reads(0)
+        follower.wal.is_full = leader.wal.is_full = True
+        assert leader.serves_reads(0)
+        assert not follower.serves_reads(0)  # It takes no more entries.
+        leader.wal.is_full = False
+        for number in range(3):
+            await cluster.propose(0, b"%d" % number)
+        with pytest.raises(Unavailable):
+            await follower.read_barrier(0)  # The leader has said how far it is behind.
+        follower.wal.is_full = False
+        assert not follower.serves_reads(0)
+        await cluster.until(lambda: follower.serves_reads(0))
+        await follower.read_barrier(0)
 
 
 async def test_a_proposal_is_given_up_when_its_time_is_over(

@@ -11,6 +11,7 @@ from objstore.raft.messages import (
     Vote,
     VoteReply,
 )
+from objstore.raft.options import Options
 from objstore.raft.state_machine import EntryKind, Membership
 from tests.unit.raft.cores import A, B, C, D, E, Group, command, founding, group_of, led
 
@@ -364,3 +365,19 @@ def test_a_snapshot_is_sent_where_the_log_is_gone() -> None:
     group.propose(A, b"new")
     group.run(300)
     assert group.peers[C].commands == [b"new"]
+
+
+def test_what_a_heard_follower_lacks_is_kept_just_after_a_check_of_the_quorum() -> None:
+    """7: compacting without regard to a live follower would send it a snapshot for nothing."""
+    options = Options(quiesce=False, kept_entries=4, kept_size=100)
+    group = led(A, B, C, options=options)
+    group.peers[C].syncs = False  # Slow, but it answers heartbeats.
+    for n in range(20):
+        group.propose(A, b"%d" % n)
+    group.settle()
+    leader = group[A]
+    behind = leader.progress[C].match
+    assert behind < leader.log.applied
+    assert leader._check_quorum(group.now_ms)
+    leader.compact(leader.log.applied)
+    assert leader.log.offset <= behind
