@@ -88,15 +88,6 @@ class Buffers:
         for _ in range(surplus):
             self._free.popleft()
         self._least_free = len(self._free)
-        if surplus and not self._free and not self._loans:
-            _trim_allocator()
-
-
-def _trim_allocator() -> None:
-    """Have the C library give free pages back; nothing where it cannot."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _aligned(size: int) -> memoryview:

@@ -207,9 +207,10 @@ class RocksStore:
         except Exception as error:
             raise _translated(error, "scan", self._path) from error
         if len(rows) < limit:
-            # The end of the rows, or a block that could not be read?  A scan can tell.
-            for _ in self.scan(rows[-1][0] if rows else start, end):
-                pass
+            # The end of the rows, or a block that could not be read?  A scan can tell; and
+            # where the drive reads it this time, what comes after is there.
+            rest = self.scan(rows[-1][0] + b"\0" if rows else start, end)
+            rows += itertools.islice(rest, limit - len(rows))
         return rows
 
     def batch(self) -> RocksBatch:

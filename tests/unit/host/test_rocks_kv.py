@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -105,6 +106,28 @@ def test_a_flipped_bit_is_refused_by_get_and_by_scan(filled):
     with pytest.raises(CorruptData):
         list(snapshot.scan(b"", LAST))
     snapshot.close()
+    store.close()
+
+
+@pytest.mark.parametrize("read", [0, 10])
+def test_a_page_that_ended_at_a_block_the_drive_then_read_is_whole(filled, read):
+    """F10: an EIO that comes once ends `items()` without a word."""
+
+    class Hiccup:
+        def __init__(self, database):
+            self.database = database
+
+        def items(self, **arguments):
+            return itertools.islice(self.database.items(**arguments), read)
+
+        def __getattr__(self, name):
+            return getattr(self.database, name)
+
+    store = RocksStore.open(filled)
+    database, store._database = store._database, Hiccup(store._database)
+    assert store.page(b"", LAST, 20) == ROWS[:20]
+    assert store.page(b"", LAST, len(ROWS) + 1) == ROWS
+    store._database = database
     store.close()
 
 
