@@ -17,7 +17,7 @@ ENV OBJSTORE_NODE_DATA=/data \
     OBJSTORE_S3_ADDRESS=0.0.0.0:9000 \
     OBJSTORE_CLUSTER_ADDRESS=0.0.0.0:7000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9000/-/health/live', timeout=4)"]
+    CMD ["python", "-m", "objstore.cli.probe"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["objstore"]
 CMD ["serve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -42,7 +43,9 @@ def test_the_commands_are_json_and_python_optimisation_is_off() -> None:
         if name in {"ENTRYPOINT", "CMD"}:
             assert isinstance(json.loads(rest), list)
         if name == "HEALTHCHECK":
-            assert json.loads(rest[rest.index("[") :])[0] == "python"
+            python, flag, module = json.loads(rest[rest.index("[") :])
+            assert (python, flag) == ("python", "-m")
+            assert importlib.util.find_spec(module) is not None
     assert "PYTHONOPTIMIZE" not in TEXT
 
 
