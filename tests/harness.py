@@ -271,6 +271,15 @@ class Cluster:
                 node.process.wait(timeout=30)
         return code
 
+    def kill(self) -> None:
+        """End whatever of it still runs, at once."""
+        for node in self.nodes:
+            if node.is_running():
+                node.kill()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def logs(self) -> str:
         return "\n".join(
             f"--- node{node.number}\n" + "\n".join(node.log.read_text().splitlines()[-15:])
@@ -301,17 +310,31 @@ def start_cluster(
         start_new_session=True, env=os.environ | (environment or {}),
     )  # fmt: skip
     errors.close()
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        process.wait(timeout=30)
-        raise AssertionError((folder / "dev.log").read_text())
-    description = json.loads(line)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            process.wait(timeout=30)
+            raise AssertionError((folder / "dev.log").read_text())
+        description = json.loads(line)
+    except BaseException:  # The test's timeout too: nobody else knows of it yet.
+        _end(process)
+        raise
     listed = [
         Node(i + 1, described, environment=environment or {})
         for i, described in enumerate(description["nodes"])
     ]
     return Cluster(folder, description, listed, process)
+
+
+def _end(dev: subprocess.Popen[bytes]) -> None:
+    """End dev, which ends its nodes; kill it where it does not."""
+    dev.terminate()
+    try:
+        dev.wait(timeout=40)
+    except subprocess.TimeoutExpired:
+        dev.kill()
+        dev.wait()
 
 
 @contextmanager
@@ -333,6 +356,4 @@ def running_cluster(
         try:
             cluster.stop()
         finally:
-            for node in cluster.nodes:
-                if node.is_running():
-                    node.kill()
+            cluster.kill()

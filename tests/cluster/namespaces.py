@@ -144,7 +144,7 @@ class WetNetwork(Network):
             stdout=subprocess.PIPE,
         )
         assert self._relay.stdout is not None
-        assert self._relay.stdout.readline() == b"ready\n"
+        assert self._relay.stdout.readline() == b"ready\n", "the relay did not start"
         for node, name in enumerate(names):
             address = f"{self.cluster_address(node)}/24"
             ip("-n", name, "addr", "add", address, "dev", "wet0")
@@ -155,7 +155,11 @@ class WetNetwork(Network):
             assert relay.stdin is not None
             assert relay.stdout is not None
             relay.stdin.close()
-            relay.wait(timeout=10)
+            try:
+                relay.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                relay.kill()
+                relay.wait()
             relay.stdout.close()
         super().destroy()
 
@@ -204,28 +208,30 @@ def namespaced_cluster(
 ) -> Iterator[NamespacedCluster]:
     """A cluster, a namespace a node; all gone at the end."""
     network = network or Network(nodes)
-    network.create()
+    configured = [
+        _configure(folder / f"node{number + 1}", number, network, settings or {})
+        for number in range(network.count)
+    ]
     try:
-        cluster = _start(folder, network, settings or {})
+        network.create()
+        cluster = _start(folder, network, configured)
         try:
             yield cluster
         finally:
             network.heal()
-            try:
-                cluster.stop()
-            finally:
-                for node in cluster.nodes:
-                    if node.is_running():
-                        node.kill()
+            cluster.stop()
     finally:
-        network.destroy()
+        try:
+            for node in configured:
+                if node.process is not None and node.is_running():
+                    node.kill()
+        finally:
+            network.destroy()
 
 
-def _start(folder: Path, network: Network, settings: dict[str, str]) -> NamespacedCluster:
-    nodes = [
-        _configure(folder / f"node{number + 1}", number, network, settings)
-        for number in range(network.count)
-    ]
+def _start(
+    folder: Path, network: Network, nodes: list[NamespacedNode]
+) -> NamespacedCluster:
     founder, others = nodes[0], nodes[1:]
     founder.start()
     token = json.loads(
