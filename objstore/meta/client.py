@@ -267,6 +267,8 @@ class MetaClient:
                 tried.add(node)
                 is_unknown |= error.unknown and not is_read
                 problem = error
+                if is_read and self._leaders.get(shard) == node:
+                    del self._leaders[shard]  # Perhaps a follower that is cut off.
             except NoSuchMethod as error:  # It is starting, or stopping.
                 tried.add(node)
                 problem = Unavailable(str(error))

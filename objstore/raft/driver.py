@@ -513,11 +513,12 @@ class RaftHost:
     async def read_barrier(self, group: int, *, timeout_ms: int | None = None) -> None:
         """Return once our applied state shows everything acknowledged before the call.
 
-        A follower asks its leader how far that is, and gives up soon: whoever waits may
-        ask the leader himself.  Raises NotLeader, Unavailable.
+        A follower asks its leader how far that is, and gives up soon, or at once where
+        it is behind: whoever waits may ask the leader himself.  Raises NotLeader,
+        Unavailable.
         """
         replica = self._replicas.get(group)
-        if replica is None or not replica.core.can_serve_reads or not self._running:
+        if replica is None or not self.serves_reads(group) or not self._running:
             replica = self._leading(group)
         if not replica.core.is_leader:
             limit_ms = self.options.follower_read_ms

@@ -293,6 +293,26 @@ async def test_a_leader_that_only_a_third_node_reaches_is_asked_through_it(
             await asker.client.query(get(record, b"missing"))
 
 
+async def test_a_follower_that_cannot_be_read_is_not_asked_again(
+    autojump_clock: Any,
+) -> None:
+    async with running(1, 2, 3, 4) as cluster:
+        nodes = list(cluster.nodes.values())
+        record = await create_bucket(nodes[0])
+        await nodes[0].client.propose(put(record, b"key"))
+        shard = nodes[0].view.shard_of(put(record, b"key").slot)
+        (asker,) = [node for node in nodes if node.raft.status(shard) is None]
+        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        follower = next(node for node in others(cluster, leader) if node is not asker)
+        asker.client._leaders[shard] = follower.node  # It has answered before.
+        cluster.cut_pairs.append({leader.node, follower.node})
+        for limit_s in (0.7, 0.1):
+            began = trio.current_time()
+            assert await asker.client.query(get(record, b"key"))
+            assert trio.current_time() - began < limit_s
+        assert follower.raft.leader(shard) == leader.node  # It has not noticed yet.
+
+
 async def test_errors_come_back_with_what_they_say(autojump_clock: Any) -> None:
     async with running(1, 2, 3) as cluster:
         nodes = list(cluster.nodes.values())

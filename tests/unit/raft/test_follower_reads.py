@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 
 import pytest
@@ -9,8 +11,19 @@ import trio
 from trio.testing import MockClock
 
 from objstore.errors import Unavailable
+from objstore.ids import NodeId
+from objstore.raft.driver import RaftHost
+from objstore.raft.errors import NotLeader
 from objstore.raft.hard_state import Damage
-from objstore.raft.messages import Append, Heartbeat, ReadAnswer, ReadAsk, Wake
+from objstore.raft.messages import (
+    Append,
+    Heartbeat,
+    ReadAnswer,
+    ReadAsk,
+    Wake,
+    decode_payload,
+    encode_payload,
+)
 from objstore.raft.options import Options
 from tests.unit.raft.cores import A, B, C, D, E, Group, led
 from tests.unit.raft.hosts import cluster_of
@@ -254,15 +267,47 @@ async def test_a_follower_that_cannot_keep_up_is_not_read(
         follower.wal.is_full = leader.wal.is_full = True
         assert leader.serves_reads(0)
         assert not follower.serves_reads(0)  # It takes no more entries.
+        with pytest.raises(NotLeader):
+            await follower.read_barrier(0)
         leader.wal.is_full = False
-        for number in range(3):
-            await cluster.propose(0, b"%d" % number)
-        with pytest.raises(Unavailable):
-            await follower.read_barrier(0)  # The leader has said how far it is behind.
-        follower.wal.is_full = False
-        assert not follower.serves_reads(0)
+
+
+async def test_a_follower_that_was_told_how_far_it_is_behind_is_not_read(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3, options=Options(apply_entries_max=2)) as cluster:
+        await cluster.propose(0, b"x")
+        follower = cluster.host(2)
+        with without_entries(follower):
+            for number in range(3):
+                await cluster.propose(0, b"%d" % number)
+            assert follower.serves_reads(0)  # For all it knows.
+            with pytest.raises(Unavailable):
+                await follower.read_barrier(0)
+            assert not follower.serves_reads(0)
         await cluster.until(lambda: follower.serves_reads(0))
         await follower.read_barrier(0)
+
+
+@contextmanager
+def without_entries(host: RaftHost) -> Iterator[None]:
+    """As if all appends to a host were lost on their way."""
+    take = host.on_payload
+
+    def drop(sender: NodeId, data: bytes) -> None:
+        payload = decode_payload(data)
+        kept = [
+            (group, message)
+            for group, message in payload.messages
+            if not isinstance(message, Append)
+        ]
+        take(sender, encode_payload(kept, wall_ms=payload.wall_ms))
+
+    host.on_payload = drop  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        host.on_payload = take  # type: ignore[method-assign]
 
 
 async def test_a_proposal_is_given_up_when_its_time_is_over(
