@@ -18,6 +18,7 @@ import errno
 import mmap
 import os
 import platform
+import select
 import sys
 from typing import ClassVar
 
@@ -97,11 +98,12 @@ class RealDirectFile:
         setup, self._destroy, self._getevents, self._submit = map(ctypes.c_long, calls)
         self._closed = False
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._buffer = mmap.mmap(-1, _BUFFER_SIZE)  # Aligned, as pages are.
+        self._descriptor = self._wake = -1
         self._context = ctypes.c_ulong(0)
         try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._buffer = mmap.mmap(-1, _BUFFER_SIZE)  # Aligned, as pages are.
             _syscall(setup, ctypes.c_long(1), ctypes.byref(self._context))
         except OSError:
             self._close_files()
@@ -124,8 +126,13 @@ class RealDirectFile:
 
     def _try_out(self) -> None:
         """Write the first block as it is, waiting for it."""
-        os.preadv(self._descriptor, [memoryview(self._buffer)[:DIRECT_BLOCK_SIZE]], 0)
+        block = memoryview(self._buffer)[:DIRECT_BLOCK_SIZE]
+        if os.preadv(self._descriptor, [block], 0) != DIRECT_BLOCK_SIZE:
+            raise OSError(errno.EINVAL, "shorter than a block", self._path)
         self._begin(0, DIRECT_BLOCK_SIZE)
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.poll()
         self._end(DIRECT_BLOCK_SIZE)
 
     async def write(self, offset: int, data: Buffer) -> None:
@@ -165,7 +172,7 @@ class RealDirectFile:
         _syscall(self._submit, self._context, ctypes.c_long(1), self._requests)
 
     def _end(self, size: int) -> None:
-        """Take the answer, waiting for it where it is not there yet."""
+        """Take the answer: it is there once `_wake` is readable."""
         one = ctypes.c_long(1)
         while (
             _syscall(
@@ -182,8 +189,9 @@ class RealDirectFile:
             raise OSError(errno.EIO, f"{result} of {size} bytes were written", self._path)
 
     def _close_files(self) -> None:
-        os.close(self._descriptor)
-        os.close(self._wake)
+        for descriptor in (self._descriptor, self._wake):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def open_direct(path: str) -> RealDirectFile | None:

@@ -154,3 +154,21 @@ def test_a_folder_on_a_broken_disk_is_not_called_something_else(tmp_path, monkey
     monkeypatch.setattr(os, "stat", stat_without_power)
     with pytest.raises(OSError, match="Input/output error"):
         RealDisks().directory(str(tmp_path), create=True)
+
+
+def test_direct_files_that_are_not_to_be_had_leave_nothing_open(root, monkeypatch):
+    """F44: at the limit of descriptors, each attempt would take one for good."""
+
+    def no_more(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    file = root.open("log", create=True)
+    file.write_at(0, b"short")
+    before = os.listdir("/proc/self/fd")
+    assert root.open_direct("log") is None
+    assert file.read_at(0, 10) == b"short"
+    file.allocate(8192, zeros=True)
+    monkeypatch.setattr(os, "eventfd", no_more)
+    assert root.open_direct("log") is None
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    file.close()
