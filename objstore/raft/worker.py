@@ -146,6 +146,9 @@ class SnapshotReceivers:
         receiver = self._receivers.get(piece.group)
         if receiver is None or receiver.sender != sender:
             return Reply(Status.BROKEN)
+        if self._host.has_no_room:  # Its rows would take what is left.
+            self.forget(piece.group)
+            return Reply(Status.BUSY)
         receiver.heard_ms = self._host.now_ms()
         return receiver.feed(piece)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,6 +12,8 @@ from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.errors import NotLeader
 from objstore.raft.messages import Heartbeat, Vote, encode_payload
 from objstore.raft.options import Options
+from objstore.raft.snapshot import Begin, Call, Piece, Status, decode_reply, encode_call
+from objstore.raft.state_machine import Applied, Membership
 from objstore.testing.disk import DiskFault
 from tests.unit.raft.hosts import CONFIG, cluster_of, node_id
 
@@ -271,6 +274,28 @@ async def test_a_follower_far_behind_gets_a_snapshot(autojump_clock: MockClock) 
         machine = cluster.computers[node_id(3)].machine(0)
         await cluster.until(lambda: len(machine.commands) == 200)
         assert machine.installs == 1
+
+
+async def test_a_snapshot_is_given_up_where_the_disk_fills_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
+    """F09: what it brings may be more than all that was left."""
+    async with cluster_of(1) as cluster:
+        host = cluster.host(1)
+        sender = node_id(2)
+        applied = Applied(10, 5, Membership((sender,)))
+        piece = Piece(7, 1, 0, b"rows")
+
+        async def say(call: Call) -> Status:
+            return decode_reply(await host.on_call(sender, encode_call(call))).status
+
+        assert await say(Begin(7, 1, 5, applied)) is Status.OK
+        assert await say(piece) is Status.OK
+        host.wal.is_full = True
+        assert await say(attrs.evolve(piece, number=1)) is Status.BUSY
+        host.wal.is_full = False
+        assert await say(attrs.evolve(piece, number=1)) is Status.BROKEN
+        assert await say(Begin(7, 2, 5, applied)) is Status.OK
 
 
 async def test_a_snapshot_whose_sender_dies_is_begun_again(
