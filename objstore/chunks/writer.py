@@ -78,6 +78,7 @@ class FragmentWriter:
         self._segment, self._place, self._file = taken
         self._moved_from = moved_from
         self._extent = extent_of(header)
+        assert self._segment.open[self._place] == self._extent.size
         self._name = header.fragment.encode()
         self._head = encode_record_header(
             header, nonce=self._segment.nonce, place=self._place

@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objstore.chunks.compaction import LIVE_RATIO, SegmentUse, Step, next_step
+from objstore.chunks.driver import MovedAway
+from objstore.chunks.format import Extent
 from objstore.chunks.fragment import CorruptFragment, NoSuchFragment
 from objstore.chunks.worker import CompactionState, Compactor
 from objstore.testing.disk import DiskFault
 from objstore.testing.host import SimulatedWorld
 from objstore.units import KiB, MiB
 
-from .stores import Node, content, fragment_id, get, header_of, put
+from .stores import BLOCK, Node, blocks_of, content, fragment_id, get, header_of, put
 
 SIZE = 512 * KiB
 FULL = 100
@@ -226,3 +228,27 @@ async def test_drive_that_fails_in_compaction_is_fenced_and_the_worker_lives() -
 
 def test_use_is_a_value() -> None:
     assert attrs.evolve(use(1, 2), number=2).number == 2
+
+
+async def test_a_record_that_grows_by_being_moved_spoils_none_behind_it(
+    autojump_clock,
+) -> None:
+    """One of format 1 takes a page less than its copy does."""
+    node = Node(SimulatedWorld(1))
+    old = content(0, 2 * BLOCK)
+    async with node.running() as store:
+        await put(store, 0, old)
+        location = store.index.get(fragment_id(0))
+        assert location is not None
+        extent = Extent(128, len(old), BLOCK, BLOCK)  # As format 1 had it.
+        assert extent.size < location.extent.size
+        before = attrs.evolve(location, extent=extent)
+        mover = await store.create_move(header_of(0, len(old)), moved_from=before)
+        await put(store, 1, content(1, 2 * BLOCK))
+        for block in blocks_of(old):
+            await mover.append(block)
+        with pytest.raises(MovedAway):
+            await mover.commit()
+    node.lose_index()
+    async with node.running() as store:
+        assert await get(store, 1) == content(1, 2 * BLOCK)
