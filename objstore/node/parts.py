@@ -508,6 +508,8 @@ class Parts:
         await nursery.start(self.server.run)
         await nursery.start(self.peers.run)
         await self._start_gossip(nursery)
+        # Before the log may take entries that it has no room for.
+        nursery.start_soon(self.room.run)
         await nursery.start(self.raft.run)
         self.folder.note_log()
         if self.identity.state is IdentityState.FOUNDING:
@@ -520,7 +522,6 @@ class Parts:
         for service in (self.meta_server.run, self.view.run, self.meta_store.run):
             await nursery.start(service)
         nursery.start_soon(self._tell_gossip)
-        nursery.start_soon(self.room.run)
         nursery.start_soon(self._give_back_memory)
 
     async def _give_back_memory(self) -> None:
