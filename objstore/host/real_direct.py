@@ -27,7 +27,7 @@ import trio
 from objstore.host.disk import DIRECT_BLOCK_SIZE, Buffer
 from objstore.units import KiB
 
-_BUFFER_SIZE = 256 * KiB  # One submission; longer data goes in several.
+_BUFFER_SIZE = 256 * KiB  # Kept; longer data gets a buffer of its own, for once.
 # (io_setup, io_destroy, io_getevents, io_submit)
 _NUMBERS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 _PWRITE = 1
@@ -83,6 +83,10 @@ def _syscall(*arguments: object) -> int:
     return result
 
 
+def _address(buffer: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -113,7 +117,7 @@ class RealDirectFile:
             opcode=_PWRITE,
             rw_flags=_RWF_DSYNC,
             descriptor=self._descriptor,
-            buffer=ctypes.addressof(ctypes.c_char.from_buffer(self._buffer)),
+            buffer=_address(self._buffer),
             flags=_FLAG_RESFD,
             event_descriptor=self._wake,
         )
@@ -140,16 +144,11 @@ class RealDirectFile:
         assert len(data) % DIRECT_BLOCK_SIZE == 0
         if self._closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if len(data) <= _BUFFER_SIZE:
-            await self._write(offset, data)
-            return
-        view = memoryview(data)
-        for start in range(0, len(data), _BUFFER_SIZE):
-            await self._write(offset + start, view[start : start + _BUFFER_SIZE])
-
-    async def _write(self, offset: int, data: Buffer) -> None:
         size = len(data)
-        self._buffer[:size] = data
+        # In one submission, as each of several would flush the drive's cache.
+        buffer = self._buffer if size <= _BUFFER_SIZE else mmap.mmap(-1, size)
+        buffer[:size] = data
+        self._request.buffer = _address(buffer)
         self._begin(offset, size)
         try:
             await trio.lowlevel.wait_readable(self._wake)
