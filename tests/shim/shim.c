@@ -11,13 +11,18 @@
  * (COUNT 0: all), take DELAY_MS and fail with ERRNO (0: they only take long).  Every strike
  * is told in OBJSTORE_TEST_SHIM.log.  Rules are read anew, and calls counted anew, with each
  * generation.
+ *
+ * An asynchronous write (io_submit) is a write, and a sync where it has RWF_DSYNC.  It too is
+ * late without its caller waiting, and fails when it is asked for, as the kernel has it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <linux/aio_abi.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,11 +83,17 @@ static void parse(void) {
     }
 }
 
-/* The error that strikes this call, 0 for none. */
-static int strike(const char *operation, int file) {
+static void sleep_ms(long ms) {
+    struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+    if (ms)
+        nanosleep(&pause, NULL);
+}
+
+/* The error that strikes this call, 0 for none; and how late it is. */
+static int judge(const char *operation, int file, long *delay_ms) {
     char link[64], path[4096], line[4300];
-    long delay_ms = 0;
     int error = 0;
+    *delay_ms = 0;
     if (shared == NULL || (*shared == generation && rule_count == 0))
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
@@ -103,16 +114,19 @@ static int strike(const char *operation, int file) {
         if (r->calls < r->first || (r->count && r->calls >= r->first + r->count))
             continue;
         error = r->error;
-        delay_ms = r->delay_ms;
+        *delay_ms = r->delay_ms;
         int size = snprintf(line, sizeof line, "%d %s %d %s\n", getpid(), operation, error, path);
         syscall(SYS_write, log_file, line, size);
         break;
     }
     pthread_mutex_unlock(&mutex);
-    if (delay_ms) {
-        struct timespec pause = {delay_ms / 1000, delay_ms % 1000 * 1000000};
-        nanosleep(&pause, NULL);
-    }
+    return error;
+}
+
+static int strike(const char *operation, int file) {
+    long delay_ms;
+    int error = judge(operation, file, &delay_ms);
+    sleep_ms(delay_ms);
     return error;
 }
 
@@ -162,4 +176,94 @@ int posix_fallocate(int file, off_t offset, off_t size) {
 int posix_fallocate64(int file, off64_t offset, off64_t size) {
     int error = strike("write", file);
     return error ? error : REAL(posix_fallocate64)(file, offset, size);
+}
+
+/* ---- asynchronous writes, which have no functions of their own ---- */
+
+#define FAILED_MAX 16
+
+struct late {
+    aio_context_t context;
+    struct iocb *request;
+    long delay_ms;
+};
+
+/* Requests that the kernel never saw: what io_getevents is to say of them. */
+static struct failed {
+    aio_context_t context;
+    struct iocb *request;
+    int error;
+} failed[FAILED_MAX];
+
+static long (*real_syscall)(long, ...);
+
+static void *submit_late(void *argument) {
+    struct late *late = argument;
+    sleep_ms(late->delay_ms);
+    real_syscall(SYS_io_submit, late->context, 1L, &late->request);
+    free(late);
+    return NULL;
+}
+
+static int submit_later(aio_context_t context, struct iocb *request, long delay_ms) {
+    struct late *late = malloc(sizeof *late);
+    pthread_t thread;
+    *late = (struct late){context, request, delay_ms};
+    if (pthread_create(&thread, NULL, submit_late, late) != 0)
+        abort();
+    pthread_detach(thread);
+    return 1;
+}
+
+static int fail(aio_context_t context, struct iocb *request, int error) {
+    uint64_t one = 1;
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < FAILED_MAX; i++)
+        if (failed[i].request == NULL) {
+            failed[i] = (struct failed){context, request, error};
+            break;
+        }
+    pthread_mutex_unlock(&mutex);
+    real_syscall(SYS_write, (int)request->aio_resfd, &one, sizeof one);
+    return 1;
+}
+
+static int take_failed(aio_context_t context, struct io_event *event) {
+    int found = 0;
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < FAILED_MAX && !found; i++)
+        if (failed[i].request != NULL && failed[i].context == context) {
+            *event = (struct io_event){.data = failed[i].request->aio_data,
+                                       .obj = (uintptr_t)failed[i].request,
+                                       .res = -failed[i].error};
+            failed[i].request = NULL;
+            found = 1;
+        }
+    pthread_mutex_unlock(&mutex);
+    return found;
+}
+
+long syscall(long number, ...) {
+    long a[6];
+    va_list rest;
+    va_start(rest, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(rest, long);
+    va_end(rest);
+    if (real_syscall == NULL)
+        real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    if (number == SYS_io_submit && a[1] == 1) {
+        struct iocb *request = ((struct iocb **)a[2])[0];
+        long delay_ms, sync_delay_ms = 0;
+        int error = judge("write", request->aio_fildes, &delay_ms);
+        if (!error && (request->aio_rw_flags & RWF_DSYNC))
+            error = judge("sync", request->aio_fildes, &sync_delay_ms);
+        if (error)
+            return fail(a[0], request, error);
+        if (delay_ms + sync_delay_ms)
+            return submit_later(a[0], request, delay_ms + sync_delay_ms);
+    }
+    if (number == SYS_io_getevents && take_failed(a[0], (struct io_event *)a[3]))
+        return 1;
+    return real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
