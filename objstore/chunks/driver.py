@@ -44,9 +44,10 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-# Segment files open at once on one drive: enough for the hot ones; 32 drives of them stay
-# far below the usual limit of descriptors.
+# Segment files open at once on one drive: enough for the hot ones.
 OPEN_FILES_MAX = 64
+# Each may be opened twice: for whole pages, and for the rest (`host.disk`, "direct").
+DESCRIPTORS_MAX = 2 * OPEN_FILES_MAX
 # Reads from the drive are counted, a MiB of a segment at a time: 8 GiB of them, in 1 MiB
 # of memory.  So many make a place in the page cache worth its cost.
 READS_KEPT = 8192

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import attrs
 
-from objstore.chunks.driver import OPEN_FILES_MAX as DRIVE_FILES_MAX
+from objstore.chunks.driver import DESCRIPTORS_MAX as OF_A_DRIVE
 
 _METADATA_FILES = 320  # The row store's tables, its logs, the write-ahead log's segments.
 _OTHERS = 32  # Standard streams, the loop, listeners, folders.
@@ -29,7 +29,7 @@ def share(
     descriptors_max: int, *, drives: int, connections_max: int, links_max: int
 ) -> Shares:
     """Divide what the process may open; the others' asked bounds are never exceeded."""
-    storage = _METADATA_FILES + drives * DRIVE_FILES_MAX + _OTHERS
+    storage = _METADATA_FILES + drives * OF_A_DRIVE + _OTHERS
     # A small limit is mostly met by small stores, which need few files: half each.
     rest = max(descriptors_max - storage, descriptors_max // 2)
     return Shares(
