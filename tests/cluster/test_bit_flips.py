@@ -41,7 +41,9 @@ def filled(tmp_path_factory: Any) -> Iterator[tuple[Cluster, Workload]]:
         c.s3().create_bucket(Bucket="flips")
         with Workload(c, "flips", seed=81, sizes=SIZES, deleting=0.2) as workload:
             workload.board.wait_for_acks(250, timeout_s=120)
-        time.sleep(3)  # Flushed: there is a table file; and the log's end is marked.
+        for node in c.nodes:
+            wait_until(lambda node=node: list(node.data.glob("meta/*.sst")), what="a table")
+        time.sleep(3)  # Until the log's end is marked, which nothing tells.
         yield c, workload
 
 
