@@ -2,6 +2,7 @@
 
 answers        every answer is one that S3 knows, none is an internal error
 bodies         every byte read was sent, to that key, in that order
+buckets        a bucket that is deleted leaves nothing behind
 counters       what is kept counted is what a recount of the rows gives
 ends           a node ends by itself only where its disk gave it a reason
 fragments      every fragment that metadata names is where it says, whole

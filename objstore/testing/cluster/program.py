@@ -15,6 +15,7 @@ from objstore.admin.status import ClusterStatus
 from objstore.chunks.store import ChunkStore
 from objstore.config import Config
 from objstore.host.host import Host
+from objstore.meta.server import MetaServer
 from objstore.meta.store import MetaStore
 from objstore.meta.view import ClusterView
 from objstore.raft.driver import RaftHost
@@ -24,6 +25,7 @@ class RunningNode(Protocol):
     """A node that serves: the parts that checkers look at."""
 
     raft: RaftHost
+    meta_server: MetaServer
     meta_store: MetaStore
     chunk_store: ChunkStore
     view: ClusterView

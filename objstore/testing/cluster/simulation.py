@@ -12,7 +12,7 @@ that was sent, every answer and every fault, with their times.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from random import Random
 
@@ -21,6 +21,7 @@ import trio
 
 from objstore.host.host import Host
 from objstore.testing.checks import (
+    buckets,
     counters,
     ends,
     fragments,
@@ -78,22 +79,37 @@ class Report:
     virtual_s: float
 
 
+# What happens in place of clients and fate.
+Story = Callable[["Simulation"], Awaitable[None]]
+
+
 def simulate(
-    plan: Plan, program: Program, *, on_note: Callable[[str], None] | None = None
+    plan: Plan,
+    program: Program,
+    *,
+    on_note: Callable[[str], None] | None = None,
+    story: Story | None = None,
 ) -> Report:
     """Run one simulation.  Not to be called inside trio."""
     return run_simulation(
-        plan.seed, _Simulation(plan, program, on_note).run, time_limit_s=_TIME_LIMIT_S
+        plan.seed, Simulation(plan, program, on_note, story).run, time_limit_s=_TIME_LIMIT_S
     )
 
 
-class _Simulation:
+class Simulation:
+    """One run, and all that is in it."""
+
     def __init__(
-        self, plan: Plan, program: Program, on_note: Callable[[str], None] | None
+        self,
+        plan: Plan,
+        program: Program,
+        on_note: Callable[[str], None] | None,
+        story: Story | None,
     ) -> None:
         self.plan = plan
         self.program = program
         self.on_note = on_note
+        self.story = story
         self.evidence = Evidence()
         self.trace = Trace()
         self.random = Random(f"{plan.seed}/clients")
@@ -108,15 +124,15 @@ class _Simulation:
         plan = self.plan
         async with trio.open_nursery() as nursery:
             self.cluster = Cluster(
-                nursery, self.world, self.program, self.evidence, note=self._note
+                nursery, self.world, self.program, self.evidence, note=self.note
             )
             await self.cluster.found(plan.nodes)
-            self._note("founded")
+            self.note("founded")
             self.workload = Workload(
                 self.random,
                 self.evidence,
-                self._addresses,
-                self._note,
+                self.addresses,
+                self.note,
                 hot_keys=plan.hot_keys,
                 pause_s=plan.pause_s,
             )
@@ -132,7 +148,12 @@ class _Simulation:
             self.judge = Client("judge", host)
             await self.workload.make_bucket(self.judge)
             nursery.start_soon(self._watch, nursery.cancel_scope)
-            await self._exercise(host)
+            if self.story is None:
+                await self._exercise(host)
+            else:
+                await self.story(self)
+                self.fate.heal()
+                await self._healed()
             await self._aftermath()
             nursery.cancel_scope.cancel()
         found = [*self.evidence.found, *self._judge()]
@@ -146,12 +167,12 @@ class _Simulation:
             trio.current_time(),
         )
 
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
         self.trace.note(what)
         if self.on_note is not None:
             self.on_note(f"{trio.current_time():10.3f}  {what}")
 
-    def _addresses(self) -> list[str]:
+    def addresses(self) -> list[str]:
         return [machine.ip for machine in self.cluster.machines.values()]
 
     async def _watch(self, everything: trio.CancelScope) -> None:
@@ -171,18 +192,21 @@ class _Simulation:
             for client in clients:
                 nursery.start_soon(self.workload.run, client)
             await self.fate.run(self.plan.steps)
-            self.healed = trio.current_time()
-            if self.plan.bounded:
-                self.served = await self._until_served()
+            await self._healed()
             self.workload.stopped = True
         for client in clients:
             await client.close()
+
+    async def _healed(self) -> None:
+        self.healed = trio.current_time()
+        if self.plan.bounded:
+            self.served = await self._until_served()
 
     # ---- after the heal -----------------------------------------------------------------
 
     async def _until_served(self) -> bool:
         """`liveness`: every node reads and writes again."""
-        waiting = self._addresses()
+        waiting = self.addresses()
         with trio.move_on_after(_SERVES_S):
             while waiting:
                 if await self._serves(waiting[0]):
@@ -214,6 +238,7 @@ class _Simulation:
             await self._until_level()
             counters.audit(self.evidence, self.cluster.running)
             replicas.compare(self.evidence, self.cluster.running)
+            buckets.check(self.evidence, self.cluster.running)
             await fragments.check(self.evidence, self.cluster.running)
 
     async def _until_mended(self) -> bool:
@@ -250,7 +275,7 @@ class _Simulation:
     async def _read_everything(self) -> None:
         """Read and list all there is through every node, into the history."""
         keys = sorted({o.key for o in self.evidence.history.operations})
-        for address in self._addresses():
+        for address in self.addresses():
             with trio.move_on_after(_LAST_READS_S) as scope:
                 for key in keys:
                     await insist(partial(self.workload.read, self.judge, key, node=address))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import attrs
 
 from objstore.testing.cluster.program import Program
-from objstore.testing.mutants import consensus, metadata, storage
+from objstore.testing.mutants import consensus, metadata, storage, told
 from objstore.testing.mutants.mutant import Mutant
 
 # The dearest first, so that several processes end together.
 MUTANTS: dict[str, Mutant] = {
     mutant.name: mutant
-    for mutant in (*storage.MUTANTS, *metadata.MUTANTS, *consensus.MUTANTS)
+    for mutant in (
+        *storage.MUTANTS,
+        *metadata.MUTANTS,
+        *told.MUTANTS,
+        *consensus.MUTANTS,
+    )
 }
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 # Bugs of one group cost a tenth of a second a seed, those of a cluster some seconds.
 QUICK = [mutant.name for mutant in consensus.MUTANTS]
 SLOW = [name for name in MUTANTS if name not in QUICK]
-SHOWN = "counters-drift"
+SHOWN = {"counters-drift", "commit-after-intent-expired", "ignore-bucket-fence"}
 
 
 def test_there_are_enough_of_them_and_each_has_a_checker() -> None:
@@ -36,7 +36,7 @@ def test_bugs_of_consensus_are_caught(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == SHOWN else pytest.mark.full) for name in SLOW],
+    [pytest.param(name, marks=() if name in SHOWN else pytest.mark.full) for name in SLOW],
 )
 def test_bugs_of_whole_nodes_are_caught(name: str) -> None:
     caught = catch(name, run_program)
