@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
 from objstore.errors import InvalidRequest
+from objstore.frozen import frozen
 
 _BYTES = re.compile(r"bytes=([0-9]{0,99})-([0-9]{0,99})", re.IGNORECASE)
 
@@ -27,7 +26,7 @@ class RangeNotSatisfiable(InvalidRequest):
         self.size = size
 
 
-@attrs.frozen
+@frozen
 class ByteRange:
     """What was asked for, before the size is known."""
 
@@ -48,7 +47,7 @@ class ByteRange:
         return Span(self.first, last - self.first + 1)
 
 
-@attrs.frozen
+@frozen
 class Span:
     """A run of bytes that exists."""
 

@@ -34,6 +34,7 @@ from objstore.errors import (
     OutOfSpace,
     Unavailable,
 )
+from objstore.frozen import frozen
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
 from objstore.meta import envelope, listing, slots
@@ -72,7 +73,7 @@ _Attempt = Callable[[NodeId, NodeId | None, int], Awaitable[Any]]
 
 
 @wire("meta.relay_call")
-@attrs.frozen
+@frozen
 class RelayCall:
     """Make this call for us, with our payload; one hop and no further."""
 

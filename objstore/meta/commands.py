@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import (
     BucketId,
     Epoch,
@@ -42,7 +41,7 @@ from objstore.rpc.codec import wire
 
 
 @wire("c.bucket_ref")
-@attrs.frozen
+@frozen
 class BucketRef:
     """Which bucket, as the proposer knew it."""
 
@@ -51,7 +50,7 @@ class BucketRef:
 
 
 @wire("c.write_condition")
-@attrs.frozen
+@frozen
 class WriteCondition:
     """If-Match and If-None-Match of a write, decided inside the command.
 
@@ -69,7 +68,7 @@ UNCONDITIONAL = WriteCondition()
 
 
 @wire("c.open_bucket")
-@attrs.frozen
+@frozen
 class OpenBucket:
     """Open (or update) a bucket's fence in this slot.  Result: None."""
 
@@ -78,7 +77,7 @@ class OpenBucket:
 
 
 @wire("c.close_bucket")
-@attrs.frozen
+@frozen
 class CloseBucket:
     """Check that the slot holds nothing of the bucket, and close it, in one step.
 
@@ -93,7 +92,7 @@ class CloseBucket:
 
 
 @wire("c.drop_bucket")
-@attrs.frozen
+@frozen
 class DropBucket:
     """Forget the bucket's fence and counters.  Result: None.
 
@@ -106,7 +105,7 @@ class DropBucket:
 
 
 @wire("c.put_version")
-@attrs.frozen
+@frozen
 class PutVersion:
     """Make a version the current one of its key.  Result: PutResult.
 
@@ -123,7 +122,7 @@ class PutVersion:
 
 
 @wire("c.put_result")
-@attrs.frozen
+@frozen
 class PutResult:
     version_id: VersionId
     time_ms: int
@@ -133,7 +132,7 @@ class PutResult:
 
 
 @wire("c.delete_version")
-@attrs.frozen
+@frozen
 class DeleteVersion:
     """Delete a key's current version, or a named one.  Result: DeleteResult.
 
@@ -149,14 +148,14 @@ class DeleteVersion:
 
 
 @wire("c.delete_result")
-@attrs.frozen
+@frozen
 class DeleteResult:
     version_id: VersionId | None  # Of the marker made, or of the version deleted.
     is_delete_marker: bool
 
 
 @wire("c.begin_intent")
-@attrs.frozen
+@frozen
 class BeginIntent:
     """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int).
 
@@ -172,7 +171,7 @@ class BeginIntent:
 
 
 @wire("c.drop_intent")
-@attrs.frozen
+@frozen
 class DropIntent:
     """Give an intent up; `written` are the chunks begun under it, to be released.
 
@@ -188,7 +187,7 @@ class DropIntent:
 
 
 @wire("c.create_upload")
-@attrs.frozen
+@frozen
 class CreateUpload:
     """Result: Upload, with its time."""
 
@@ -198,7 +197,7 @@ class CreateUpload:
 
 
 @wire("c.put_part")
-@attrs.frozen
+@frozen
 class PutPart:
     """Store or replace a part; the replaced one's chunks are released.
 
@@ -214,7 +213,7 @@ class PutPart:
 
 
 @wire("c.part_ref")
-@attrs.frozen
+@frozen
 class PartRef:
     """A part as CompleteMultipartUpload lists it."""
 
@@ -224,7 +223,7 @@ class PartRef:
 
 
 @wire("c.complete_upload")
-@attrs.frozen
+@frozen
 class CompleteUpload:
     """Make a version of the listed parts.  Result: CompleteResult.
 
@@ -246,7 +245,7 @@ class CompleteUpload:
 
 
 @wire("c.complete_result")
-@attrs.frozen
+@frozen
 class CompleteResult:
     put: PutResult
     checksum_algorithm: str | None
@@ -257,7 +256,7 @@ class CompleteResult:
 
 
 @wire("c.abort_upload")
-@attrs.frozen
+@frozen
 class AbortUpload:
     """Drop an upload and release its parts.  Result: None; NoSuchUpload."""
 
@@ -268,7 +267,7 @@ class AbortUpload:
 
 
 @wire("c.forget_released")
-@attrs.frozen
+@frozen
 class ForgetReleased:
     """Chunks of these Released rows are deleted everywhere.  Result: None."""
 
@@ -277,7 +276,7 @@ class ForgetReleased:
 
 
 @wire("c.change_displaced")
-@attrs.frozen
+@frozen
 class ChangeDisplaced:
     """Record where fragments of a chunk are now: repair and damage reports.
 
@@ -293,7 +292,7 @@ class ChangeDisplaced:
 
 
 @wire("c.purge_step")
-@attrs.frozen
+@frozen
 class PurgeStep:
     """Drain what is due in a slot by one bounded step: expired rows, queued deletions.
 
@@ -304,7 +303,7 @@ class PurgeStep:
 
 
 @wire("c.raise_floor")
-@attrs.frozen
+@frozen
 class RaiseFloor:
     """Refuse commits placed by rings older than `epoch` in this slot.  Result: None."""
 
@@ -334,7 +333,7 @@ SlotCommand = (
 
 
 @wire("c.found_cluster")
-@attrs.frozen
+@frozen
 class FoundCluster:
     """First command of a cluster.  Result: None; Conflict where one was founded."""
 
@@ -344,7 +343,7 @@ class FoundCluster:
 
 
 @wire("c.create_bucket_record")
-@attrs.frozen
+@frozen
 class CreateBucketRecord:
     """Result: BucketRecord (state CREATING).  BucketExists (with .owner) where taken."""
 
@@ -355,7 +354,7 @@ class CreateBucketRecord:
 
 
 @wire("c.set_bucket_state")
-@attrs.frozen
+@frozen
 class SetBucketState:
     """Take the next step of a bucket's life, if nobody did since the proposer looked.
 
@@ -371,7 +370,7 @@ class SetBucketState:
 
 
 @wire("c.drop_bucket_record")
-@attrs.frozen
+@frozen
 class DropBucketRecord:
     """Forget a record in DROPPING.  Result: None; Conflict where it is in another state."""
 
@@ -380,7 +379,7 @@ class DropBucketRecord:
 
 
 @wire("c.create_access_key")
-@attrs.frozen
+@frozen
 class CreateAccessKey:
     """Result: AccessKey, with its time; AccessKeyExists."""
 
@@ -388,7 +387,7 @@ class CreateAccessKey:
 
 
 @wire("c.delete_access_key")
-@attrs.frozen
+@frozen
 class DeleteAccessKey:
     """Result: None; NoSuchAccessKey."""
 
@@ -396,7 +395,7 @@ class DeleteAccessKey:
 
 
 @wire("c.create_join_token")
-@attrs.frozen
+@frozen
 class CreateJoinToken:
     """Result: None."""
 
@@ -404,7 +403,7 @@ class CreateJoinToken:
 
 
 @wire("c.spend_join_token")
-@attrs.frozen
+@frozen
 class SpendJoinToken:
     """Take one use.  Result: None; InvalidToken where unknown, expired, used up, wrong.
 
@@ -417,7 +416,7 @@ class SpendJoinToken:
 
 
 @wire("c.set_layout")
-@attrs.frozen
+@frozen
 class SetLayout:
     """Put the next layout in force.  Result: None; StaleEpoch unless epoch is next."""
 
@@ -425,7 +424,7 @@ class SetLayout:
 
 
 @wire("c.put_setting")
-@attrs.frozen
+@frozen
 class PutSetting:
     """Set (or with None remove) a setting.  Result: None."""
 

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import struct
 
-import attrs
-
 from objstore.errors import CorruptData, ObjstoreError
+from objstore.frozen import frozen
 from objstore.ids import RequestId
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.meta.commands import Command
@@ -43,7 +42,7 @@ class UnknownFeature(ObjstoreError):
         self.level = level
 
 
-@attrs.frozen
+@frozen
 class Envelope:
     """A command and what its proposer adds."""
 

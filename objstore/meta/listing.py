@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import Key, Slot, UploadId
 from objstore.meta import payloads, schema
 from objstore.meta.queries import ListAnswer, ListKeys, ListUploads, UploadsAnswer
@@ -40,7 +41,7 @@ _NIL = payloads.pack(None)
 _SEEK_ROWS = 8  # Read at once where a common prefix may end the run.
 
 
-@attrs.frozen
+@frozen
 class Page(Generic[T]):
     """Merged entries.  reach: up to where they are all, if that is short of a full page."""
 

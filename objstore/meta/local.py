@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import struct
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import NodeId, Slot
 from objstore.meta import payloads
 from objstore.meta.rows import HASH_SIZE
@@ -39,7 +38,7 @@ FORMAT_KEY = LOCAL_PREFIX + b"\7"
 FORMAT = 2
 
 
-@attrs.frozen
+@frozen
 class Progress:
     """How far a replica is, and what goes on from there."""
 

@@ -11,6 +11,7 @@ from typing import get_args
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
 from objstore.meta import payloads
 from objstore.meta.commands import BucketRef
@@ -19,7 +20,7 @@ from objstore.rpc.codec import CorruptValue, wire
 
 
 @wire("q.get_version")
-@attrs.frozen
+@frozen
 class GetVersion:
     """The current version of a key, or a named one.  Answer: Version.
 
@@ -33,7 +34,7 @@ class GetVersion:
 
 
 @wire("q.read_spans")
-@attrs.frozen
+@frozen
 class ReadSpans:
     """Where bytes [offset, offset + size) of a version made of parts are.
 
@@ -56,7 +57,7 @@ FROM_NEWEST = (1 << 63) - 1  # Above the order of every version.
 
 
 @wire("q.list_keys")
-@attrs.frozen
+@frozen
 class ListKeys:
     """One page of each slot's keys or versions, merged.  Answer: ListAnswer.
 
@@ -80,7 +81,7 @@ class ListKeys:
 
 
 @wire("q.list_answer", version=2)
-@attrs.frozen
+@frozen
 class ListAnswer:
     """Sorted: keys with their versions, common prefixes with None.
 
@@ -102,7 +103,7 @@ class ListAnswer:
         return tuple(zip(self.names, rows, strict=True))
 
 
-@attrs.frozen
+@frozen
 class ListPage:
     """What ListKeys comes to, out of the answers of all shards.  Not on the wire."""
 
@@ -111,7 +112,7 @@ class ListPage:
 
 
 @wire("q.get_upload")
-@attrs.frozen
+@frozen
 class GetUpload:
     """Answer: Upload; NoSuchUpload."""
 
@@ -122,7 +123,7 @@ class GetUpload:
 
 
 @wire("q.list_uploads")
-@attrs.frozen
+@frozen
 class ListUploads:
     """Answer: UploadsAnswer, by key, then by initiation time and upload id."""
 
@@ -136,14 +137,14 @@ class ListUploads:
 
 
 @wire("q.uploads_answer")
-@attrs.frozen
+@frozen
 class UploadsAnswer:
     entries: tuple[tuple[bytes, Upload | None], ...]  # None: a common prefix.
     is_truncated: bool
 
 
 @wire("q.list_parts")
-@attrs.frozen
+@frozen
 class ListParts:
     """Answer: PartsAnswer, by number."""
 
@@ -156,7 +157,7 @@ class ListParts:
 
 
 @wire("q.list_version_parts")
-@attrs.frozen
+@frozen
 class ListVersionParts:
     """Parts of a completed version (GetObjectAttributes).  Answer: PartsAnswer."""
 
@@ -169,7 +170,7 @@ class ListVersionParts:
 
 
 @wire("q.parts_answer")
-@attrs.frozen
+@frozen
 class PartsAnswer:
     upload: Upload | None
     parts: tuple[Part, ...]  # Locations emptied: Inline(b"").
@@ -177,7 +178,7 @@ class PartsAnswer:
 
 
 @wire("q.get_usage")
-@attrs.frozen
+@frozen
 class GetUsage:
     """Exact counters of a bucket (or of all: None) in these slots.  Answer: Usage."""
 
@@ -186,7 +187,7 @@ class GetUsage:
 
 
 @wire("q.list_below")
-@attrs.frozen
+@frozen
 class ListBelow:
     """Chunks whose fragments are not all where they belong.  tuple[BelowEntry, ...].
 
@@ -201,7 +202,7 @@ class ListBelow:
 
 
 @wire("q.below_entry")
-@attrs.frozen
+@frozen
 class BelowEntry:
     cursor: bytes
     place: ChunkPlace
@@ -210,7 +211,7 @@ class BelowEntry:
 
 
 @wire("q.list_released")
-@attrs.frozen
+@frozen
 class ListReleased:
     """Released rows older than `before_ms`, by sequence.  Answer: tuple[Released, ...]."""
 
@@ -221,7 +222,7 @@ class ListReleased:
 
 
 @wire("q.list_released_slots")
-@attrs.frozen
+@frozen
 class ListReleasedSlots:
     """Those of these slots that have Released rows.  Answer: tuple[int, ...]."""
 
@@ -229,7 +230,7 @@ class ListReleasedSlots:
 
 
 @wire("q.is_wanted")
-@attrs.frozen
+@frozen
 class IsWanted:
     """Which of these chunks a row or a live intent still refers to.
 
@@ -243,7 +244,7 @@ class IsWanted:
 
 
 @wire("q.cluster_changes")
-@attrs.frozen
+@frozen
 class ClusterChanges:
     """The cluster shard's rows changed after `since`.  Answer: ClusterDelta.
 
@@ -255,7 +256,7 @@ class ClusterChanges:
 
 
 @wire("q.cluster_delta")
-@attrs.frozen
+@frozen
 class ClusterDelta:
     version: int  # Of the state: the cluster shard's applied index at its last change.
     is_full: bool  # Replace everything: `since` was too old.

@@ -48,12 +48,12 @@ def first_row(view: RowView, start: bytes, end: bytes) -> tuple[bytes, bytes] | 
 class StagedRows:
     """Changes over a base, in memory.  `begin` starts a command; `rollback` undoes it."""
 
-    __slots__ = ("_base", "_is_sorted", "_keys", "_undo", "changes")
+    __slots__ = ("_base", "_keys", "_undo", "changes")
 
     def __init__(self, base: RowView) -> None:
         self._base = base
-        self._keys: list[bytes] = []  # Of `changes`; sorted once a scan needs it.
-        self._is_sorted = True
+        # Of `changes`, sorted; None until a scan needs them, and most commands need none.
+        self._keys: list[bytes] | None = None
         self._undo: dict[bytes, object] = {}  # What `changes` held before this command.
         self.changes: dict[bytes, bytes | None] = {}  # Sealed values; None: deleted.
 
@@ -64,32 +64,28 @@ class StagedRows:
         return None if value is None else value[HEAD_SIZE:]  # type: ignore[index]
 
     def put(self, key: bytes, payload: bytes) -> None:
-        self._change(key, seal(key, payload))
+        changes = self.changes
+        if key not in self._undo:
+            self._undo[key] = changes.get(key, _ABSENT)
+        changes[key] = seal(key, payload)
+        self._keys = None
 
     def delete(self, key: bytes) -> None:
-        self._change(key, None)
-
-    def _change(self, key: bytes, value: bytes | None) -> None:
         changes = self.changes
-        before = changes.get(key, _ABSENT)
-        if before is _ABSENT:
-            self._keys.append(key)
-            self._is_sorted = False
-        self._undo.setdefault(key, before)
-        changes[key] = value
-
-    def _sort(self) -> None:
-        if not self._is_sorted:
-            self._keys.sort()
-            self._is_sorted = True
+        if key not in self._undo:
+            self._undo[key] = changes.get(key, _ABSENT)
+        changes[key] = None
+        self._keys = None
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        self._sort()
-        low = bisect_left(self._keys, start)
-        high = bisect_left(self._keys, end, low)
+        keys = self._keys
+        if keys is None:
+            keys = self._keys = sorted(self.changes)
+        low = bisect_left(keys, start)
+        high = bisect_left(keys, end, low)
         if low == high:
             return self._base.scan(start, end)
-        return self._merged(self._keys[low:high], self._base.scan(start, end))
+        return self._merged(keys[low:high], self._base.scan(start, end))
 
     def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         return list(islice(self.scan(start, end), limit))
@@ -117,13 +113,12 @@ class StagedRows:
 
     def rollback(self) -> None:
         """Undo everything since `begin`."""
-        self._sort()
         for key, value in self._undo.items():
             if value is _ABSENT:
                 del self.changes[key]
-                del self._keys[bisect_left(self._keys, key)]
             else:
                 self.changes[key] = value  # type: ignore[assignment]
+        self._keys = None
         self._undo.clear()
 
     def chain(self, before: bytes) -> bytes:

@@ -27,6 +27,7 @@ from objstore.errors import (
     OutOfSpace,
     Unavailable,
 )
+from objstore.frozen import frozen
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
 from objstore.ids import CLUSTER_SHARD, NodeId, RequestId, ShardId, Slot
@@ -58,7 +59,7 @@ _DRAIN_STEPS_MAX = 64  # Of one slot in one round: four thousand rows.
 
 
 @wire("meta.propose_call")
-@attrs.frozen
+@frozen
 class ProposeCall:
     """The encoded command is the call's payload."""
 
@@ -67,14 +68,14 @@ class ProposeCall:
 
 
 @wire("meta.query_call")
-@attrs.frozen
+@frozen
 class QueryCall:
     shard: ShardId
     query: object
 
 
 @wire("meta.chain")
-@attrs.frozen
+@frozen
 class Chain:
     """A replica's running hash of changes, at some applied indexes."""
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-import attrs
 import google_crc32c
 
 from objstore.errors import CorruptData
+from objstore.frozen import frozen
 from objstore.limits import SNAPSHOT_PIECE_SIZE
 from objstore.meta import payloads, schema
 
@@ -37,7 +37,7 @@ class CorruptSnapshot(CorruptData):
         self.reason = reason
 
 
-@attrs.frozen
+@frozen
 class SnapshotHead:
     """What of a shard's state is in no row."""
 

@@ -121,10 +121,13 @@ class KvRows:
         slot = end[:2]
         if end <= self._expiring.get(slot, b""):
             return
-        first = end
-        for key, payload in self._scan(end[:3], end):
+        # One row further, so that nothing is looked for before that one is due.
+        first = schema.range_end(end[:3])
+        for key, payload in self._scan(end[:3], first):
             first = min(first, key)
             self._expiring[slot] = first
+            if key >= end:
+                return
             yield key, payload
         self._expiring[slot] = first
 

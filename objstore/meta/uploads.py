@@ -17,6 +17,7 @@ from itertools import pairwise
 import attrs
 
 from objstore.errors import InvalidRequest
+from objstore.frozen import frozen
 from objstore.ids import BucketId, Key, Slot, UploadId
 from objstore.limits import (
     COMPLETION_KEPT_MS,
@@ -137,7 +138,7 @@ def abort_upload(work: Work, command: AbortUpload) -> None:
 # ---- completion -----------------------------------------------------------------------
 
 
-@attrs.frozen
+@frozen
 class _Chosen:
     """The listed parts, as their rows have them."""
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import (
     BucketId,
     ChunkId,
@@ -40,7 +41,7 @@ class BucketState(IntEnum):
 
 
 @wire("v.bucket_record")
-@attrs.frozen
+@frozen
 class BucketRecord:
     """A bucket, in the cluster shard."""
 
@@ -57,7 +58,7 @@ class BucketRecord:
 
 
 @wire("v.access_key")
-@attrs.frozen
+@frozen
 class AccessKey:
     """A key pair of the S3 dialect.  `is_root` sees all; others what they made."""
 
@@ -70,7 +71,7 @@ class AccessKey:
 
 
 @wire("v.join_token")
-@attrs.frozen
+@frozen
 class JoinToken:
     """Admits nodes until it expires or its uses are up."""
 
@@ -86,7 +87,7 @@ class JoinToken:
 
 
 @wire("v.displaced")
-@attrs.frozen
+@frozen
 class Displaced:
     """A fragment that is not where the ring of the chunk's epoch says."""
 
@@ -95,7 +96,7 @@ class Displaced:
 
 
 @wire("v.chunk_ref")
-@attrs.frozen
+@frozen
 class ChunkRef:
     """One chunk of a version or part: which, how long, and where its fragments are.
 
@@ -109,7 +110,7 @@ class ChunkRef:
 
 
 @wire("v.inline")
-@attrs.frozen
+@frozen
 class Inline:
     """The bytes ride in the row."""
 
@@ -117,7 +118,7 @@ class Inline:
 
 
 @wire("v.chunks")
-@attrs.frozen
+@frozen
 class Chunks:
     """The bytes are ring chunks, in order."""
 
@@ -126,7 +127,7 @@ class Chunks:
 
 
 @wire("v.parts")
-@attrs.frozen
+@frozen
 class Parts:
     """The bytes are those of an upload's part rows, which stay where they are.
 
@@ -139,7 +140,7 @@ class Parts:
 
 
 @wire("v.external")
-@attrs.frozen
+@frozen
 class External:
     """The bytes are outside (a tier, an archive).  Format only: nothing makes one yet."""
 
@@ -151,7 +152,7 @@ Location = Inline | Chunks | Parts | External
 
 
 @wire("v.checksum")
-@attrs.frozen
+@frozen
 class Checksum:
     """A checksum that the client sees, beside the etag."""
 
@@ -164,7 +165,7 @@ class Checksum:
 
 
 @wire("v.bucket_fence")
-@attrs.frozen
+@frozen
 class BucketFence:
     """A bucket's record in each of its span slots: what object commands check."""
 
@@ -175,7 +176,7 @@ class BucketFence:
 
 
 @wire("v.draft")
-@attrs.frozen
+@frozen
 class Draft:
     """A version as its writer proposes it: all but what is fixed when applied."""
 
@@ -191,7 +192,7 @@ class Draft:
 
 
 @wire("v.version")
-@attrs.frozen
+@frozen
 class Version:
     """One immutable content of an object, or a delete marker (then `draft` is None)."""
 
@@ -229,7 +230,7 @@ ListedRow = tuple[str, int, int, int, str, str, str, str | None, str | None, boo
 
 
 @wire("v.upload")
-@attrs.frozen
+@frozen
 class Upload:
     """A multipart upload in progress."""
 
@@ -248,7 +249,7 @@ class Upload:
 
 
 @wire("v.part")
-@attrs.frozen
+@frozen
 class Part:
     """One numbered piece of an upload, as the client cut it."""
 
@@ -261,7 +262,7 @@ class Part:
 
 
 @wire("v.span")
-@attrs.frozen
+@frozen
 class Span:
     """A run of an object's bytes, for readers: in order and without gaps."""
 
@@ -271,7 +272,7 @@ class Span:
 
 
 @wire("v.intent")
-@attrs.frozen
+@frozen
 class Intent:
     """Says that a writer may be making chunks with this id prefix."""
 
@@ -282,7 +283,7 @@ class Intent:
 
 
 @wire("v.released")
-@attrs.frozen
+@frozen
 class Released:
     """Chunks that a committed command let go of: provably unowned since `time_ms`."""
 
@@ -293,7 +294,7 @@ class Released:
 
 
 @wire("v.chunk_place")
-@attrs.frozen
+@frozen
 class ChunkPlace:
     """Where a chunk is referred to: a version's manifest or an upload's part."""
 
@@ -306,7 +307,7 @@ class ChunkPlace:
 
 
 @wire("v.usage")
-@attrs.frozen
+@frozen
 class Usage:
     """Exact counters."""
 

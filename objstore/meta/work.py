@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import BucketId, Key, Slot, VersionId
 from objstore.meta import payloads, schema
 from objstore.meta.rows import StagedRows
@@ -17,7 +16,7 @@ from objstore.meta.rows import StagedRows
 ORDER_SHIFT = 20  # A version's order is its cluster time and room for 2^20 beside it.
 
 
-@attrs.frozen
+@frozen
 class Context:
     """Where and when a command is applied: the same on every replica."""
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import attrs
 import trio
 
 from objstore.errors import Conflict
+from objstore.frozen import frozen
 from objstore.meta import bucket_steps, slots
 from objstore.meta.commands import CreateBucketRecord, SetBucketState
 from objstore.meta.errors import BucketExists, BucketNotEmpty
@@ -37,7 +37,7 @@ class BucketBusy(Conflict):
     """The bucket is being made or deleted by another request."""
 
 
-@attrs.frozen
+@frozen
 class BucketPage:
     """Buckets by name."""
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import Key, VersionId
 from objstore.meta.commands import BucketRef
 from objstore.meta.values import BucketRecord
 
 
-@attrs.frozen
+@frozen
 class Principal:
     """Who asks."""
 
@@ -30,7 +31,7 @@ class Principal:
     name: str = ""
 
 
-@attrs.frozen
+@frozen
 class Capability:
     """Leave for `action` on exactly this."""
 

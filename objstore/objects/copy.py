@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.meta.values import Part, Upload, Version
 from objstore.objects import get, multipart, put
 from objstore.objects.capability import Capability
@@ -20,7 +19,7 @@ from objstore.objects.requests import ExpectedDigest, ObjectAttributes
 from objstore.objects.store import Store
 
 
-@attrs.frozen
+@frozen
 class SourceBody:
     """A run of a version's bytes, as the body of a write."""
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-import attrs
 import structlog
 import trio
 
@@ -29,6 +28,7 @@ from objstore.config import ReadConfig
 from objstore.ec.codec import Buffer, codec_for
 from objstore.ec.scheme import Scheme
 from objstore.errors import CorruptData, NotFound, ObjstoreError, Unavailable
+from objstore.frozen import frozen
 from objstore.host.threads import Threads
 from objstore.ids import ChunkId, FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
@@ -47,7 +47,7 @@ def memory_of(size: int) -> int:
     return min(size, BLOCKS_AHEAD * BLOCK_SIZE)
 
 
-@attrs.frozen
+@frozen
 class FragmentDamage:
     """A fragment that `node` should have in good order, and has not."""
 
@@ -76,7 +76,7 @@ class Placement(Protocol):
     def owners(self, chunk: ChunkId, width: int) -> tuple[NodeId | None, ...]: ...
 
 
-@attrs.frozen
+@frozen
 class _Source:
     """Where one fragment is said to be."""
 

@@ -24,6 +24,7 @@ import trio
 
 from objstore.chunks.fragment import FragmentOwner
 from objstore.errors import LocalProtocolError, ObjstoreError, Unavailable
+from objstore.frozen import frozen
 from objstore.host.buffers import POOL
 from objstore.ids import IntentId, Slot, UploadId, chunk_id
 from objstore.limits import BLOCK_SIZE, INTENT_LIFE_MS
@@ -49,7 +50,7 @@ _RENEW_AFTER_S = INTENT_LIFE_MS / 3000
 _RENEW_AGAIN_S = INTENT_LIFE_MS / 15_000  # Where the slot's shard did not answer.
 
 
-@attrs.frozen
+@frozen
 class Received:
     """A body that is safe, but not visible yet."""
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.meta.commands import PutResult, PutVersion, WriteCondition
 from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import GetVersion
@@ -22,7 +21,7 @@ from objstore.objects.requests import Body, ObjectAttributes
 from objstore.objects.store import Store
 
 
-@attrs.frozen
+@frozen
 class Stored:
     """What a write answers."""
 

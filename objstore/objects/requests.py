@@ -22,6 +22,7 @@ from typing import Protocol
 import attrs
 
 from objstore.errors import InvalidRequest
+from objstore.frozen import frozen
 from objstore.meta.commands import UNCONDITIONAL, WriteCondition
 
 MD5 = "MD5"
@@ -30,7 +31,7 @@ CHECKSUM_ALGORITHMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
 DEFAULT_CHECKSUM_ALGORITHM = "CRC64NVME"  # Where the client asks for none, as AWS.
 
 
-@attrs.frozen
+@frozen
 class ExpectedDigest:
     """A digest that the client says its body has."""
 

@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.raft.effects import (
     Apply,
@@ -80,7 +81,7 @@ _NEVER_MS = -(10**15)
 _FAR = 2**63
 
 
-@attrs.frozen
+@frozen
 class _Mark:
     """What becomes durable with a Persist."""
 
@@ -89,7 +90,7 @@ class _Mark:
     cuts: int  # Of the log then; a later cut makes `last_index` meaningless.
 
 
-@attrs.frozen
+@frozen
 class _OwnVote:
     """A candidate's vote for itself, held like a message until it is durable."""
 

@@ -41,6 +41,7 @@ from objstore.errors import (
     RemoteProtocolError,
     Unavailable,
 )
+from objstore.frozen import frozen
 from objstore.host.clock import Clock
 from objstore.ids import NodeId
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
@@ -115,7 +116,7 @@ class RaftTransport(Protocol):
         ...
 
 
-@attrs.frozen
+@frozen
 class FollowerStatus:
     match: int  # The log agrees, durably, up to here.
     stage: str  # "probe", "replicate" or "snapshot".
@@ -123,7 +124,7 @@ class FollowerStatus:
     damaged: bool
 
 
-@attrs.frozen
+@frozen
 class GroupStatus:
     """One group as this node sees it."""
 
@@ -142,7 +143,7 @@ class GroupStatus:
     clock_offset_ms: int
 
 
-@attrs.frozen
+@frozen
 class _Write:
     records: Sequence[Record]
     size: int
@@ -178,7 +179,7 @@ class Room(Protocol):
         ...
 
 
-@attrs.frozen
+@frozen
 class _EndlessRoom:
     is_full: bool = False
     is_brimful: bool = False

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.raft.hard_state import Damage, HardState
 from objstore.raft.messages import Message
@@ -19,7 +18,7 @@ class Role(Enum):
     LEADER = "leader"
 
 
-@attrs.frozen
+@frozen
 class Send:
     """Send now; what rests on something durable is given out only when it is."""
 
@@ -27,7 +26,7 @@ class Send:
     message: Message
 
 
-@attrs.frozen
+@frozen
 class Persist:
     """Write to the WAL, in this order; call `Core.persisted(sequence)` once durable."""
 
@@ -38,7 +37,7 @@ class Persist:
     entries: list[Entry]
 
 
-@attrs.frozen
+@frozen
 class Apply:
     """Give these to the state machine; call `Core.applied(index of the last)`."""
 
@@ -46,47 +45,47 @@ class Apply:
     membership: Membership  # In force after the last of them.
 
 
-@attrs.frozen
+@frozen
 class ReadsReady:
     """The state machine may be read for these requests."""
 
     requests: list[int]
 
 
-@attrs.frozen
+@frozen
 class ReadsFailed:
     """Leadership was lost before they could be answered."""
 
     requests: list[int]
 
 
-@attrs.frozen
+@frozen
 class RoleChanged:
     role: Role
     term: int
     leader: NodeId | None
 
 
-@attrs.frozen
+@frozen
 class SendSnapshot:
     """Send a snapshot to `to`; call `Core.snapshot_sent` when done or failed."""
 
     to: NodeId
 
 
-@attrs.frozen
+@frozen
 class MembershipChanged:
     membership: Membership
 
 
-@attrs.frozen
+@frozen
 class DamageChanged:
     """Damage was learned of, or (NONE) made good."""
 
     damage: Damage
 
 
-@attrs.frozen
+@frozen
 class Removed:
     """This replica is no member any more: destroy it, keep `hard_state` as tombstone."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 
 
@@ -25,7 +24,7 @@ class Damage(IntEnum):
     VOTE = 3
 
 
-@attrs.frozen
+@frozen
 class HardState:
     """Durable before anything that follows from it is said."""
 

@@ -32,6 +32,7 @@ import attrs
 import msgpack
 
 from objstore.errors import RemoteProtocolError
+from objstore.frozen import frozen
 from objstore.ids import NodeId, is_node_id
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.packing import make_pack
@@ -44,7 +45,7 @@ _U64_MAX = 2**64 - 1
 _MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
 
 
-@attrs.frozen
+@frozen
 class Vote:
     """Asks for a vote, or with `pre` whether one would be given."""
 
@@ -55,7 +56,7 @@ class Vote:
     transfer: bool  # The leader itself asked for this: it overrides the leader's lease.
 
 
-@attrs.frozen
+@frozen
 class VoteReply:
     term: int  # Of the request where granted, of the answerer where not.
     pre: bool
@@ -66,7 +67,7 @@ class VoteReply:
     commit_term: int
 
 
-@attrs.frozen
+@frozen
 class Append:
     """Entries that follow (prev_index, prev_term)."""
 
@@ -77,7 +78,7 @@ class Append:
     entries: tuple[Entry, ...]
 
 
-@attrs.frozen
+@frozen
 class AppendReply:
     """`accepted`: the log agrees with the leader's, durably, up to `index`.
 
@@ -94,7 +95,7 @@ class AppendReply:
     damage: int  # A Damage; the leader tells how far to catch up before voting again.
 
 
-@attrs.frozen
+@frozen
 class Heartbeat:
     term: int
     round: int  # Ever growing within a term; acknowledges reads that came before it.
@@ -105,7 +106,7 @@ class Heartbeat:
     lost: bool  # You have acknowledged more than you have: you are damaged.
 
 
-@attrs.frozen
+@frozen
 class HeartbeatReply:
     term: int
     round: int
@@ -115,12 +116,12 @@ class HeartbeatReply:
     damage: int
 
 
-@attrs.frozen
+@frozen
 class TimeoutNow:
     term: int
 
 
-@attrs.frozen
+@frozen
 class Gone:
     """The receiver is no member as of the sender's applied membership."""
 
@@ -128,14 +129,14 @@ class Gone:
     last_index: int  # The leader's: a replica that has more was added again.
 
 
-@attrs.frozen
+@frozen
 class Wake:
     """A replica that may not campaign has heard nobody for an election timeout."""
 
     term: int
 
 
-@attrs.frozen
+@frozen
 class ReadAsk:
     """A follower wants to be read; by asking it vouches for the receiver's term."""
 
@@ -143,7 +144,7 @@ class ReadAsk:
     number: int  # Never used twice by one follower, in whatever life of its process.
 
 
-@attrs.frozen
+@frozen
 class ReadAnswer:
     """What is applied up to `index` shows all that was acknowledged before the ask."""
 
@@ -227,7 +228,7 @@ def encode_payload(messages: Iterable[tuple[int, Message]], *, wall_ms: int) -> 
 _VERSION_BYTE = bytes((VERSION,))
 
 
-@attrs.frozen
+@frozen
 class Payload:
     wall_ms: int  # The sender's wall clock when it wrote this.
     messages: list[tuple[int, Message]]

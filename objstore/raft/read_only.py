@@ -20,10 +20,11 @@ from collections import deque
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 
 
-@attrs.frozen
+@frozen
 class Ask:
     """A request that a follower sent to its leader."""
 

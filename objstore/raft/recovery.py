@@ -22,6 +22,7 @@ import struct
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.raft.hard_state import Damage, HardState
 from objstore.raft.log import Log
@@ -122,7 +123,7 @@ class Replay:
                 group.damage = Damage.VOTE
 
 
-@attrs.frozen
+@frozen
 class Restored:
     """Where a replica starts from."""
 

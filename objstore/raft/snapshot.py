@@ -24,6 +24,7 @@ import attrs
 from google_crc32c import extend as crc32c_extend
 
 from objstore.errors import RemoteProtocolError
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.limits import SNAPSHOT_PIECE_SIZE
 from objstore.raft.messages import decode_membership, encode_membership, pack, unpack
@@ -40,7 +41,7 @@ class Status(IntEnum):
     BROKEN = 3  # The transfer is not known (any more): begin again.
 
 
-@attrs.frozen
+@frozen
 class Begin:
     group: int
     transfer: int  # Random; tells this attempt from others.
@@ -48,7 +49,7 @@ class Begin:
     applied: Applied
 
 
-@attrs.frozen
+@frozen
 class Piece:
     group: int
     transfer: int
@@ -56,7 +57,7 @@ class Piece:
     data: bytes
 
 
-@attrs.frozen
+@frozen
 class Commit:
     group: int
     transfer: int
@@ -64,7 +65,7 @@ class Commit:
     crc: int  # CRC32C of all pieces in a row.
 
 
-@attrs.frozen
+@frozen
 class Reply:
     status: Status
     number: int = 0

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 
 
@@ -24,7 +23,7 @@ class EntryKind(IntEnum):
     MEMBERSHIP = 2  # An encoded Membership.
 
 
-@attrs.frozen
+@frozen
 class Entry:
     """One entry of a group's log."""
 
@@ -34,7 +33,7 @@ class Entry:
     data: bytes
 
 
-@attrs.frozen
+@frozen
 class Membership:
     """Who is in a group.  `outgoing` is not empty while a joint change is under way."""
 
@@ -43,7 +42,7 @@ class Membership:
     learners: tuple[NodeId, ...] = ()  # Receive the log, do not count.  Sorted.
 
 
-@attrs.frozen
+@frozen
 class Applied:
     """How far a state machine is."""
 

@@ -35,6 +35,7 @@ from itertools import count
 import attrs
 
 from objstore.errors import CorruptData
+from objstore.frozen import frozen
 from objstore.host.disk import DIRECT_BLOCK_SIZE, DirectFile, Directory, File
 from objstore.host.entropy import Entropy
 from objstore.host.threads import Threads, Worker
@@ -86,7 +87,7 @@ class Segment:
         return self.header.generation
 
 
-@attrs.frozen
+@frozen
 class Finding:
     """Something not as it should be, for log and operator."""
 
@@ -97,7 +98,7 @@ class Finding:
     group: int | None  # Lost: whose; None: unknown, so everybody's.
 
 
-@attrs.frozen
+@frozen
 class Recovered:
     """What the log held at the start."""
 

@@ -50,6 +50,7 @@ import attrs
 from google_crc32c import value as crc32c
 
 from objstore.errors import CorruptData
+from objstore.frozen import frozen
 
 FORMAT = 1
 HEADER_COPIES = (0, 4096)  # Two blocks of a drive, so that one bad block loses no file.
@@ -86,7 +87,7 @@ class RecordType(IntEnum):
     RELEASED = 8  # Segments of a generation below `index` were given up.
 
 
-@attrs.frozen
+@frozen
 class Record:
     group: int
     type: RecordType
@@ -105,7 +106,7 @@ def record_size(payload_size: int) -> int:
     return RECORD_HEADER_SIZE + payload_size + (-payload_size % ALIGNMENT)
 
 
-@attrs.frozen
+@frozen
 class SegmentHeader:
     generation: int
     first_sequence: int
@@ -178,7 +179,7 @@ def pack(
     return buffers
 
 
-@attrs.frozen
+@frozen
 class Good:
     """A record as it was written."""
 
@@ -186,7 +187,7 @@ class Good:
     record: Record
 
 
-@attrs.frozen
+@frozen
 class Lost:
     """Records that may have been acknowledged and are not readable.
 
@@ -199,7 +200,7 @@ class Lost:
     record: Record | None
 
 
-@attrs.frozen
+@frozen
 class Cut:
     """The log ends here; behind are remains of a write that was never acknowledged."""
 
@@ -207,7 +208,7 @@ class Cut:
     offset: int
 
 
-@attrs.frozen
+@frozen
 class _Head:
     offset: int
     sequence: int

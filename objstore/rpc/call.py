@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import attrs
-
 from objstore.errors import InvalidRequest, Unavailable
+from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.rpc.codec import wire_error
 from objstore.rpc.frames import Buffer
@@ -19,7 +18,7 @@ from objstore.rpc.frames import Buffer
 PROTOCOL = 1  # Named in hello: what methods and frames mean as a whole.
 
 
-@attrs.frozen
+@frozen
 class Call:
     """A call as its handler sees it."""
 
@@ -30,7 +29,7 @@ class Call:
     method: str = ""
 
 
-@attrs.frozen
+@frozen
 class Reply:
     """An answer.  `payload` of one that was received is a memoryview."""
 

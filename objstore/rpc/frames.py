@@ -38,6 +38,7 @@ from typing import Any
 import attrs
 
 from objstore.errors import LocalProtocolError, RemoteProtocolError
+from objstore.frozen import frozen
 from objstore.host.buffers import POOL
 from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
 from objstore.rpc import codec
@@ -76,7 +77,7 @@ _KINDS = {int(kind): kind for kind in Kind}
 _EMPTY = memoryview(b"")
 
 
-@attrs.frozen
+@frozen
 class Frame:
     """One frame as it arrived; `open_frame` reads its header."""
 

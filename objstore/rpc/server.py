@@ -24,6 +24,7 @@ import trio
 
 from objstore import metrics
 from objstore.errors import ObjstoreError, RemoteProtocolError
+from objstore.frozen import frozen
 from objstore.host.network import Address, Listener, Network, ServerTls, Stream
 from objstore.ids import ClusterId, NodeId
 from objstore.limits import FRAME_SIZE_MAX
@@ -271,7 +272,7 @@ class _Worker:
     bucket: int = 0  # Of the call's deadline in the alarm.
 
 
-@attrs.frozen
+@frozen
 class _Request:
     """A REQUEST frame, opened."""
 

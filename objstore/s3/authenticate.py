@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.http.message import Headers, Request
 from objstore.objects.capability import Principal
 from objstore.s3 import sigv2
@@ -21,7 +22,7 @@ from objstore.s3.router import virtual_bucket
 from objstore.s3.sigv4 import SigningKeys, Verified, check_claim, parse_claim, verify
 
 
-@attrs.frozen
+@frozen
 class Credential:
     """An access key's secret, and whose it is."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import attrs
+from objstore.frozen import frozen
 
 SERVICE = "service"
 BUCKET = "bucket"
@@ -37,7 +37,7 @@ _SHADOWED = {
 _ELSEWHERE = {"WriteGetObjectResponse"}
 
 
-@attrs.frozen
+@frozen
 class Operation:
     """What makes a request this operation."""
 

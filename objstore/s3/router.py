@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from urllib.parse import unquote_to_bytes
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.http.message import Headers
 from objstore.ids import Key
 from objstore.limits import KEY_SIZE_MAX
@@ -35,7 +34,7 @@ TELLING_HEADERS = frozenset({"x-amz-copy-source"})
 _OBJECT_LAMBDA_PATH = "/WriteGetObjectResponse"
 
 
-@attrs.frozen
+@frozen
 class Route:
     """Where a request goes."""
 
@@ -44,7 +43,7 @@ class Route:
     key: Key | None
 
 
-@attrs.frozen
+@frozen
 class Place:
     """What an address names, before it is known what is to be done with it."""
 
@@ -201,7 +200,7 @@ def not_implemented(operation: str) -> S3Error:
     )
 
 
-@attrs.frozen
+@frozen
 class _Table:
     """The service model, turned for look-up."""
 

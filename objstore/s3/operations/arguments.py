@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.http.conditions import ANY, CONDITIONS, parse_etags
 from objstore.ids import Key, UploadId, VersionId
 from objstore.limits import KEY_SIZE_MAX, LIST_PAGE_MAX, PART_NUMBER_MAX
@@ -230,7 +229,7 @@ def _asked_algorithm(call: S3Call, header: str) -> str | None:
 # ---- copy sources ---------------------------------------------------------------------
 
 
-@attrs.frozen
+@frozen
 class CopySource:
     """What x-amz-copy-source names."""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
 from objstore.errors import NotFound
+from objstore.frozen import frozen
 from objstore.http.conditions import Conditions, Outcome
 from objstore.http.message import Response
 from objstore.limits import COPY_SIZE_MAX
@@ -46,7 +45,7 @@ _RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})")
 _CONDITIONS_PREFIX = "x-amz-copy-source-"
 
 
-@attrs.frozen
+@frozen
 class _Source:
     """What is copied."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import attrs
-
 from objstore.errors import ObjstoreError
+from objstore.frozen import frozen
 from objstore.http.message import Response
 from objstore.ids import Key, VersionId
 from objstore.limits import DELETE_OBJECTS_MAX, XML_LARGE_SIZE_MAX
@@ -22,7 +21,7 @@ from objstore.s3.operations.features import not_implemented, refuse_unknown_feat
 from objstore.s3.xml import Element, document, element, malformed, tag, tag_if
 
 
-@attrs.frozen
+@frozen
 class _Item:
     """One <Object> of the request."""
 

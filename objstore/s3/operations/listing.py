@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.http.message import Response
 from objstore.ids import UploadId
 from objstore.meta.queries import ListPage, UploadsAnswer
@@ -47,7 +46,7 @@ _CHECKSUMS: dict[tuple[str | None, str | None], str] = {
 _CHECKSUMS[None, None] = ""
 
 
-@attrs.frozen
+@frozen
 class _Arguments:
     """What all lists of a bucket's keys have in common."""
 

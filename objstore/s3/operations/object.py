@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-import attrs
-
+from objstore.frozen import frozen
 from objstore.http.conditions import (
     UNCONDITIONAL,
     Conditions,
@@ -99,7 +98,7 @@ def written_version_headers(record: BucketRecord, version_id: str) -> list[tuple
 # ---- get, head ------------------------------------------------------------------------
 
 
-@attrs.frozen
+@frozen
 class _Selected:
     """What of an object is to be answered."""
 

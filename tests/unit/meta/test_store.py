@@ -13,7 +13,7 @@ from objstore.chunks import index as chunk_index
 from objstore.errors import CorruptData
 from objstore.host.kv import KeyValueStore
 from objstore.ids import DriveId, Key, NodeId, RequestId, Slot
-from objstore.limits import SNAPSHOT_PIECE_SIZE
+from objstore.limits import REQUEST_ID_KEPT_MS, SNAPSHOT_PIECE_SIZE
 from objstore.meta import commands as c
 from objstore.meta import envelope, reads, schema
 from objstore.meta import queries as q
@@ -21,7 +21,7 @@ from objstore.meta import store as store_module
 from objstore.meta.errors import PreconditionFailed
 from objstore.meta.local import VIEW_PREFIX
 from objstore.meta.snapshot import CorruptSnapshot
-from objstore.meta.store import MetaStore, ShardMachine, verify
+from objstore.meta.store import KvRows, MetaStore, ShardMachine, verify
 from objstore.meta.values import BucketFence
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 from objstore.rpc import codec
@@ -503,3 +503,28 @@ def test_the_views_copy_is_replaced_or_changed_at_once() -> None:
 
 def _rows(kv: KeyValueStore, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     return kv.scan(prefix, schema.range_end(prefix))
+
+
+def test_nothing_is_looked_for_before_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    machine = disk.store.machine(GROUP)
+    machine.apply([entry(1, open_bucket())], MEMBERS)
+    looks: list[bytes] = []
+    scan = KvRows._scan
+
+    def watched(rows: KvRows, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        looks.append(start)
+        return scan(rows, start, end)
+
+    monkeypatch.setattr(KvRows, "_scan", watched)
+    for index in range(2, 130):  # Every eighth drains what is due: for a while nothing.
+        stamp_ms = 5_000 + 10 * index
+        machine.apply([entry(index, put(b"%d" % index), stamp_ms=stamp_ms)], MEMBERS)
+    assert len(looks) <= 1
+    late_ms = 10_000 + REQUEST_ID_KEPT_MS
+    for index in range(130, 146):
+        machine.apply([entry(index, put(b"k"), stamp_ms=late_ms + index)], MEMBERS)
+    assert len(looks) > 1
+    first = schema.table_prefix(SLOT, schema.Table.EXPIRY)
+    rows = list(machine.rows.scan(first, schema.range_end(first)))
+    assert schema.expiry_of_row(rows[0][0])[0] >= late_ms + 130
