@@ -16,12 +16,12 @@ fragments: what is held per segment is in `segment.Segment`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
 from objstore.chunks.format import NONCE_SIZE, Extent, crc32c
-from objstore.errors import CorruptData
+from objstore.errors import CorruptData, Unavailable
 from objstore.host.kv import Batch, KeyValueStore
 from objstore.ids import CHUNK_ID_SIZE, DriveId, FragmentId
 from objstore.limits import RECORD_ALIGNMENT
@@ -179,14 +179,22 @@ def _segment_key(drive: DriveId, number: int) -> bytes:
 
 @attrs.frozen
 class Index:
-    """Reads and changes the rows.  Calls take microseconds, but for the long scans."""
+    """Reads and changes the rows.  Calls take microseconds, but for the long scans.
+
+    A store that fails ends the node (`ChunkStore.run`); whoever asked it for a fragment
+    hears Unavailable, and asks another.
+    """
 
     _kv: KeyValueStore
+    _on_error: Callable[[OSError], None] = lambda _: None
 
     def get(self, fragment: FragmentId) -> Location | None:
-        """Raises CorruptData where the row itself is damaged."""
+        """Raises CorruptData where the row itself is damaged, Unavailable."""
         key = _FRAGMENTS + fragment.encode()
-        value = self._kv.get(key)
+        try:
+            value = self._kv.get(key)
+        except OSError as error:
+            raise self._ended_by(error) from error
         return None if value is None else _decode_location(_unseal(key, value))
 
     def after(self, fragment: FragmentId | None) -> Iterator[tuple[FragmentId, Location]]:
@@ -218,7 +226,15 @@ class Index:
         return Change(batch), batch
 
     def write(self, batch: Batch) -> None:
-        self._kv.write(batch)
+        """Raises Unavailable."""
+        try:
+            self._kv.write(batch)
+        except OSError as error:
+            raise self._ended_by(error) from error
+
+    def _ended_by(self, error: OSError) -> Unavailable:
+        self._on_error(error)
+        return Unavailable(f"the index of chunks: {error}")
 
 
 def _end_of(prefix: bytes) -> bytes:

@@ -120,7 +120,9 @@ class ChunkStore:
     ) -> None:
         self.drives: dict[DriveId, Drive] = {}
         self.refused: list[Drive] = []  # Folders without a usable identity.
-        self.index = Index(kv)
+        self.index = Index(kv, self._note_index_error)
+        self._index_error: OSError | None = None
+        self._index_failed = trio.Event()
         self.on_damage = on_damage
         self._host = host
         self._directories = list(drives)
@@ -139,7 +141,7 @@ class ChunkStore:
     ) -> None:
         """Claim the drives, bring the index up to date, then serve until cancelled.
 
-        Raises ConfigError where no drive can be used.
+        Raises ConfigError where no drive can be used, OSError where the index fails.
         """
         try:
             await self._claim_drives()
@@ -151,10 +153,16 @@ class ChunkStore:
                 nursery.start_soon(self._tick)
                 nursery.start_soon(self._serve_burials)
                 task_status.started()
-                await trio.sleep_forever()
+                await self._index_failed.wait()
+                assert self._index_error is not None
+                raise self._index_error
         finally:
             for drive in [*self.drives.values(), *self.refused]:
                 drive.close()
+
+    def _note_index_error(self, error: OSError) -> None:
+        self._index_error = self._index_error or error
+        self._index_failed.set()
 
     def _usable(self) -> list[Drive]:
         return [drive for drive in self.drives.values() if drive.fenced is None]

@@ -1,4 +1,4 @@
-"""What may be asked of a shard: reads at its leader, behind a ReadIndex barrier.
+"""What may be asked of a shard: reads behind a ReadIndex barrier, at any whole replica.
 
 Each names its slots; a query of several slots is answered by the one shard that has them
 (the client splits and merges).  Answers are the types named in each docstring; errors as

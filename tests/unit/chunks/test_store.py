@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from objstore.chunks.format import crc32c
 from objstore.chunks.fragment import NoSuchFragment
-from objstore.errors import CorruptData, InvalidRequest
+from objstore.errors import CorruptData, InvalidRequest, Unavailable
+from objstore.testing.disk import DiskFault, DiskOperation
 from objstore.testing.host import SimulatedWorld
 from objstore.units import KiB, MiB
 
@@ -243,3 +244,21 @@ async def test_cancelled_writer_leaves_nothing_behind() -> None:
             await get(store, 1)
         drive = next(iter(store.drives.values()))
         assert all(not segment.open for segment in drive.segments.values())
+
+
+@pytest.mark.parametrize("operation", ["read", "write"])
+async def test_an_index_that_fails_ends_the_node_and_is_nobodys_internal_error(
+    operation: DiskOperation,
+) -> None:
+    """F11: whoever asked is told to ask another, and not that this was not foreseen."""
+    node, heard = make(), list[Exception]()
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with node.running() as store:
+            fragment = await put(store, 1, b"x")
+            node.disk.inject(DiskFault("/data/meta", operation, count=None))
+            try:
+                await (get(store, 1) if operation == "read" else store.delete([fragment]))
+            except Exception as error:
+                heard.append(error)
+            await trio.sleep_forever()
+    assert [type(error) for error in heard] == [Unavailable]
