@@ -143,7 +143,7 @@ class Node:
         if wait:
             self.wait_ready()
 
-    def wait_ready(self, *, timeout_s: float = 30.0) -> None:
+    def wait_ready(self, *, timeout_s: float = READY_TIMEOUT_S) -> None:
         wait_until(
             lambda: self.ready() == 200,
             timeout_s=timeout_s,

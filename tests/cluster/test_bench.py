@@ -15,7 +15,12 @@ from tests.harness import Cluster, running_cluster
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(params=[{}, {"s3.tls": "cluster"}], ids=["plain", "tls"])
+@pytest.fixture(
+    params=[
+        pytest.param({}, id="plain"),
+        pytest.param({"s3.tls": "cluster"}, id="tls", marks=pytest.mark.full),
+    ]
+)
 def cluster(tmp_path: Any, request: Any) -> Iterator[Cluster]:
     with running_cluster(tmp_path / "c", settings=request.param) as running:
         yield running
