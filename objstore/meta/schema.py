@@ -363,6 +363,11 @@ def expiry_of_row(row_key: bytes) -> tuple[int, Expiring, bytes]:
     return due_ms, Expiring(kind), row_key[_EXPIRY.size :]
 
 
+def due_of_row(row_key: bytes) -> int:
+    """The time of a row of EXPIRY."""
+    return int(_U64.unpack_from(row_key, 3)[0])
+
+
 def chunk_key(slot: Slot, chunk: ChunkId) -> bytes:
     return _TABLE.pack(slot, Table.CHUNK) + chunk
 

@@ -51,6 +51,7 @@ _HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
 _KEPT = _HOT | {Table.EXPIRY}  # What `KvRows.wrote` wants to hear of.
 _HOT_ROWS_MAX = 16_384  # A few megabytes.
 _WATCHED = (Table.BELOW, Table.RELEASED)
+_NOTED = _KEPT | set(_WATCHED)
 
 
 def _get(kv: View, key: bytes) -> bytes | None:
@@ -224,29 +225,34 @@ class ShardMachine:
 
     def _write(self, rows: StagedRows, progress: local.Progress) -> None:
         batch = self._kv.batch()
-        generations = self._generations
-        wrote = self._rows.wrote
+        put, generation_of = batch.put, self._generations.get
         for key, value in rows.changes.items():
-            table = key[2]
-            if table in _KEPT:
-                wrote(key, value)
             slot = key[:2]
-            generation = generations.get(slot)
+            generation = generation_of(slot)
             if generation is None:
                 generation = self._begin_slot(batch, slot)
-            physical = slot + generation + key[2:]
             if value is None:
-                batch.delete(physical)
-                continue
-            batch.put(physical, value)
-            if table == Table.EXPIRY:
-                due_ms = schema.expiry_of_row(key)[0]
-                self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
-            elif table in self._with:
-                self._with[table].add(slot)
+                batch.delete(slot + generation + key[2:])
+            else:
+                put(slot + generation + key[2:], value)
+            if key[2] in _NOTED:
+                self._note(key, value)
         _put(batch, local.applied_key(self.group), local.pack_progress(progress))
         self._kv.write(batch)
         self._progress = progress
+
+    def _note(self, key: bytes, value: bytes | None) -> None:
+        """Keep what is known of rows in step with a row that was just written."""
+        table, slot = key[2], key[:2]
+        if table in _KEPT:
+            self._rows.wrote(key, value)
+        if value is None:
+            return
+        if table == Table.EXPIRY:
+            due_ms = schema.due_of_row(key)
+            self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
+        elif table in self._with:
+            self._with[table].add(slot)
 
     def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:
         generation = self._generations[slot] = _FIRST_GENERATION

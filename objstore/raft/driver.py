@@ -823,17 +823,18 @@ class RaftHost:
             size += sum(len(entry.data) + 8 for entry in message.entries)
         self._out_size[to] += size
         if self._out_size[to] >= self.options.payload_size_max:
-            self._flush_to(to)
+            self._flush_to(to, self._clock.utc_now_ms())
 
     def _flush_sends(self) -> None:
-        for to in list(self._out):
-            self._flush_to(to)
+        if self._out:
+            wall_ms = self._clock.utc_now_ms()
+            for to in list(self._out):
+                self._flush_to(to, wall_ms)
 
-    def _flush_to(self, to: NodeId) -> None:
+    def _flush_to(self, to: NodeId, wall_ms: int) -> None:
         messages = self._out.pop(to)
         del self._out_size[to]
-        payload = encode_payload(messages, wall_ms=self._clock.utc_now_ms())
-        self.transport.send(to, payload)
+        self.transport.send(to, encode_payload(messages, wall_ms=wall_ms))
 
     def _queue_persist(self, replica: Replica, effect: Persist) -> None:
         group = replica.group
@@ -854,7 +855,7 @@ class RaftHost:
         self._write_wanted.set()
 
     def _note_durable(self, replica: Replica, sequence: int) -> None:
-        replica.core.persisted(sequence, self.now_ms())
+        replica.core.persisted(sequence, self._write_ended_ms)
         self._touch(replica)
 
     def _apply(
@@ -937,11 +938,12 @@ class RaftHost:
             size += write.size
             self._writes_size -= write.size
         began = trio.current_time()
-        self._pace.began(self.now_ms())
+        self._pace.began(round(began * 1000))
         await self.wal.write(records)
-        self._write_ended_ms = self.now_ms()
+        ended = trio.current_time()
+        self._write_ended_ms = round(ended * 1000)
         self._pace.ended(self._write_ended_ms)
-        metrics.RAFT_SYNC_SECONDS.observe(trio.current_time() - began)
+        metrics.RAFT_SYNC_SECONDS.observe(ended - began)
         for write in batch:
             write.done()
 
