@@ -91,7 +91,16 @@ def problems(small: Small) -> str:
     return " ".join(small.cluster.status()["problems"])
 
 
-@pytest.mark.parametrize("under", ["data", "data/chunks"], ids=["folder", "drive"])
+each_disk = pytest.mark.parametrize(
+    "under",
+    [
+        pytest.param("data", id="folder"),
+        pytest.param("data/chunks", id="drive", marks=pytest.mark.full),
+    ],
+)
+
+
+@each_disk
 def test_all_disks_full_refuses_writes_and_serves_all_else(
     tmp_path: Path, under: str
 ) -> None:
@@ -173,7 +182,7 @@ def verify_at(small: Small, nodes: list[int], workload: Workload) -> None:
         assert (status, body) == (200, body_of(key, size_of(key))), key
 
 
-@pytest.mark.parametrize("under", ["data", "data/chunks"], ids=["folder", "drive"])
+@each_disk
 def test_one_full_disk_of_three_stops_nobody(tmp_path: Path, under: str) -> None:
     with small_disks(tmp_path, under, nodes=[2]) as small:
         cluster = small.cluster
