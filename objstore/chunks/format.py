@@ -439,8 +439,10 @@ def entries_of(
     while start < end:
         stop = extent.piece(number)[1]
         piece = data[start - begin : stop - begin]
-        entries.append(entry_of(fragment, number, crc32c(piece)))
-        crc = crc32c(piece, crc)
+        piece_crc = crc32c(piece)
+        entries.append(entry_of(fragment, number, piece_crc))
+        # As going over the bytes once more would.
+        crc = checksums.combine_crc32c(crc, piece_crc, len(piece))
         start, number = stop, number + 1
     return entries, crc
 

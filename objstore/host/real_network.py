@@ -14,6 +14,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -21,7 +22,6 @@ import attrs
 import structlog
 import trio
 
-from objstore.host.buffers import POOL
 from objstore.host.network import (
     Address,
     ClientTls,
@@ -71,6 +71,8 @@ _CONNECTION_GONE = {
     errno.EPROTO,
     errno.ETIMEDOUT,
 }
+
+_through = threading.local()
 
 
 class PlainStream:
@@ -136,16 +138,15 @@ class PlainStream:
         """Give what comes to `write`, which copies it; 0 at the end of the stream.
 
         expected: so many bytes will come, if the other end does not break off.
-        No memory is held while nothing comes.
+        It lies in a buffer of the thread meanwhile, and nowhere while nothing comes.
         """
         while True:
             if self._is_drained:
                 await self._wait_readable(expected)
-            buffer = POOL.take(_THROUGH_SIZE)
-            size = self._receive_now(buffer)
+            through = _through_buffer()
+            size = self._receive_now(through)
             if size:
-                write(buffer[:size])
-            del buffer
+                write(through[:size])
             if size is not None:
                 await self._let_others_run()
                 return size
@@ -254,6 +255,15 @@ class PlainStream:
         if self._closed:
             return trio.ClosedResourceError("the stream is closed")
         return trio.BrokenResourceError(f"the connection with {self._remote} broke")
+
+
+def _through_buffer() -> memoryview:
+    """What `receive_through` receives into: one a thread, as nobody keeps it."""
+    try:
+        buffer: memoryview = _through.buffer
+    except AttributeError:
+        buffer = _through.buffer = memoryview(bytearray(_THROUGH_SIZE))
+    return buffer
 
 
 @attrs.define(eq=False)

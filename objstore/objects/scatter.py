@@ -34,6 +34,7 @@ import structlog
 import trio
 
 from objstore.chunks.client import ChunkClient, ChunkWriter
+from objstore.chunks.format import crc32c
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.config import WriteConfig
 from objstore.ec.codec import codec_for
@@ -87,6 +88,14 @@ def memory_of(size: int) -> int:
     """Bytes that writing a chunk of `size` holds at most, for the memory budget."""
     blocks = BLOCKS_KEPT + QUEUE_BLOCKS + 4  # Two on their way, one held, one coming.
     return min(size, blocks * BLOCK_SIZE)
+
+
+@attrs.frozen
+class _Payload:
+    """A block as one fragment has it."""
+
+    data: Buffer
+    crc32c: int
 
 
 class _StandIns:
@@ -146,8 +155,8 @@ class _Lane:
         self.asked_at: float | None = None
         self._write = write
         self._chunks = chunks
-        self._sender, self._receiver = trio.open_memory_channel[Buffer](QUEUE_BLOCKS)
-        self._kept: list[Buffer] | None = []  # None: a block is gone for good.
+        self._sender, self._receiver = trio.open_memory_channel[_Payload](QUEUE_BLOCKS)
+        self._kept: list[_Payload] | None = []  # None: a block is gone for good.
         self._attempt = trio.CancelScope()
         self._next: NodeId | None = None  # The stand-in to go on with.
         self._is_over = False  # Given up, and nobody stands in.
@@ -210,12 +219,12 @@ class _Lane:
         )
         return False
 
-    async def _append(self, writer: ChunkWriter, block: Buffer) -> None:
+    async def _append(self, writer: ChunkWriter, block: _Payload) -> None:
         self.asked_at = trio.current_time()
-        await writer.append(block)
+        await writer.append(block.data, block.crc32c)
         self.asked_at = None
 
-    def _keep(self, block: Buffer) -> None:
+    def _keep(self, block: _Payload) -> None:
         if self._kept is None:
             return
         if len(self._kept) == BLOCKS_KEPT:
@@ -225,7 +234,7 @@ class _Lane:
 
     # The feeder's side.
 
-    def offer(self, block: Buffer) -> bool:
+    def offer(self, block: _Payload) -> bool:
         """Queue `block`, unless the queue is full.  A lane given up takes all."""
         try:
             self._sender.send_nowait(block)
@@ -235,7 +244,7 @@ class _Lane:
             pass
         return True
 
-    async def push(self, block: Buffer) -> None:
+    async def push(self, block: _Payload) -> None:
         """Queue `block` as soon as there is room, or the lane is given up."""
         try:
             await self._sender.send(block)
@@ -373,12 +382,16 @@ class Scatter:
         for lane in lanes:
             lane.close()
 
-    async def _encode(self, scheme: Scheme, block: Buffer) -> Sequence[Buffer]:
+    async def _encode(self, scheme: Scheme, block: Buffer) -> Sequence[_Payload]:
         codec = codec_for(scheme)
         data = bytes(block) if isinstance(block, bytearray) else block
-        if self._threads is None or scheme.k == 1:
-            return codec.encode(data)
-        return await self._threads.run(codec.encode, data)
+        if scheme.k == 1:  # All are the block itself: its checksum is made once.
+            return [_Payload(data, crc32c(data))] * scheme.width
+        if self._threads is None:
+            payloads = codec.encode(data)
+        else:
+            payloads = await self._threads.run(codec.encode, data)
+        return [_Payload(payload, crc32c(payload)) for payload in payloads]
 
     async def _watch(self, lanes: list[_Lane], write: _Write) -> None:
         """Give up nodes that are silent, as far as the write can do without them."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from pathlib import Path
 
 import attrs
+import google_crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from objstore.errors import CorruptData
 from objstore.host.real_disk import RealDisks
 from objstore.ids import BucketId, ChunkId, DriveId, FragmentId, Key, Slot, UploadId
 from objstore.limits import BLOCK_SIZE, CHUNK_SIZE_MAX, RECORD_ALIGNMENT
+from objstore.units import KiB
 
 NONCE = bytes(range(8))
 PLACE = 5 * RECORD_ALIGNMENT
@@ -240,6 +243,24 @@ def test_entry_fits_one_block_of_one_fragment(
     crc = fmt.crc32c(data)
     entries = fmt.entry_of(one.encode(), m, crc), fmt.entry_of(other.encode(), n, crc)
     assert (entries[0] == entries[1]) == ((one, m) == (other, n))
+
+
+@pytest.mark.parametrize("size", [1, 128 * KiB, 300_001, BLOCK_SIZE - 1, BLOCK_SIZE])
+def test_checksum_of_a_block_put_together_from_its_pieces_is_that_of_its_bytes(
+    size: int,
+) -> None:
+    header = attrs.evolve(SMALL, payload_size=BLOCK_SIZE + size, block_size=BLOCK_SIZE)
+    extent = fmt.extent_of(header)
+    data = random.Random(size).randbytes(size)
+    first = extent.pieces_a_block
+    entries, crc = fmt.entries_of(b"f" * 17, extent, first, memoryview(data))
+    assert crc == google_crc32c.value(data)
+    assert entries == [
+        fmt.entry_of(
+            b"f" * 17, first + at, google_crc32c.value(data[start : start + 128 * KiB])
+        )
+        for at, start in enumerate(range(0, size, 128 * KiB))
+    ]
 
 
 @given(st.integers(1, 2**32 - 1), st.binary(min_size=8, max_size=8), st.integers(0, 2**63))
