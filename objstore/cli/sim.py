@@ -32,7 +32,7 @@ from objstore.testing.mutants.catching import MUTANTS, Catch, catch
 )
 @click.option("--nodes", type=click.IntRange(1, 9), default=3, show_default=True)
 @click.option(
-    "--steps", type=click.IntRange(0), default=120, show_default=True, help="Of 250 ms."
+    "--steps", type=click.IntRange(0), default=60, show_default=True, help="Of 250 ms."
 )
 @click.option(
     "--faults",

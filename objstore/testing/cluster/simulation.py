@@ -57,7 +57,7 @@ class Plan:
 
     seed: int
     nodes: int = 3
-    steps: int = 120
+    steps: int = 60
     faults: tuple[str, ...] = tuple(FAULTS)
     clients: int = 5
     bounded: bool = True

@@ -29,7 +29,7 @@ def run(plan: Plan) -> Report:
     "seed", [*range(1, 7), *(pytest.param(s, marks=FULL) for s in range(7, 40))]
 )
 def test_three_nodes_under_all_faults_keep_every_promise(seed: int) -> None:
-    report = run(Plan(seed=seed, steps=60))
+    report = run(Plan(seed=seed))
     assert report.operations > 50
 
 

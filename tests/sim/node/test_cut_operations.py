@@ -21,6 +21,9 @@ from objstore.units import KiB
 from tests.sim.node.nodes import CutAt, Nodes
 from tests.sim.node.test_three_nodes import body
 
+# A busy machine is no failure: only virtual time is limited.
+pytestmark = pytest.mark.timeout(900)
+
 SETTINGS = {
     "raft.wal_segment_size": "1MiB",
     "chunks.segment_size": "4MiB",

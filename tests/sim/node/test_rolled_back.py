@@ -19,7 +19,8 @@ from objstore.units import MiB
 from tests.sim.node.nodes import Nodes, until
 from tests.sim.node.test_three_nodes import body, fill, on_three_nodes, read_all
 
-pytestmark = pytest.mark.slow
+# A busy machine is no failure: only virtual time is limited.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def folder_of(nodes: Nodes, name: str, path: str) -> Any:

@@ -15,6 +15,9 @@ from objstore.testing.simulation import run_simulation
 from objstore.units import KiB, MiB
 from tests.sim.node.nodes import Nodes, until
 
+# A busy machine is no failure: only virtual time is limited.
+pytestmark = pytest.mark.timeout(900)
+
 Program = Callable[[Nodes], Awaitable[None]]
 
 
