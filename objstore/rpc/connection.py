@@ -216,7 +216,9 @@ class Alarm(Generic[K]):
             self._scope = trio.CancelScope(deadline=deadline)
             with self._scope:
                 await trio.sleep_forever()
-            for key in self._deadlines.expired(int(trio.current_time() * 1000)):
+            # Rounded and not cut off: 16.08 s are 16,079.9 ms to a float, and nothing
+            # would be due in the moment that was waited for.
+            for key in self._deadlines.expired(round(trio.current_time() * 1000)):
                 on_expired(key)
 
 
