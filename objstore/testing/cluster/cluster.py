@@ -174,7 +174,11 @@ class Cluster:
     def _ended(self, machine: Machine, error: Exception) -> None:
         causes = list(_leaves(error))
         explained = (OSError, CorruptData, ConfigError)
-        is_bug = not all(isinstance(cause, explained) for cause in causes)
+        # An Unavailable that a disk's error became is explained by that error.
+        is_bug = not all(
+            isinstance(cause, explained) or isinstance(cause.__cause__, explained)
+            for cause in causes
+        )
         reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
         self.note(f"{machine.name} ended: {reason}")
         end = End(machine.name, trio.current_time(), reason, is_bug, machine.has_disk_fault)
