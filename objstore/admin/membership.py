@@ -71,6 +71,7 @@ log = structlog.get_logger()
 _LAYOUT_TRIES = 16
 _LEAVE_TIMEOUT_S = 60.0
 _LEAVE_POLL_S = 0.2
+_GONE_TIMEOUT_S = 2.0  # Shorter than silence takes to be called death.
 _UNDO_TIMEOUT_S = 20.0
 _FLOORS_AT_ONCE = 16
 _REPORT_TIMEOUT_MS = 5_000
@@ -289,6 +290,11 @@ class Membership:
         try:
             await self.peers.call(node, "node.left", timeout_ms=_REPORT_TIMEOUT_MS)
         except ObjstoreError as error:
+            # It may have seen the new layout by itself, and be gone: then it says so.
+            with trio.move_on_after(_GONE_TIMEOUT_S):
+                while self.is_alive(node):  # noqa: ASYNC110 - a remote state.
+                    await trio.sleep(_LEAVE_POLL_S)
+                return True
             log.warning("admin.node_not_told", peer=node, reason=str(error))
             return False
         return True

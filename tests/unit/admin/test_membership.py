@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from objstore.admin.membership import _draining, _Newcomer, _without
+from objstore.admin.membership import Membership, _draining, _Newcomer, _without
 from objstore.errors import ConfigError, Conflict, InvalidRequest, Unavailable
 from objstore.ids import NodeId, Slot
 from objstore.meta import payloads, schema
@@ -193,6 +193,23 @@ async def test_an_empty_node_leaves_and_stops_and_others_go_on(
                     await until(lambda m=machine, s=slot: floor_of(m, s) >= 5)
         with trio.fail_after(30):
             await make_bucket(w.doors[2].parts.store, "more")
+
+
+async def test_a_node_that_saw_by_itself_that_it_is_out_counts_as_told(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = Membership._tell
+
+    async def tell_late(self: Membership, node: NodeId) -> bool:
+        await w.ends[3].wait()
+        return await tell(self, node)
+
+    monkeypatch.setattr(Membership, "_tell", tell_late)
+    async with world() as w:
+        await w.grow(4)
+        leaver = node_of(w.doors[3])
+        answer = await w.doors[0].call("POST", f"nodes/{leaver}/leave")
+        assert answer == {"left": leaver, "was_told": True}
 
 
 def floor_of(machine: Any, slot: Slot) -> int:
