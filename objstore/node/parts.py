@@ -259,6 +259,7 @@ class Parts:
     def _build_objects(self) -> None:
         config, host = self.config, self.host
         self.damage = DamageQueue(self.meta)
+        self.chunk_store.on_damage = partial(self.damage.report_own, self.identity.node)
         self.store = Store(
             meta=self.meta,
             view=self.view,

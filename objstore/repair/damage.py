@@ -1,9 +1,10 @@
-"""Damage that reads found, on its way to the shard that owns the chunk.
+"""Damage that was found, on its way to the shard that owns the chunk.
 
 A read that meets a bad checksum (or a fragment that should be there and is not) puts what
-it found here; a worker records it as missing by ChangeDisplaced, which makes the chunk
-below promise and so the business of `repair.mend`.  What is lost in a crash, or refused
-for good, is found again by the next read.
+it found here, and so does this node's own store, for what it met while it compacted; a
+worker records it as missing by ChangeDisplaced, which makes the chunk below promise and so
+the business of `repair.mend`.  What is lost in a crash, or refused for good, is found
+again by the next read.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import attrs
 import structlog
 import trio
 
+from objstore.chunks.fragment import FragmentHeader
+from objstore.ec.scheme import Scheme
 from objstore.errors import ObjstoreError, Unavailable
-from objstore.ids import ChunkId, NodeId, ShardId
+from objstore.ids import ChunkId, FragmentId, NodeId, ShardId
 from objstore.limits import DAMAGE_REPORTS_MAX
 from objstore.meta.client import MetaClient
 from objstore.meta.commands import ChangeDisplaced
 from objstore.meta.errors import NoSuchKey
-from objstore.meta.values import ChunkPlace
+from objstore.meta.values import ChunkPlace, ChunkRef
+from objstore.meta.view import NotFounded
 from objstore.objects.gather import FragmentDamage
 from objstore.repair.plan import AT_HOME
 from objstore.repair.worker import FATAL
@@ -62,6 +66,34 @@ class DamageQueue:
             self._arrived.set()
             return
         log.warning("repair.damage_dropped", fragment=fragment, reason=reason)
+
+    def report_own(
+        self, node: NodeId, fragment: FragmentId, header: FragmentHeader | None
+    ) -> None:
+        """Take what the store of `node`, this one, found.  Never waits.
+
+        A header does not say which epoch's ring brought the fragment here: the newest one
+        is asked.  Where that is wrong the row says otherwise, and nothing is recorded.
+        """
+        try:
+            ring = self.meta.view.ring
+        except NotFounded:
+            ring = None
+        if header is None or ring is None:
+            reason = "nobody says whose the fragment is" if ring else "no ring is known yet"
+            log.warning("repair.damage_dropped", fragment=str(fragment), reason=reason)
+            return
+        owners = ring.owners(fragment.chunk, Scheme.parse(header.scheme).width)
+        self.report(
+            FragmentDamage(
+                ref=ChunkRef(fragment.chunk, header.payload_size, ring.epoch),
+                index=fragment.index,
+                node=node,
+                reason="corrupt",
+                is_at_home=owners[fragment.index] == node,
+                owner=header.owner,
+            )
+        )
 
     async def run(self) -> None:
         """Record what comes, until cancelled.

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from objstore.chunks.fragment import FragmentOwner
 from objstore.errors import InvalidRequest, Unavailable
-from objstore.ids import IntentId, Slot
+from objstore.ids import FragmentId, IntentId, Slot
 from objstore.meta import commands as c
 from objstore.meta.values import Chunks, Displaced
 from objstore.objects.gather import FragmentDamage
@@ -85,6 +85,30 @@ async def test_a_rotten_copy_that_a_read_met_is_made_again(autojump_clock: objec
         r.bench.damage.clear()
         assert await r.bench.read(ref) == content(ref.chunk, ref.size)
         assert r.bench.damage == []
+
+
+@pytest.mark.parametrize("away", [{}, {1: 3}], ids=["at home", "on a stand-in"])
+async def test_damage_that_a_store_found_by_itself_is_recorded(
+    autojump_clock: object, away: dict[int, int]
+) -> None:
+    """Of compaction: no read may ever come to that copy."""
+    async with running() as r:
+        ref = await r.put(away=away)
+        holder = r.nodes[away.get(1, 1)]
+        fragment = FragmentId(ref.chunk, 1)
+        (stat,) = await r.member(away.get(1, 1)).store.stat([fragment])
+        assert stat is not None
+        header = attrs.evolve(stat.header, owner=OWNER)
+        r.damage.report_own(holder, fragment, header)
+        await trio.sleep(1)
+        assert [it.displaced for it in r.meta.below()] == [(Displaced(1, None),)]
+
+
+async def test_a_store_that_cannot_say_whose_a_fragment_is_leaves_it_to_reads() -> None:
+    async with repairs(3) as r:
+        ref = await r.put(size=100)
+        r.damage.report_own(r.nodes[0], FragmentId(ref.chunk, 0), None)
+        assert len(r.damage) == 0
 
 
 async def test_damage_is_told_once_and_what_does_not_fit_is_dropped(
