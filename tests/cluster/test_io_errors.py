@@ -73,7 +73,15 @@ FATAL = {
 }
 
 
-@pytest.mark.parametrize("what", list(FATAL))
+@pytest.mark.parametrize(
+    "what",
+    [
+        "log sync",
+        pytest.param("log write", marks=pytest.mark.full),
+        pytest.param("metadata sync", marks=pytest.mark.full),
+        "metadata write",
+    ],
+)
 def test_an_error_of_log_or_metadata_ends_the_node_and_nothing_is_lost(
     faulty: tuple[Cluster, Shim], what: str
 ) -> None:
@@ -152,7 +160,14 @@ def two_drives(faulty: tuple[Cluster, Shim]) -> Iterator[tuple[Cluster, Shim]]:
         victim.start("--set", extra)
 
 
-@pytest.mark.parametrize("operation", ["sync", "write", "read"])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "sync",
+        pytest.param("write", marks=pytest.mark.full),
+        pytest.param("read", marks=pytest.mark.full),
+    ],
+)
 def test_an_error_of_a_drive_fences_it_and_the_node_goes_on(
     two_drives: tuple[Cluster, Shim], operation: Any
 ) -> None:

@@ -94,6 +94,7 @@ def kill_leaders(cluster: Cluster, seconds: float, seed: int) -> None:
     load.judge(kills=kills, goodput=f"{load.board.acked / seconds:.0f}/s")
 
 
+@pytest.mark.full
 def test_the_node_that_leads_most_may_be_killed_every_five_seconds(
     cluster: Cluster,
 ) -> None:

@@ -141,6 +141,7 @@ def overload(folder: Path, workers: int, seconds: float) -> None:
         assert after["rate"] > before["rate"] / 2, "it has not recovered"
 
 
+@pytest.mark.full
 def test_a_crowd_is_told_to_slow_down_and_leaves_nothing_behind(tmp_path: Path) -> None:
     overload(tmp_path / "c", 600, 8)
 

@@ -245,6 +245,7 @@ def flap(cluster: NamespacedCluster, number: int, rounds: int, seed: int) -> Non
     assert elections.terms <= rounds + 3
 
 
+@pytest.mark.full
 def test_a_node_flaps(cluster: NamespacedCluster) -> None:
     flap(cluster, 0, 2, seed=4)
 

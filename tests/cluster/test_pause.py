@@ -170,6 +170,7 @@ def pause_often(cluster: Cluster, rounds: int, seed: int) -> None:
     load.judge(pauses=rounds)
 
 
+@pytest.mark.full
 def test_nodes_are_paused_for_moments(cluster: Cluster) -> None:
     pause_often(cluster, 4, seed=3)
 
