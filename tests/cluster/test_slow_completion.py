@@ -1,27 +1,25 @@
 """A completion that takes long: 200 and blanks first, then the result or the <Error>.
 
-Slow by two nodes of three that are frozen (SIGSTOP): no quorum, so nothing commits until
-they go on.
+Slow by the logs' disks: a sync takes longer than the five seconds, or than the request may.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests import shim
 from tests.cluster.raw import Raw, head_of
-from tests.harness import Cluster, running_cluster, wait_until
+from tests.harness import Cluster, running_cluster
+from tests.shim import Fault, Shim
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 BUCKET = "slow"
-BLANKS = b'<?xml version="1.0" encoding="UTF-8"?>\n  '
+BLANKS = b'<?xml version="1.0" encoding="UTF-8"?>\n '
 DOCUMENT = (
     "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{}</ETag></Part>"
     "</CompleteMultipartUpload>"
@@ -29,31 +27,30 @@ DOCUMENT = (
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: Any) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("slow")) as running:
+def slowed(tmp_path_factory: Any) -> Iterator[tuple[Cluster, Shim]]:
+    folder = tmp_path_factory.mktemp("slow")
+    disks = shim.build(folder)
+    with running_cluster(folder / "c", environment=disks.environment) as running:
         running.s3().create_bucket(Bucket=BUCKET)
-        yield running
+        yield running, disks
+
+
+@pytest.fixture
+def cluster(slowed: tuple[Cluster, Shim]) -> Cluster:
+    return slowed[0]
 
 
 @contextmanager
-def frozen(cluster: Cluster) -> Iterator[threading.Event]:
-    """Nodes 2 and 3 stand still until the event is set, or the block ends."""
-    thawed = threading.Event()
-
-    def thaw() -> None:
-        thawed.wait()
-        for node in cluster.nodes[1:]:
-            os.kill(node.pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=thaw)
-    for node in cluster.nodes[1:]:
-        os.kill(node.pid, signal.SIGSTOP)
-    thread.start()
+def slow_logs(
+    slowed: tuple[Cluster, Shim], delay_ms: int, *, count: int = 0
+) -> Iterator[None]:
+    """The next `count` syncs of every node's log take that long; 0: all."""
+    cluster, disks = slowed
+    disks.set(Fault("sync", "*/data/wal/*", delay_ms=delay_ms, count=count))
     try:
-        yield thawed
+        yield
     finally:
-        thawed.set()
-        thread.join()
+        disks.set()
         for node in cluster.nodes:
             node.wait_ready(timeout_s=60)
 
@@ -98,14 +95,16 @@ def decoded(chunked: bytes) -> bytes:
         whole, rest = whole + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
 
 
-def test_a_slow_completion_begins_as_a_200_with_blanks(cluster: Cluster) -> None:
+def test_a_slow_completion_begins_as_a_200_with_blanks(
+    slowed: tuple[Cluster, Shim],
+) -> None:
+    cluster, _ = slowed
     stream, request = ask(cluster, "late")
-    with stream, frozen(cluster) as thawed:
+    with stream, slow_logs(slowed, 5_600, count=1):
         stream.sendall(request)
-        data = read_until(stream, b"\r\n \r\n1\r\n \r\n")  # The second blank.
+        data = read_until(stream, b"1\r\n \r\n")  # A blank.
         assert data.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"x-amz-request-id: " in data
-        thawed.set()
         data += read_until(stream, b"\r\n0\r\n\r\n")
     body = decoded(data)
     assert body.startswith(BLANKS)
@@ -115,9 +114,10 @@ def test_a_slow_completion_begins_as_a_200_with_blanks(cluster: Cluster) -> None
     assert got["Body"].read() == b"slow and steady"
 
 
-def test_its_failure_is_an_error_in_the_body(cluster: Cluster) -> None:
+def test_its_failure_is_an_error_in_the_body(slowed: tuple[Cluster, Shim]) -> None:
+    cluster, _ = slowed
     stream, request = ask(cluster, "never")
-    with stream, frozen(cluster):
+    with stream, slow_logs(slowed, 15_000):
         stream.sendall(request)
         data = read_until(stream, b"\r\n0\r\n\r\n")
     assert data.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -127,7 +127,8 @@ def test_its_failure_is_an_error_in_the_body(cluster: Cluster) -> None:
 
 
 @pytest.mark.full
-def test_boto3_understands_both(cluster: Cluster) -> None:
+def test_boto3_understands_both(slowed: tuple[Cluster, Shim]) -> None:
+    cluster, _ = slowed
     upload, etag = begun(cluster, "by-boto3")
     parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
     s3 = cluster.s3()
@@ -137,15 +138,12 @@ def test_boto3_understands_both(cluster: Cluster) -> None:
             Bucket=BUCKET, Key="by-boto3", UploadId=upload, MultipartUpload=parts
         )
 
-    with frozen(cluster), pytest.raises(s3.exceptions.ClientError) as caught:
+    with slow_logs(slowed, 15_000), pytest.raises(s3.exceptions.ClientError) as caught:
         complete()
     assert caught.value.response["Error"]["Code"] == "ServiceUnavailable"
-    with frozen(cluster) as thawed:
-        timer = threading.Timer(7, thawed.set)  # Past 5 s the answer has begun.
-        timer.start()
+    with slow_logs(slowed, 5_600, count=1):
         done = complete()
-        timer.join()
     assert done["ETag"].endswith('-1"')
-    got = wait_until(lambda: cluster.s3(2).get_object(Bucket=BUCKET, Key="by-boto3"))
+    got = cluster.s3(2).get_object(Bucket=BUCKET, Key="by-boto3")
     assert got["Body"].read() == b"slow and steady"
     assert complete()["ETag"] == done["ETag"]
