@@ -20,6 +20,7 @@ import ctypes
 import mmap
 import weakref
 from collections import deque
+from contextlib import suppress
 
 from objstore.units import KiB, MiB
 
@@ -85,8 +86,9 @@ class Buffers:
     def trim(self) -> None:
         """Give back to the system what was free ever since the last call."""
         surplus = min(self._least_free, len(self._free))
-        for _ in range(surplus):
-            self._free.popleft()
+        with suppress(IndexError):  # A thread has taken one meanwhile.
+            for _ in range(surplus):
+                self._free.popleft()
         self._least_free = len(self._free)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import deque
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_views_may_end_in_any_thread() -> None:
         thread.join()
     assert pool.lent_count == 0
     assert pool.free_count <= 4
+
+
+def test_a_trim_survives_a_thread_that_takes_what_it_counted() -> None:
+    class Raced(deque):
+        def __len__(self) -> int:
+            return 1  # What there was a moment ago.
+
+    pool = Buffers()
+    pool._free, pool._least_free = Raced(), 1
+    pool.trim()
+    assert next(iter(pool._free), None) is None
