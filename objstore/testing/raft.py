@@ -116,6 +116,28 @@ QUIET = Faults(
     change_probability=0.0,
     transfer_probability=0.0,
 )
+# Leaders that last a moment, slow links, one entry at a time.
+FLICKER = Faults(
+    fate_ms=150,
+    leader_crash_probability=0.7,
+    crash_probability=0.05,
+    down_ms_max=600,
+    cut_probability=0.1,
+    cut_ms_max=500,
+    delay_ms_max=60,
+    sync_ms_max=30,
+    loss_probability=0.15,
+    change_probability=0.0,
+)
+# The log is short, and goes entry by entry.
+CHURN = Options(
+    heartbeat_ms=50,
+    election_timeout_ms=250,
+    kept_entries=20,
+    append_entries_max=1,
+    in_flight_messages_max=1,
+    quiesce_after_ms=600,
+)
 
 
 @attrs.define

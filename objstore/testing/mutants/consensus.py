@@ -23,30 +23,9 @@ from objstore.testing.cluster.evidence import Violation
 from objstore.testing.cluster.program import Program
 from objstore.testing.mutants import figures
 from objstore.testing.mutants.mutant import Mutant, patched
-from objstore.testing.raft import Faults, RaftSim
+from objstore.testing.raft import CHURN, FLICKER, Faults, RaftSim
 
 _SEEDS_MAX = 200
-_CHURN = Options(
-    heartbeat_ms=50,
-    election_timeout_ms=250,
-    kept_entries=20,
-    append_entries_max=1,
-    in_flight_messages_max=1,
-    quiesce_after_ms=600,
-)
-# Leaders that last a moment, slow links, one entry at a time.
-_FLICKER = Faults(
-    fate_ms=150,
-    leader_crash_probability=0.7,
-    crash_probability=0.05,
-    down_ms_max=600,
-    cut_probability=0.1,
-    cut_ms_max=500,
-    delay_ms_max=60,
-    sync_ms_max=30,
-    loss_probability=0.15,
-    change_probability=0.0,
-)
 _ROT = Faults(crash_probability=0.6, rot_probability=0.7, change_probability=0.0)
 _WIPES = Faults(crash_probability=0.6, wipe_probability=0.5, change_probability=0.0)
 _POWER = Faults(
@@ -217,7 +196,7 @@ MUTANTS = [
         name="acknowledge-before-sync",
         breaks="a follower acknowledges entries before they are durable",
         checker="raft",
-        scenario=partial(simulate_group, faults=_DARKNESS, options=_CHURN),
+        scenario=partial(simulate_group, faults=_DARKNESS, options=CHURN),
         plant=partial(patched, Core, _acknowledge=_acknowledge_early),
         seeds_max=_SEEDS_MAX,
     ),
@@ -225,7 +204,7 @@ MUTANTS = [
         name="commit-before-quorum",
         breaks="a leader commits what it alone has",
         checker="raft",
-        scenario=partial(simulate_group, faults=_FLICKER, options=_CHURN),
+        scenario=partial(simulate_group, faults=FLICKER, options=CHURN),
         plant=partial(patched, Core, _try_commit=_commit_alone),
         seeds_max=_SEEDS_MAX,
     ),
@@ -241,7 +220,7 @@ MUTANTS = [
         name="vote-twice",
         breaks="a vote is given although the term's vote was given to another",
         checker="raft",
-        scenario=partial(simulate_group, faults=_FLICKER, options=_CHURN),
+        scenario=partial(simulate_group, faults=FLICKER, options=CHURN),
         plant=_voting_twice,
         seeds_max=_SEEDS_MAX,
     ),

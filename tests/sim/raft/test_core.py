@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from objstore.raft.options import Options
-from objstore.testing.raft import QUIET, Faults, RaftSim
+from objstore.testing.raft import CHURN, FLICKER, QUIET, Faults, RaftSim
 
 SEEDS = int(os.environ.get("OBJSTORE_SIM_SEEDS", "4"))
 FIRST = int(os.environ.get("OBJSTORE_SIM_FIRST", "1"))
@@ -111,32 +111,10 @@ def test_a_log_that_goes_on_while_states_are_rarely_flushed_forgets_nothing(
     run(RaftSim(seed, voters=1, faults=faults, options=options), 15_000)
 
 
-CHURN = Options(
-    heartbeat_ms=50,
-    election_timeout_ms=250,
-    kept_entries=20,
-    append_entries_max=1,
-    in_flight_messages_max=1,
-    quiesce_after_ms=600,
-)
-
-
 @seeds
 def test_leaders_that_last_a_moment_agree_with_those_before(seed: int) -> None:
     """R1, R10, F24: short terms, slow links, one entry at a time."""
-    faults = Faults(
-        fate_ms=150,
-        leader_crash_probability=0.7,
-        crash_probability=0.05,
-        down_ms_max=600,
-        cut_probability=0.1,
-        cut_ms_max=500,
-        delay_ms_max=60,
-        sync_ms_max=30,
-        loss_probability=0.15,
-        change_probability=0.0,
-    )
-    run(RaftSim(seed, voters=5, faults=faults, options=CHURN), 15_000)
+    run(RaftSim(seed, voters=5, faults=FLICKER, options=CHURN), 15_000)
 
 
 @seeds
