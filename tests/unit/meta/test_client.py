@@ -58,6 +58,13 @@ def get(record: BucketRecord, name: bytes) -> q.GetVersion:
     return q.GetVersion(slot_of(record.bucket, key, record.span), ref, key)
 
 
+def leader_of(cluster: Cluster, slot: Slot) -> Node:
+    nodes = list(cluster.nodes.values())
+    shard = nodes[0].view.shard_of(slot)
+    (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+    return leader
+
+
 def others(cluster: Cluster, node: Node) -> list[Node]:
     return [other for other in cluster.nodes.values() if other is not node]
 
@@ -153,8 +160,7 @@ async def test_r13_a_proposal_survives_the_loss_of_its_leader_and_of_every_answe
         nodes = list(cluster.nodes.values())
         record = await create_bucket(nodes[0])
         command = put(record, b"key", condition=c.WriteCondition(if_none_match=("*",)))
-        shard = nodes[0].view.shard_of(command.slot)
-        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        leader = leader_of(cluster, command.slot)
         asker = others(cluster, leader)[0]
         asker.wire.lose_answers = True
 
@@ -181,8 +187,7 @@ async def test_answers_lost_to_the_end_leave_the_outcome_unknown(
         nodes = list(cluster.nodes.values())
         record = await create_bucket(nodes[0])
         command = put(record, b"key")
-        shard = nodes[0].view.shard_of(command.slot)
-        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        leader = leader_of(cluster, command.slot)
         asker = others(cluster, leader)[0]
         asker.wire.lose_answers = True
         with pytest.raises(Unavailable) as caught:
@@ -200,8 +205,7 @@ async def test_what_grows_is_refused_where_a_voter_is_full_and_never_as_if_it_we
         nodes = list(cluster.nodes.values())
         record = await create_bucket(nodes[0])
         command = put(record, b"key")
-        shard = nodes[0].view.shard_of(command.slot)
-        (leader,) = [node for node in nodes if node.raft.is_leader(shard)]
+        leader = leader_of(cluster, command.slot)
         asker = others(cluster, leader)[0]
         asker.wire.lose_answers = True
 
