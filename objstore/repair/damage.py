@@ -40,7 +40,8 @@ class DamageQueue:
     """Damage waiting to be recorded; bounded, the newest is dropped when full."""
 
     meta: MetaClient
-    _found: OrderedDict[tuple[ChunkId, int, NodeId], FragmentDamage] = attrs.Factory(
+    # With what is said of its place: the store's word of that may be wrong, a read's not.
+    _found: OrderedDict[tuple[ChunkId, int, NodeId, bool], FragmentDamage] = attrs.Factory(
         OrderedDict
     )
     _arrived: trio.Event = attrs.Factory(trio.Event)
@@ -50,7 +51,7 @@ class DamageQueue:
 
     def report(self, damage: FragmentDamage) -> None:
         """Take what a read found, unless it is here already.  Never waits."""
-        key = (damage.ref.chunk, damage.index, damage.node)
+        key = (damage.ref.chunk, damage.index, damage.node, damage.is_at_home)
         if key in self._found:
             return
         fragment = f"{damage.ref.chunk.hex()}.{damage.index}"

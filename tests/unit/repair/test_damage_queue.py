@@ -104,6 +104,18 @@ async def test_damage_that_a_store_found_by_itself_is_recorded(
         assert [it.displaced for it in r.meta.below()] == [(Displaced(1, None),)]
 
 
+async def test_what_a_store_says_of_a_place_keeps_no_read_from_saying_better(
+    autojump_clock: object,
+) -> None:
+    """Its ring may be newer than the chunk's, and have another owner."""
+    async with running() as r:
+        ref = await r.put()
+        r.damage.report(damage_of(ref, 1, r.nodes[1], is_at_home=False))
+        r.damage.report(damage_of(ref, 1, r.nodes[1], is_at_home=True))
+        await trio.sleep(1)
+        assert [it.displaced for it in r.meta.below()] == [(Displaced(1, None),)]
+
+
 async def test_a_store_that_cannot_say_whose_a_fragment_is_leaves_it_to_reads() -> None:
     async with repairs(3) as r:
         ref = await r.put(size=100)
