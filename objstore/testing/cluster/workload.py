@@ -35,6 +35,18 @@ _HARMLESS = {
 }
 
 
+@attrs.frozen
+class _Request:
+    """What a client asks a node, or any where `node` is None."""
+
+    method: str
+    key: str  # With its bucket.
+    query: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
+    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
+    body: bytes = attrs.field(default=b"", kw_only=True)
+    node: str | None = attrs.field(default=None, kw_only=True)
+
+
 @attrs.define(eq=False)
 class Workload:
     """Clients at work until `stop`."""
@@ -120,9 +132,8 @@ class Workload:
         node: str | None = None,
     ) -> Answer | None:
         """Send a put; its answer where it was done."""
-        answer = await self._send_write(
-            client, call, "PUT", body.key, headers=headers, body=body.data, node=node
-        )
+        request = _Request("PUT", body.key, headers=headers, body=body.data, node=node)
+        answer = await self._send_write(client, call, request)
         if answer is None:
             return None
         if answer.status == 200:
@@ -142,7 +153,7 @@ class Workload:
     async def _delete(self, client: Client) -> None:
         key = self._hot_key()
         call = self.evidence.history.delete(client.name, key)
-        answer = await self._send_write(client, call, "DELETE", key)
+        answer = await self._send_write(client, call, _Request("DELETE", key))
         if answer is None:
             return
         if answer.status == 204:
@@ -154,12 +165,13 @@ class Workload:
         """Put an object by a multipart upload of one part."""
         key = self._hot_key()
         body = self._new_body(key)
-        made = await self._ask(client, "POST", key, query={"uploads": ""})
+        made = await self._ask(client, _Request("POST", key, query={"uploads": ""}))
         upload = made.text("UploadId") if made is not None and made.status == 200 else None
         if upload is None:
             return
         query = {"partNumber": "1", "uploadId": upload}
-        part = await self._ask(client, "PUT", key, query=query, body=body.data)
+        put = _Request("PUT", key, query=query, body=body.data)
+        part = await self._ask(client, put)
         if part is None or part.status != 200:
             return
         document = (
@@ -167,9 +179,8 @@ class Workload:
             f'<ETag>"{body.etag}"</ETag></Part></CompleteMultipartUpload>'
         ).encode()
         call = self.evidence.history.put(client.name, key, body.number)
-        answer = await self._send_write(
-            client, call, "POST", key, query={"uploadId": upload}, body=document
-        )
+        complete = _Request("POST", key, query={"uploadId": upload}, body=document)
+        answer = await self._send_write(client, call, complete)
         if answer is None:
             return
         # A long completion begins its answer before it knows: its document counts.
@@ -191,7 +202,7 @@ class Workload:
     async def read(self, client: Client, key: str, *, node: str | None = None) -> bool:
         """Get a whole object; whether there was an answer."""
         call = self.evidence.history.get(client.name, key)
-        answer = await self._ask(client, "GET", key, node=node)
+        answer = await self._ask(client, _Request("GET", key, node=node))
         if answer is None:
             call.unknown()
             return False
@@ -218,7 +229,7 @@ class Workload:
     async def _head(self, client: Client) -> None:
         key = self._hot_key()
         call = self.evidence.history.get(client.name, key)
-        answer = await self._ask(client, "HEAD", key)
+        answer = await self._ask(client, _Request("HEAD", key))
         if answer is None or answer.status not in {200, 404}:
             call.unknown()
             return
@@ -241,7 +252,7 @@ class Workload:
         first = self.random.randrange(2 * KiB)
         last = first + self.random.randrange(1, 2 * KiB)
         headers = {"range": f"bytes={first}-{last}"}
-        answer = await self._ask(client, "GET", key, headers=headers)
+        answer = await self._ask(client, _Request("GET", key, headers=headers))
         if answer is None or answer.status not in {206, 404}:
             call.unknown()
             return
@@ -270,7 +281,8 @@ class Workload:
         etags: list[str] = []
         query = {"list-type": "2", "max-keys": str(_LIST_PAGE)}
         for _ in range(_LIST_PAGES_MAX):
-            answer = await self._ask(client, "GET", bucket, query=query, node=node)
+            page = _Request("GET", bucket, query=query, node=node)
+            answer = await self._ask(client, page)
             if answer is None or answer.status != 200:
                 return None
             for item in answer.body.split(b"<Contents>")[1:]:
@@ -290,51 +302,28 @@ class Workload:
     # ---- sending ----------------------------------------------------------------------
 
     async def _send_write(
-        self,
-        client: Client,
-        call: Call,
-        method: str,
-        key: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        node: str | None = None,
+        self, client: Client, call: Call, request: _Request
     ) -> Answer | None:
         """Send a write; None where the call is settled already."""
         try:
-            answer = await self._send(
-                client, method, key, query=query, headers=headers, body=body, node=node
-            )
+            answer = await self._send(client, request)
         except NoAnswer as error:
             call.unknown() if error.heard else call.failed()
             return None
-        if answer.status in {500, 503, 507} or answer.status in {400, 403}:
+        if answer.status in {400, 403, 500, 503, 507}:
             if answer.text("Code") in _HARMLESS:
                 call.failed()
             elif answer.status == 503:
                 call.unknown()
             else:
-                self._unforeseen(client, call, method, key, answer)
+                self._unforeseen(client, call, request.method, request.key, answer)
             return None
         return answer
 
-    async def _ask(
-        self,
-        client: Client,
-        method: str,
-        key: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        node: str | None = None,
-    ) -> Answer | None:
+    async def _ask(self, client: Client, request: _Request) -> Answer | None:
         """Send what needs no history; None where there is no answer, or none to go by."""
         try:
-            answer = await self._send(
-                client, method, key, query=query, headers=headers, body=body, node=node
-            )
+            answer = await self._send(client, request)
         except NoAnswer:
             return None
         refused = answer.status in {400, 403, 503, 507}
@@ -342,32 +331,29 @@ class Workload:
         if answer.status == 404 and answer.text("Code") == "NoSuchBucket":
             foreseen = False
         if refused and answer.status != 503 and answer.text("Code") not in _HARMLESS:
-            refused = method == "HEAD"
+            refused = request.method == "HEAD"
         if not refused and not foreseen:
-            self._accuse("answers", client, _words(method, key, answer))
+            self._accuse("answers", client, _words(request.method, request.key, answer))
         return answer if foreseen else None
 
-    async def _send(
-        self,
-        client: Client,
-        method: str,
-        key: str,
-        *,
-        query: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-        body: bytes,
-        node: str | None = None,
-    ) -> Answer:
+    async def _send(self, client: Client, request: _Request) -> Answer:
+        node = request.node
         address = self.random.choice(self.addresses()) if node is None else node
+        said = f"{client.name} {request.method} {request.key} by {address}"
         try:
             answer = await client.send(
-                address, method, f"/{key}", query=query, headers=headers, body=body
+                address,
+                request.method,
+                f"/{request.key}",
+                query=request.query,
+                headers=request.headers,
+                body=request.body,
             )
         except NoAnswer as error:
-            self.note(f"{client.name} {method} {key} by {address}: {error.heard}")
+            self.note(f"{said}: {error.heard}")
             raise
         self.evidence.operations += 1
-        self.note(f"{client.name} {method} {key} by {address}: {answer.status}")
+        self.note(f"{said}: {answer.status}")
         return answer
 
     # ---- judging ----------------------------------------------------------------------
