@@ -79,12 +79,7 @@ class KvRows:
 
     def get(self, key: bytes) -> bytes | None:
         if key[2] not in _HOT:
-            slot = key[:2]
-            generation = self._generations.get(slot)
-            if generation is None:
-                return None
-            value = self._kv.get(slot + generation + key[2:])
-            return None if value is None else schema.unseal(key, value)
+            return self._load(key)
         payload = self._hot.get(key, b"")  # No payload is empty.
         if payload == b"":
             if len(self._hot) >= _HOT_ROWS_MAX:

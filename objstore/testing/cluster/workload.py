@@ -230,15 +230,8 @@ class Workload:
         key = self._hot_key()
         call = self.evidence.history.get(client.name, key)
         answer = await self._ask(client, _Request("HEAD", key))
-        if answer is None or answer.status not in {200, 404}:
-            call.unknown()
-            return
-        if answer.status == 404:
-            call.returned(None)
-            return
-        body = self._body_of(answer.etag, key, client)
-        if body is None:
-            call.unknown()
+        body = self._body_found(client, call, key, answer, status=200)
+        if answer is None or body is None:
             return
         if int(answer.headers["content-length"]) != body.size:
             self._accuse("bodies", client, f"head of {key}: another size")
@@ -253,15 +246,8 @@ class Workload:
         last = first + self.random.randrange(1, 2 * KiB)
         headers = {"range": f"bytes={first}-{last}"}
         answer = await self._ask(client, _Request("GET", key, headers=headers))
-        if answer is None or answer.status not in {206, 404}:
-            call.unknown()
-            return
-        if answer.status == 404:
-            call.returned(None)
-            return
-        body = self._body_of(answer.etag, key, client)
-        if body is None:
-            call.unknown()
+        body = self._body_found(client, call, key, answer, status=206)
+        if answer is None or body is None:
             return
         if body.data[first : last + 1] != answer.body:
             self._accuse(
@@ -357,6 +343,21 @@ class Workload:
         return answer
 
     # ---- judging ----------------------------------------------------------------------
+
+    def _body_found(
+        self, client: Client, call: Call, key: str, answer: Answer | None, *, status: int
+    ) -> Body | None:
+        """What a read answered with `status` is of; None where the call is settled so."""
+        if answer is None or answer.status not in {status, 404}:
+            call.unknown()
+            return None
+        if answer.status == 404:
+            call.returned(None)
+            return None
+        body = self._body_of(answer.etag, key, client)
+        if body is None:
+            call.unknown()
+        return body
 
     def _body_of(self, etag: str, key: str, client: Client) -> Body | None:
         number = self.evidence.etags.get(etag)
