@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,7 +22,7 @@ from tests.cluster.load import Load
 from tests.cluster.registers import Connection
 from tests.cluster.scoreboard import Scoreboard
 from tests.cluster.workload import target_of
-from tests.harness import Cluster, running_cluster
+from tests.harness import Cluster, running_cluster, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -36,6 +37,19 @@ def cluster(tmp_path_factory: Any) -> Iterator[Cluster]:
         yield running
         for node in running.nodes:
             node.kill(signal.SIGCONT)
+
+
+def all_wait(sent: list[Connection], port: int) -> bool:
+    """Whether what each connection sent lies unread in a socket of this port."""
+    sockets = [connection._connection.sock for connection in sent]
+    if not all(sockets):
+        return False
+    unread = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(f":{port:04X}") and int(queues.rpartition(":")[2], 16):
+            unread.add(int(remote.rpartition(":")[2], 16))
+    return {socket.getsockname()[1] for socket in sockets} <= unread
 
 
 @attrs.define
@@ -58,12 +72,15 @@ class Traps:
 
     def set(self, values: dict[str, int], old_etags: dict[str, str]) -> None:
         """While it is paused: reads, and writes on the condition of what was before."""
+        fresh = [self._connection() for _ in KEYS]
         for place, key in enumerate(KEYS):
             self._start(self._read, self._warm[place], key, values[key])
-            self._start(self._read, self._connection(), key, values[key])
+            self._start(self._read, fresh[place], key, values[key])
             swap = self._warm[len(KEYS) + place]
             self._start(self._swap, swap, key, old_etags[key])
-        time.sleep(0.5)  # Until all of them are sent.
+        sent = [*self._warm, *fresh]
+        port = int(self.cluster.nodes[self.number].s3.rpartition(":")[2])
+        wait_until(lambda: all_wait(sent, port), what="requests in the node's sockets")
 
     def join(self) -> None:
         for thread in self._threads:
