@@ -337,6 +337,9 @@ def _end(dev: subprocess.Popen[bytes]) -> None:
         dev.wait()
 
 
+running: list[Cluster] = []  # For `conftest`, which tells what their nodes said.
+
+
 @contextmanager
 def running_cluster(
     folder: Path,
@@ -350,9 +353,11 @@ def running_cluster(
     cluster = start_cluster(
         folder, nodes=nodes, settings=settings, environment=environment, wrapper=wrapper
     )
+    running.append(cluster)
     try:
         yield cluster
     finally:
+        running.remove(cluster)
         try:
             cluster.stop()
         finally:

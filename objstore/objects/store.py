@@ -144,8 +144,8 @@ class Store:
         deadline_s = trio.current_effective_deadline()
         if deadline_s == inf:  # Of most requests: the front door has no scope for each.
             return max(1, self.options.meta_timeout_ms)
-        left_s = deadline_s - trio.current_time()
-        return max(1, int(min(left_s * 1000, self.options.meta_timeout_ms)))
+        left_s = deadline_s - trio.current_time()  # Endlessly below 0 once cancelled.
+        return int(max(1, min(left_s * 1000, self.options.meta_timeout_ms)))
 
     # ---- buckets ----------------------------------------------------------------------
 

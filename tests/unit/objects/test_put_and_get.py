@@ -359,6 +359,19 @@ async def test_delete_is_of_what_was_there_and_nothing_is_no_error():
             await fetch(c.store, record, b"k")
 
 
+@pytest.mark.parametrize("ask", ["propose", "query"])
+async def test_request_that_goes_on_once_cancelled_ends_as_cancelled(ask):
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        with trio.CancelScope() as scope:
+            scope.cancel()  # As a node's end does, before the request's next wait.
+            if ask == "propose":
+                await delete.delete_object(c.store, leave(record, "s3:DeleteObject", b"k"))
+            else:
+                await get.find_version(c.store, get_leave(record, key=b"k"))
+        assert scope.cancelled_caught
+
+
 async def test_each_of_many_deletes_has_its_own_outcome():
     async with composed() as c:
         record = await make_bucket(c.store)
