@@ -9,6 +9,8 @@ load.judge()                        when all is whole again
 
 from __future__ import annotations
 
+from typing import Self
+
 import attrs
 
 from tests.cluster.registers import Registers
@@ -52,15 +54,15 @@ class Load:
             board=self.board,
         )
 
-    def __enter__(self) -> Load:  # noqa: PYI034 - typing.Self adds nothing here.
+    def __enter__(self) -> Self:
         self.registers.__enter__()
         self.workload.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.registers._stopping.set()
-        self.workload.__exit__()
-        self.registers.__exit__()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.registers.stop()
+        self.workload.__exit__(kind)
+        self.registers.__exit__(kind)
 
     def judge(self, *, slowest_s: float | None = SLOWEST_S, **more: object) -> None:
         """Read all again, check the history, tell the figures; fails if any is bad."""

@@ -29,6 +29,7 @@ import attrs
 from objstore.cli.load import Client, Target
 from objstore.testing.history import Call, History
 from objstore.testing.linearizability import Verdict, check_history
+from tests.cluster.crew import Crew
 from tests.cluster.scoreboard import Scoreboard
 
 OPERATIONS_MAX = 240  # Of one key.
@@ -81,7 +82,7 @@ class Connection(Client):
 
 
 @attrs.define
-class Registers:
+class Registers(Crew):
     """Clients on hot keys until stopped; then `check`."""
 
     target: Target
@@ -97,29 +98,17 @@ class Registers:
     _unknown: Counter[str] = attrs.Factory(Counter)
     _etags: dict[str, str] = attrs.Factory(dict)  # etag -> token
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _stopping: threading.Event = attrs.Factory(threading.Event)
-    _threads: list[threading.Thread] = attrs.Factory(list)
-    _failures: list[BaseException] = attrs.Factory(list)
 
     def __attrs_post_init__(self) -> None:
         self.history = History(time.monotonic)
         self.nodes = tuple(self.nodes) or tuple(range(len(self.target.urls)))
 
-    def __enter__(self) -> Registers:  # noqa: PYI034 - typing.Self adds nothing here.
+    def begin(self) -> None:
         for number in range(self.clients):
-            thread = threading.Thread(target=self._run, args=(number,))
-            thread.start()
-            self._threads.append(thread)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+            self.start(self._work, number)
 
     def check(self) -> None:
         """Read every key once more, and judge all that was seen."""
-        assert not self._failures, self._failures
         client = _Register(self, "last", random.Random(self.seed))
         for family in range(self._family + 1):
             client.family = family
@@ -139,18 +128,14 @@ class Registers:
     def _keys_of(self, family: int) -> list[str]:
         return [f"r{self.seed}-{family:04d}-{number}" for number in range(self.keys)]
 
-    def _run(self, number: int) -> None:
+    def _work(self, number: int) -> None:
         chance = random.Random(self.seed * 1000 + number)
         home = self.nodes[number % len(self.nodes)]
         client = _Register(self, f"c{number}", chance, home)
-        try:
-            while not self._stopping.is_set():
-                client.step()
-                if self.pause_s:
-                    time.sleep(self.pause_s)
-        except BaseException as error:
-            self._failures.append(error)
-            raise
+        while not self.is_over:
+            client.step()
+            if self.pause_s:
+                time.sleep(self.pause_s)
 
     def _pick(self, chance: random.Random) -> tuple[int, str]:
         """A key of the present family, counted; the next family where that is full."""

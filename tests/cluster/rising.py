@@ -9,7 +9,6 @@ went through.  Cheaper than a whole history, so that thousands of reads a second
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 import attrs
 
 from objstore.cli.load import Target
+from tests.cluster.crew import Crew
 from tests.cluster.registers import Connection
 from tests.cluster.scoreboard import Scoreboard
 
@@ -36,7 +36,7 @@ class Window:
 
 
 @attrs.define
-class Rising:
+class Rising(Crew):
     """Writers and hunters until the block ends."""
 
     target: Target
@@ -48,27 +48,13 @@ class Rising:
     prefix: str = "rising"
     window: Window = attrs.Factory(Window)
     acked: Counter[str] = attrs.Factory(Counter)
-    _stopping: threading.Event = attrs.Factory(threading.Event)
-    _threads: list[threading.Thread] = attrs.Factory(list)
 
-    def __enter__(self) -> Rising:  # noqa: PYI034 - typing.Self adds nothing here.
+    def begin(self) -> None:
         for number in range(self.keys):
-            self._start(self._write, f"{self.prefix}-{number}", number)
+            self.start(self._write, f"{self.prefix}-{number}", number)
         for node in self.suspects:
             for number in range(self.hunters):
-                self._start(self._hunt, node, number)
-        return self
-
-    def _start(self, target: object, *arguments: object) -> None:
-        assert callable(target)
-        thread = threading.Thread(target=target, args=arguments)
-        thread.start()
-        self._threads.append(thread)
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+                self.start(self._hunt, node, number)
 
     def open_window(self) -> Window:
         """From now on what suspects answer is counted apart."""
@@ -78,7 +64,7 @@ class Rising:
     def _write(self, key: str, number: int) -> None:
         connections = [Connection(self.target, self.target.urls[n]) for n in self.serving]
         value, turn = 0, number
-        while not self._stopping.is_set():
+        while not self.is_over:
             value, turn = value + 1, turn + 1
             node = self.serving[turn % len(self.serving)]
             status = self._ask(
@@ -91,7 +77,7 @@ class Rising:
     def _hunt(self, node: int, number: int) -> None:
         connection = Connection(self.target, self.target.urls[node])
         turn = number
-        while not self._stopping.is_set():
+        while not self.is_over:
             turn += 1
             key = f"{self.prefix}-{turn % self.keys}"
             window, began, least = self.window, time.monotonic(), self.acked[key]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.cluster.crew import Crew
 from tests.cluster.load import Load
 from tests.cluster.registers import Connection
 from tests.cluster.scoreboard import Scoreboard
@@ -53,7 +53,7 @@ def all_wait(sent: list[Connection], port: int) -> bool:
 
 
 @attrs.define
-class Traps:
+class Traps(Crew):
     """Requests that lie in the sockets of a node that is paused."""
 
     cluster: Cluster
@@ -61,7 +61,6 @@ class Traps:
     board: Scoreboard
     answers: Counter[str] = attrs.Factory(Counter)
     _warm: list[Connection] = attrs.Factory(list)
-    _threads: list[threading.Thread] = attrs.Factory(list)
 
     def arm(self) -> None:
         """Before the pause: connections that are open already."""
@@ -74,26 +73,17 @@ class Traps:
         """While it is paused: reads, and writes on the condition of what was before."""
         fresh = [self._connection() for _ in KEYS]
         for place, key in enumerate(KEYS):
-            self._start(self._read, self._warm[place], key, values[key])
-            self._start(self._read, fresh[place], key, values[key])
+            self.start(self._read, self._warm[place], key, values[key])
+            self.start(self._read, fresh[place], key, values[key])
             swap = self._warm[len(KEYS) + place]
-            self._start(self._swap, swap, key, old_etags[key])
+            self.start(self._swap, swap, key, old_etags[key])
         sent = [*self._warm, *fresh]
         port = int(self.cluster.nodes[self.number].s3.rpartition(":")[2])
         wait_until(lambda: all_wait(sent, port), what="requests in the node's sockets")
 
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
-
     def _connection(self) -> Connection:
         target = target_of(self.cluster, BUCKET)
         return Connection(target, target.urls[self.number])
-
-    def _start(self, act: Any, *arguments: object) -> None:
-        thread = threading.Thread(target=act, args=arguments)
-        thread.start()
-        self._threads.append(thread)
 
     def _read(self, connection: Connection, key: str, least: int) -> None:
         for _ in range(5):  # The queued one, and some while it finds its way back.
@@ -147,9 +137,9 @@ def pause_each(cluster: Cluster, seconds: float, seed: int) -> None:
                 value += 1
                 write_all(cluster, (number + 1) % 3, value)
                 time.sleep(max(0.0, until - time.monotonic()))
-                traps.set(dict.fromkeys(KEYS, value), old_etags)
-                node.kill(signal.SIGCONT)
-                traps.join()
+                with traps:
+                    traps.set(dict.fromkeys(KEYS, value), old_etags)
+                    node.kill(signal.SIGCONT)
             answers += traps.answers
             load.board.wait_for_acks(20)
     load.judge(pauses=3, **{name.replace(":", "_"): n for name, n in answers.items()})

@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.cluster.crew import Crew
 from tests.cluster.registers import body_of, token_of
 from tests.cluster.scoreboard import Scoreboard
 from tests.harness import Cluster, Node, running_cluster
@@ -99,7 +100,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @attrs.define
-class Users:
+class Users(Crew):
     """boto3 clients that put, get, list and delete; every failure of theirs counts."""
 
     cluster: Cluster
@@ -108,27 +109,17 @@ class Users:
     count: int = 4
     failures: list[str] = attrs.Factory(list)
     requests: int = 0
-    _stopping: threading.Event = attrs.Factory(threading.Event)
-    _threads: list[threading.Thread] = attrs.Factory(list)
 
-    def __enter__(self) -> Users:  # noqa: PYI034 - typing.Self adds nothing here.
+    def begin(self) -> None:
         for number in range(self.count):
             s3 = self.cluster.s3(endpoint_url=self.url, config=None)
-            thread = threading.Thread(target=self._run, args=(number, s3))
-            thread.start()
-            self._threads.append(thread)
-        return self
+            self.start(self._work, number, s3)
 
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int, s3: Any) -> None:
+    def _work(self, number: int, s3: Any) -> None:
         chance = random.Random(number)
         kept: dict[str, str] = {}
         turn = 0
-        while not self._stopping.is_set():
+        while not self.is_over:
             turn += 1
             key = f"user{number}-{chance.randrange(20)}"
             what = chance.choice(("put", "put", "get", "get", "list", "delete"))

@@ -16,6 +16,7 @@ import xml.etree.ElementTree as ET
 import attrs
 
 from objstore.cli.load import Client, Target
+from tests.cluster.crew import Crew
 from tests.cluster.scoreboard import Scoreboard
 from tests.harness import Cluster
 
@@ -45,7 +46,7 @@ def size_of(key: str) -> int:
 
 
 @attrs.define
-class Workload:
+class Workload(Crew):
     """Writers on all nodes until stopped."""
 
     cluster: Cluster
@@ -60,21 +61,11 @@ class Workload:
     tried: set[str] = attrs.Factory(set)
     deleted: set[str] = attrs.Factory(set)  # Acknowledged.
     doomed: set[str] = attrs.Factory(set)  # Deleting it was tried: it may be gone.
-    _stopping: threading.Event = attrs.Factory(threading.Event)
-    _threads: list[threading.Thread] = attrs.Factory(list)
     _lock: threading.Lock = attrs.Factory(threading.Lock)
 
-    def __enter__(self) -> Workload:  # noqa: PYI034 - typing.Self adds nothing here.
+    def begin(self) -> None:
         for number in range(self.writers):
-            thread = threading.Thread(target=self._write, args=(number,))
-            thread.start()
-            self._threads.append(thread)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
+            self.start(self._write, number)
 
     def _write(self, writer: int) -> None:
         target = target_of(self.cluster, self.bucket)
@@ -82,7 +73,7 @@ class Workload:
         clients = [Client(target, url) for url in target.urls]
         count = 0
         nodes = self.nodes or tuple(range(len(clients)))
-        while not self._stopping.is_set():
+        while not self.is_over:
             at = nodes[writer % len(nodes)]
             count += 1
             key = f"w{self.seed}-{writer}-{count}-{chance.choice(self.sizes)}"
