@@ -296,7 +296,7 @@ class HttpConfig:
     body_timeout_ms: int = _key(DURATION, 30_000, "Without a byte read or written.")
     drain_timeout_ms: int = _key(DURATION, 10_000, "For requests in progress at a stop.")
     request_timeout_ms: int = _key(
-        DURATION, 8_000, "For all metadata of one request, retries among it; then 503."
+        DURATION, 6_000, "For all metadata of one request, retries among it; then 503."
     )
     parser: str = _key(
         _choice("quick", "h11"), "quick", "Reads plain heads itself, or leaves all to h11."

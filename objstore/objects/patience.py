@@ -1,7 +1,7 @@
 """How long one request may wait for metadata: all its calls together.
 
-    begin ----> 8 s left
-    a call waits 3 s for an election ---> 5 s left, and that is what the next call gets
+    begin ----> 6 s left
+    a call waits 3 s for an election ---> 3 s left, and that is what the next call gets
     nothing left ---> the next call is not even tried: Unavailable, 503
 
 So a request that makes several calls does not wait several times.  Calls that are quick
