@@ -34,7 +34,6 @@ REQUEST_ID_KEPT_MS = 15 * 60_000  # Longer than any client's deadline for one re
 INTENT_LIFE_MS = 15 * 60_000  # A writer renews at a third of it.
 COMPLETION_KEPT_MS = 24 * 3_600_000  # A repeated completion is answered so long.
 DROPPED_FENCE_KEPT_MS = 24 * 3_600_000  # No delayed OpenBucket is older than that.
-CHANGES_KEPT = 256  # Lines of a slot's change log: a million over all slots.
 PURGE_ROWS_MAX = 64  # Rows one step of a purge looks at: about a millisecond.
 PURGE_CHUNKS_MAX = 512  # Chunks one such step releases.
 CLUSTER_CHANGES_KEPT = 10_000  # Deleted rows the cluster shard remembers for the views.

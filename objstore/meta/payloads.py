@@ -12,7 +12,7 @@
     checksum     nil | [algorithm, value, kind]
     fence        [config version, versioning, is open, is dropped]
     counters     [objects, versions, bytes, uploads, below objects, below bytes]
-    state        [floor epoch, next released, next change]
+    state        [floor epoch, next released]
 
 A list grows at its end only: a reader takes the items that it knows.  Body and location
 are packed apart, so that lists and conditions need not decode them.  Values that are not

@@ -34,7 +34,6 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     30 CHUNK          chunk 16                              where it is referred to
     31 RELEASED       sequence u64                          Released
     32 BELOW          rank u8, chunk 16                     place and ChunkRef
-    40 CHANGE         place u64, sequence mod CHANGES_KEPT  one line of the change log
     48 LOCK           (reserved: locks with fencing token, leases, allowances)
     50 SETTING        name                                  bytes
     51 LAYOUT         epoch u64                             Layout
@@ -66,7 +65,7 @@ import google_crc32c
 
 from objstore.errors import CorruptData
 from objstore.ids import BucketId, ChunkId, IntentId, Key, Slot, UploadId
-from objstore.limits import CHANGES_KEPT, SLOT_COUNT
+from objstore.limits import SLOT_COUNT
 
 CLUSTER_SLOT = Slot(SLOT_COUNT)  # The cluster shard's pseudo-slot.
 LOCAL_PREFIX = b"\xff\xfe"  # Metadata's own rows of this node.
@@ -103,7 +102,6 @@ class Table(IntEnum):
     CHUNK = 0x30
     RELEASED = 0x31
     BELOW = 0x32
-    CHANGE = 0x40
     LOCK = 0x48
     SETTING = 0x50
     LAYOUT = 0x51
@@ -374,11 +372,6 @@ def chunk_key(slot: Slot, chunk: ChunkId) -> bytes:
 
 def released_key(slot: Slot, sequence: int) -> bytes:
     return _NUMBER.pack(slot, Table.RELEASED, sequence)
-
-
-def change_key(slot: Slot, sequence: int) -> bytes:
-    """Each line overwrites the one that is CHANGES_KEPT older."""
-    return _NUMBER.pack(slot, Table.CHANGE, sequence % CHANGES_KEPT)
 
 
 def number_of_row(row_key: bytes) -> int:

@@ -39,7 +39,7 @@ from objstore.meta.errors import NoSuchKey, PreconditionFailed
 from objstore.meta.payloads import Place, VersionHead
 from objstore.meta.rows import RowView, first_row
 from objstore.meta.values import Draft, Listed, Version
-from objstore.meta.work import ORDER_SHIFT, Change, Count, Work
+from objstore.meta.work import ORDER_SHIFT, Count, Work
 
 UNVERSIONED = "unversioned"
 ENABLED = "enabled"
@@ -188,13 +188,10 @@ def store_version(
     shown = None if draft is None else payloads.listed_version(version, draft)
     _show(work, bucket, key, before=before, now=shown)
     work.count(bucket, Count.VERSIONS, 1)
-    if draft is None:
-        work.log_change(Change.MARKER, bucket, key, order, version_id)
-    else:
+    if draft is not None:
         work.count(bucket, Count.BYTES, draft.size)
         place = Place(bucket, key, order, "", 0)
         references.hold(work, place, draft.location)
-        work.log_change(Change.PUT, bucket, key, order, version_id)
     return PutResult(
         version_id=version_id,
         time_ms=context.time_ms,
@@ -274,7 +271,6 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
         if top is not None:
             _show(work, ref.bucket, key, before=top, now=None)
             _remove_row(work, ref.bucket, key, top, versioning)
-            work.log_change(Change.DELETE, ref.bucket, key, top[1].order, NULL_VERSION)
         return DeleteResult(None, is_delete_marker=False)
     marker = store_version(work, ref.bucket, key, None, versioning=versioning, top=top)
     return DeleteResult(marker.version_id, is_delete_marker=True)
@@ -297,5 +293,4 @@ def _delete_named(
         if now is not None and not now.is_delete_marker:
             shown = payloads.listed(now)
         _show(work, bucket, key, before=top, now=shown)
-    work.log_change(Change.DELETE, bucket, key, found[1].order, version_id)
     return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)

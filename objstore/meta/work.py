@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from objstore.frozen import frozen
-from objstore.ids import BucketId, Key, Slot, VersionId
+from objstore.ids import BucketId, Slot
 from objstore.meta import payloads, schema
 from objstore.meta.rows import StagedRows
 
@@ -23,14 +23,6 @@ class Context:
     index: int
     term: int
     time_ms: int  # Cluster time: greater than of every command before it in the shard.
-
-
-class Change(IntEnum):
-    """What a line of the change log says."""
-
-    PUT = 1
-    DELETE = 2  # Of a version, by its id or as the null version.
-    MARKER = 3  # A delete marker was put.
 
 
 class Count(IntEnum):
@@ -57,12 +49,12 @@ class Work:
         self._state: list[int] | None = None
         self._state_before: list[int] = []
 
-    # ---- the slot's state: [floor epoch, next released, next change] ------------------
+    # ---- the slot's state: [floor epoch, next released] ------------------------------
 
     def _loaded(self) -> list[int]:
         if self._state is None:
             payload = self.rows.get(schema.state_key(self.slot))
-            self._state = [0, 1, 1] if payload is None else list(payloads.unpack(payload))
+            self._state = [0, 1] if payload is None else list(payloads.unpack(payload))
             self._state_before = list(self._state) if payload is not None else []
         return self._state
 
@@ -78,16 +70,6 @@ class Work:
         state = self._loaded()
         state[1] += 1
         return state[1] - 1
-
-    def log_change(
-        self, change: Change, bucket: BucketId, key: Key, order: int, version_id: VersionId
-    ) -> None:
-        """Write a line of the change log, over the oldest one."""
-        state = self._loaded()
-        sequence = state[2]
-        state[2] += 1
-        line = (sequence, self.context.time_ms, change, bucket, key, order, version_id)
-        self.rows.put(schema.change_key(self.slot, sequence), payloads.pack(line))
 
     # ---- counters ---------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from objstore.ids import Key, NodeId
-from objstore.limits import CHANGES_KEPT, INTENT_LIFE_MS, REQUEST_ID_KEPT_MS
+from objstore.limits import INTENT_LIFE_MS, REQUEST_ID_KEPT_MS
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import schema
@@ -175,12 +175,6 @@ def test_commands_drain_what_is_due_by_themselves(shard: Shard) -> None:
     for _ in range(24):
         shard.put(b"key")
     assert shard.tables()[schema.Table.REQUEST] <= 30
-
-
-def test_the_change_log_keeps_the_newest_lines(shard: Shard) -> None:
-    for _ in range(CHANGES_KEPT + 20):
-        shard.put(b"key")
-    assert shard.tables()[schema.Table.CHANGE] == CHANGES_KEPT
 
 
 # ---- fences ---------------------------------------------------------------------------
