@@ -102,6 +102,14 @@ class Stream(Protocol):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
+    def try_send(self, data: bytes) -> bool:
+        """Send a small message here and now, if the whole of it goes; whether it did.
+
+        Where it did not, some of it may have gone: the next `send_all` must begin with the
+        same bytes, and sends the rest of them.  Never raises: `send_all` finds errors.
+        """
+        ...
+
     async def receive_some(self, size_max: int) -> bytes:
         """At least one byte, or b"" at the end of the stream.
 

@@ -1,6 +1,7 @@
 """TLS over a plain stream, by the standard library's ssl on memory buffers.
 
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
+        try_send   -> SSLObject.write -> outgoing -> transport.send_now
         receive    <- SSLObject.read  <- incoming <- transport.receive_through
 
 Of our own rather than trio.SSLStream for two reasons: it can half-close (close_notify and
@@ -77,6 +78,8 @@ class TlsStream:
         self._peer_node: NodeId | None = None
         self._handshaking = trio.Lock()
         self._sending = trio.Lock()
+        self._begun = b""  # What `try_send` has encrypted and could not send.
+        self._begun_size = 0  # So many bytes of the next message are in it.
         self._early = bytearray()  # Received before a half-close, not yet asked for.
         self._is_dry = False  # The last read took all that had come: feed first.
         self._broken = False
@@ -158,6 +161,12 @@ class TlsStream:
             raise trio.ClosedResourceError("the sending side is closed")
         await self._take_turn()
         try:
+            if self._begun:
+                data = memoryview(data)[self._begun_size :]
+                ciphertext, self._begun = self._begun, b""
+                await self._flush(ciphertext)
+            if not data:
+                return
             if len(data) <= _SMALL_SIZE:
                 self._write(data)
                 await self._flush(self._send_now())
@@ -170,6 +179,27 @@ class TlsStream:
         finally:
             self._sending.release()
 
+    def try_send(self, data: bytes) -> bool:
+        if (
+            self._object is None
+            or len(data) > _SMALL_SIZE
+            or self._begun
+            or self._outgoing.pending
+            or self._closed
+            or self._broken
+            or self._eof_sent
+            or self._sending.locked()
+        ):
+            return False
+        try:
+            self._object.write(data)
+        except ssl.SSLError:
+            self._broken = True
+            return False
+        self._begun = self._send_now()
+        self._begun_size = len(data)
+        return not self._begun
+
     async def send_eof(self) -> None:
         if self._object is None:
             await self.handshake()
@@ -177,6 +207,7 @@ class TlsStream:
         if self._eof_sent:
             return
         async with self._sending:
+            assert not self._begun, "a message was begun"
             self._eof_sent = True
             self._drain()
             self._unwrap()
@@ -186,10 +217,11 @@ class TlsStream:
         if self._closed:
             return
         usable = self._object is not None and not self._broken and not self._eof_sent
-        # Not while another task is in the middle of a record.
-        if usable and not self._sending.locked():
+        # Not in the middle of a record.
+        is_between = not self._sending.locked() and not self._begun
+        if usable and is_between:
             self._unwrap()
-        if not self._sending.locked() and (last_words := self._outgoing.read()):
+        if is_between and (last_words := self._outgoing.read()):
             self._transport.send_now(last_words)
         self._closed = True
         self._transport.close()
@@ -287,7 +319,8 @@ class TlsStream:
 
     async def _feed(self, expected: int = 0) -> None:
         """Send what TLS has to say of itself, then wait for more of the peer's."""
-        if self._outgoing.pending and not self._sending.locked():
+        # Where a message was begun, who sends the rest of it sends this too.
+        if self._outgoing.pending and not self._sending.locked() and not self._begun:
             async with self._sending:
                 await self._flush()
         if not await self._transport.receive_through(self._incoming.write, expected):

@@ -412,7 +412,7 @@ class _Link:
             return False
         buffers = encode_cast(method, value, payload)
         if self.connection is not None:
-            self.connection.send(buffers)
+            self.connection.send(buffers, at_once=True)
         else:
             self._early.append(buffers)
             self._early_size += sum(map(len, buffers))

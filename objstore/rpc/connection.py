@@ -2,7 +2,9 @@
 
 Both ends use it: `client` for links it opened, `server` for those it accepted.  A writer
 task sends whatever has been queued when it gets its turn, as one piece where that is
-small: what many tasks queue in one pass of the loop costs one send (SPEED 3).
+small: what many tasks queue in one pass of the loop costs one send (SPEED 3).  What is
+one piece already, as Raft's messages of a pass, is sent without it: the writer's turn would
+cost a switch of tasks, and a pass of the loop.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from objstore.rpc.frames import (
 )
 from objstore.units import KiB
 
+# Up to so much is sent without the writer: a few messages of Raft with small objects.
+_AT_ONCE_SIZE_MAX = 16 * KiB
 # Buffers up to this size are joined into one send; larger ones go as they are, since
 # copying a block costs more than a send.
 _JOIN_SIZE_MAX = 64 * KiB
@@ -59,6 +63,7 @@ class Connection:
         self._queue_size_max = config.queue_size_max
         self._queue: list[Buffer] = []
         self._writer: trio.lowlevel.Task | None = None  # Set while it waits for work.
+        self._is_writing = False  # The writer is in the midst of a send.
         self._room = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
 
@@ -81,14 +86,32 @@ class Connection:
             await close_stream(self.stream)
         return self.reason
 
-    def send(self, buffers: list[Buffer]) -> None:
-        """Queue one frame.  Never waits; callers bound what they queue by `queue_size`."""
+    def send(self, buffers: list[Buffer], *, at_once: bool = False) -> None:
+        """Queue one frame.  Never waits; callers bound what they queue by `queue_size`.
+
+        at_once: nothing will come in this pass of the loop that it should be joined with.
+        """
         self._queue.extend(buffers)
         self.queue_size += sum(map(len, buffers))
         self.queued_count += 1
+        if at_once and self._send_at_once():
+            return
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = None
+
+    def _send_at_once(self) -> bool:
+        """Send all that is queued, if that is little and the stream takes it whole."""
+        if self._is_writing or self.queue_size > _AT_ONCE_SIZE_MAX or self.reason:
+            return False
+        data = b"".join(self._queue)
+        self.sent_count = self.queued_count
+        if not self.stream.try_send(data):
+            self._queue = [data]  # As the stream demands: some of it may have left.
+            return False
+        self._queue = []
+        self.queue_size = 0
+        return True
 
     @property
     def is_full(self) -> bool:
@@ -142,7 +165,9 @@ class Connection:
                     continue
                 queue, self._queue = self._queue, []
                 self.sent_count = self.queued_count
+                self._is_writing = True
                 await self._send_joined(queue)
+                self._is_writing = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             self.close(str(problem.__cause__ or problem) or "connection lost")
 

@@ -366,11 +366,19 @@ class PlainStream:
         self._hear_of_death()
         return sent
 
-    def send_now(self, data: bytes) -> None:
-        """Send last words, whole or not at all, if there is room."""
-        usable = self._boot.alive and not self._closed and not self._eof_sent
-        if usable and self._outgoing.unread + len(data) <= WINDOW_SIZE:
-            self.send_part(data)
+    def try_send(self, data: bytes) -> bool:
+        """Send all of it or nothing, as far as the window has room."""
+        if (
+            not self._boot.alive
+            or self._closed
+            or self._eof_sent
+            or self._sending
+            or trio.current_time() >= self._reset_at
+            or self._outgoing.unread + len(data) > WINDOW_SIZE
+        ):
+            return False
+        self.send_part(data)
+        return True
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()

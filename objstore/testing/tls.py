@@ -56,7 +56,7 @@ class Transport(Protocol):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
-    def send_now(self, data: bytes) -> None: ...
+    def try_send(self, data: bytes) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -119,7 +119,7 @@ class SimulatedTlsStream:
                 else:
                     await self._greet_client(self._tls)
             except BadCertificate as error:
-                self._transport.send_now(_encode(_Kind.ALERT, str(error).encode()))
+                self._transport.try_send(_encode(_Kind.ALERT, str(error).encode()))
                 raise self._error(f"TLS handshake failed: {error}") from error
             self._ready = True
             self._broken = False
@@ -161,6 +161,18 @@ class SimulatedTlsStream:
                 await self._send(_Kind.DATA, rest[:_RECORD_SIZE_MAX])
                 rest = rest[_RECORD_SIZE_MAX:]
 
+    def try_send(self, data: bytes) -> bool:
+        if (
+            not self._ready
+            or not 0 < len(data) <= _RECORD_SIZE_MAX
+            or self._closed
+            or self._broken
+            or self._eof_sent
+            or self._sending.locked()
+        ):
+            return False
+        return self._transport.try_send(_encode(_Kind.DATA, data))
+
     async def send_eof(self) -> None:
         if not self._ready:
             await self.handshake()
@@ -175,7 +187,7 @@ class SimulatedTlsStream:
             return
         usable = self._ready and not self._broken and not self._eof_sent
         if usable and not self._sending.locked():
-            self._transport.send_now(_encode(_Kind.CLOSE_NOTIFY, b""))
+            self._transport.try_send(_encode(_Kind.CLOSE_NOTIFY, b""))
         self._closed = True
         self._transport.close()
 

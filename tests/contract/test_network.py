@@ -150,6 +150,38 @@ async def test_sending_nothing_is_allowed(pair):
     assert await server.receive_some(10) == b"x"
 
 
+async def test_what_is_sent_at_once_or_begun_so_arrives_once_and_in_order(pair):
+    client, server = pair
+    sent, began = b"", False
+    while not began and len(sent) < 64 * 2**20:
+        message = len(sent).to_bytes(8, "big") * 1024
+        began = not client.try_send(message)
+        if not began:
+            sent += message
+    assert began, "the other end reads nothing: sometime there is no room"
+    received = b""
+
+    async def receive():
+        nonlocal received
+        received = await receive_all(server)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await client.send_all(message + b"behind it")
+        if not client.try_send(b"at last"):
+            await client.send_all(b"at last")
+        await client.send_eof()
+    assert received == sent + message + b"behind it" + b"at last"
+
+
+async def test_a_stream_that_is_of_no_use_sends_nothing_at_once(pair):
+    client, server = pair
+    await client.send_eof()
+    assert not client.try_send(b"late")
+    await server.aclose()
+    assert not server.try_send(b"late")
+
+
 async def test_after_a_half_close_the_other_direction_goes_on(pair):
     """F36: a client half-closes after its request and gets its whole answer."""
     client, server = pair

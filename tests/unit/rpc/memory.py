@@ -47,6 +47,9 @@ class MemoryStream:
         else:
             await self.inner.send_all(bytes(data))
 
+    def try_send(self, data: bytes) -> bool:
+        return False
+
     async def receive_some(self, size_max: int) -> bytes:
         return bytes(await self.inner.receive_some(size_max))
 

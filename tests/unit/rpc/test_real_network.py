@@ -13,13 +13,62 @@ from objstore.host.real_pki import RealPki
 from objstore.ids import ClusterId, NodeId
 from objstore.rpc.call import Call, NoSuchMethod, PeerUnavailable, Reply
 from objstore.rpc.client import Peers, call_address
+from objstore.rpc.config import RpcConfig
 from objstore.rpc.server import RpcServer
 
 from .memory import ALICE, BOB, CAROL, CLUSTER, running
 
+LARGE = 64 * 1024 * 1024
+
 
 async def echo(call: Call) -> Reply:
     return Reply((call.peer, call.value), call.payload)
+
+
+async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls() -> None:
+    now_ms = time.time_ns() // 1_000_000
+    pki = RealPki()
+    authority = pki.create_authority(CLUSTER, now_ms=now_ms, days=1)
+    alice, bob = (
+        pki.issue(authority, CLUSTER, node, now_ms=now_ms, days=1) for node in (ALICE, BOB)
+    )
+    network = RealNetwork()
+    server = RpcServer(
+        network,
+        Address("127.0.0.1", 0),
+        tls=ServerTls(lambda: bob, mutual=True),
+        node=BOB,
+        cluster=CLUSTER,
+    )
+    server.register("echo", echo)
+    got: list[bytes] = []
+    server.register_cast("note", lambda peer, value, payload: got.append(bytes(payload)))
+    sent = [number.to_bytes(8, "big") * 1000 for number in range(3000)]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            address: Address = await nursery.start(server.run)
+            peers = Peers(
+                network,
+                node=ALICE,
+                cluster=CLUSTER,
+                identity=lambda: alice,
+                resolve={BOB: address}.get,
+                config=RpcConfig(cast_size_max=LARGE, queue_size_max=LARGE),
+            )
+            async with running(peers):
+                await peers.call(BOB, "echo", 0, timeout_ms=5000)
+                for number in range(0, 3000, 100):  # No wait: the kernel's buffers fill.
+                    for payload in sent[number : number + 100]:
+                        peers.cast(BOB, "note", payload=payload)
+                    nursery.start_soon(_call, peers, number)
+                await peers.call(BOB, "echo", 1, timeout_ms=5000)
+            nursery.cancel_scope.cancel()
+    assert got == sent
+
+
+async def _call(peers: Peers, number: int) -> None:
+    reply = await peers.call(BOB, "echo", number, timeout_ms=5000)
+    assert reply.value == (ALICE, number)
 
 
 async def test_calls_over_mutual_tls_and_refusals_of_other_clusters() -> None:
