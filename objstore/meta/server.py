@@ -39,11 +39,13 @@ from objstore.meta.errors import WrongShard
 from objstore.meta.queries import QUERIES, ClusterChanges, Query
 from objstore.meta.store import MetaStore, ShardMachine
 from objstore.meta.view import ClusterView
+from objstore.raft.answers import Answer
 from objstore.raft.driver import RaftHost
 from objstore.raft.errors import NotLeader
 from objstore.rpc import codec
-from objstore.rpc.call import Call, Reply
+from objstore.rpc.call import Call, Reply, Settle
 from objstore.rpc.codec import wire
+from objstore.rpc.connection import time_left_ms
 from objstore.rpc.server import RpcServer
 
 log = structlog.get_logger()
@@ -102,7 +104,7 @@ class MetaServer:
         self.view.follow(self.store.machine(CLUSTER_SHARD))
 
     def register(self, rpc: RpcServer) -> None:
-        rpc.register(PROPOSE, self._on_propose)
+        rpc.register_begun(PROPOSE, self._begin_propose)
         rpc.register(QUERY, self._on_query)
         rpc.register(CHANGES, self._on_changes)
         rpc.register(CHAINS, self._on_chains)
@@ -123,17 +125,27 @@ class MetaServer:
         be applied all the same), OutOfSpace.  If cancelled, it may be applied or not.
         """
         encoded = codec.encode(command)
-        return await self._propose(shard, request, command, encoded, timeout_ms=timeout_ms)
+        answer = self._begin(shard, request, command, encoded, timeout_ms)
+        try:
+            result = await answer.wait()
+        except NotLeader as error:
+            raise self._wrong_shard(shard, error) from error
+        if isinstance(result, ObjstoreError):
+            raise result
+        return result
 
-    async def _propose(
+    def _begin(
         self,
         shard: ShardId,
         request: RequestId,
         command: Command,
         encoded: bytes,
-        *,
-        timeout_ms: int | None = None,
-    ) -> Any:
+        timeout_ms: int | None,
+    ) -> Answer:
+        """Check a command and hand it to Raft; what to wait for.
+
+        Raises what `propose` does; its answer may raise NotLeader.
+        """
         check_command(command, encoded_size=len(encoded))
         if len(request) != envelope.REQUEST_ID_SIZE:
             raise InvalidRequest("a request id has 16 bytes")
@@ -150,12 +162,9 @@ class MetaServer:
             )
         data = envelope.encode(request, self._stamp_ms(shard), encoded, level=level)
         try:
-            result = await self.raft.propose(shard, data, timeout_ms=timeout_ms)
+            return self.raft.begin_proposal(shard, data, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
-        if isinstance(result, ObjstoreError):
-            raise result
-        return result
 
     def _stamp_ms(self, shard: ShardId) -> int:
         """Our clock, but never far ahead of most voters' clocks.
@@ -186,7 +195,7 @@ class MetaServer:
             leader = self.view.preferred_leader(shard)
         return WrongShard(str(error), leader=leader or "")
 
-    async def _on_propose(self, call: Call) -> Reply:
+    def _begin_propose(self, call: Call, settle: Settle) -> None:
         if not isinstance(call.value, ProposeCall):
             raise InvalidRequest("not a proposal")
         if len(call.payload) > ENTRY_SIZE_MAX:
@@ -197,7 +206,19 @@ class MetaServer:
         where = call.value
         known = cast("Command", command)
         encoded = bytes(call.payload)
-        return Reply(await self._propose(where.shard, where.request, known, encoded))
+        timeout_ms = time_left_ms(call.deadline)
+        answer = self._begin(where.shard, where.request, known, encoded, timeout_ms)
+
+        def reply(result: Callable[[], object]) -> Reply:
+            try:
+                value = result()
+            except NotLeader as error:
+                raise self._wrong_shard(where.shard, error) from error
+            if isinstance(value, ObjstoreError):
+                raise value
+            return Reply(value)
+
+        answer.then(lambda result: settle(lambda: reply(result)))
 
     # ---- queries ----------------------------------------------------------------------
 

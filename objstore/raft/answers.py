@@ -17,16 +17,25 @@ class Answer:
     due_ms: when whoever owns it gives up; None: never.
     """
 
-    __slots__ = ("_result", "_tasks", "due_ms")
+    __slots__ = ("_result", "_tasks", "_then", "due_ms")
 
     def __init__(self, due_ms: int | None = None) -> None:
         self.due_ms = due_ms
         self._tasks: list[trio.lowlevel.Task] = []
+        self._then: Callable[[Callable[[], object]], None] | None = None
         self._result: Callable[[], object] | None = None
 
     @property
     def is_awaited(self) -> bool:
-        return bool(self._tasks)
+        return bool(self._tasks) or self._then is not None
+
+    def then(self, callback: Callable[[Callable[[], object]], None]) -> None:
+        """Hand `callback` what gives the value or raises the error, once it is settled.
+
+        In the midst of a pass: it must be quick, and raise nothing.
+        """
+        assert self._result is None
+        self._then = callback
 
     async def wait(self) -> object:
         """The value, or the error raised.  If cancelled, nobody else notices."""
@@ -43,7 +52,7 @@ class Answer:
         return self._result()
 
     def succeed(self, value: object = None) -> None:
-        self._settle(lambda: value)
+        self.settle(lambda: value)
 
     def fail(self, make_error: Callable[[], Exception]) -> None:
         """Each waiter gets an error of its own."""
@@ -51,15 +60,18 @@ class Answer:
         def result() -> object:
             raise make_error()
 
-        self._settle(result)
+        self.settle(result)
 
-    def _settle(self, result: Callable[[], object]) -> None:
+    def settle(self, result: Callable[[], object]) -> None:
+        """`result` gives the value or raises the error: each waiter calls it."""
         if self._result is not None:
             return
         self._result = result
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             trio.lowlevel.reschedule(task)
+        if self._then is not None:
+            self._then(result)
 
 
 class Signal:

@@ -473,6 +473,12 @@ class RaftHost:
         happen all the same), OutOfSpace, InvalidRequest (larger than ENTRY_SIZE_MAX). If
         cancelled, it may happen or not.
         """
+        return await self.begin_proposal(group, data, timeout_ms=timeout_ms).wait()
+
+    def begin_proposal(
+        self, group: int, data: bytes, *, timeout_ms: int | None = None
+    ) -> Answer:
+        """As `propose`, without waiting; of no effect where nobody waits for the answer."""
         replica = self._leading(group)
         if len(data) > ENTRY_SIZE_MAX:
             raise InvalidRequest(f"an entry of {len(data)} bytes is too large")
@@ -491,7 +497,7 @@ class RaftHost:
         proposal = Proposal(data, Answer(due_ms), trio.current_time())
         replica.propose(proposal)
         self._touch(replica)
-        return await proposal.answer.wait()
+        return proposal.answer
 
     def serves_reads(self, group: int) -> bool:
         """Whether our replica is likely to pass a `read_barrier` soon."""

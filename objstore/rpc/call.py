@@ -38,6 +38,10 @@ class Reply:
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+# Begins what a call asks for, without waiting, and calls `settle` once, now or later, with
+# what gives the reply or raises an ObjstoreError.  It may raise one itself instead.
+Settle = Callable[[Callable[[], Reply]], None]
+Beginner = Callable[[Call, Settle], None]
 CastHandler = Callable[[NodeId, Any, memoryview], None]
 
 

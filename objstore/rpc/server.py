@@ -4,7 +4,8 @@
 
 A request is given to an idle worker of its session, so that a call costs a wake-up and
 not a task of its own; a worker whose call was cancelled ends with its cancel scope, and
-another takes its place.  Deadlines of all calls are in one alarm.
+another takes its place.  Deadlines of all calls are in one alarm.  A method that only
+begins something, and is called back when that is done, needs no worker.
 
 Who is there: the node of the client's certificate.  Its hello must name the same node,
 and this cluster (F30).  A stranger, who shows no certificate, may call anonymous methods
@@ -15,6 +16,8 @@ that returns says hello at once, and must not be locked out by those who never d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -32,6 +35,7 @@ from objstore.rpc import codec
 from objstore.rpc.call import (
     PROTOCOL,
     BadRequest,
+    Beginner,
     Call,
     CastHandler,
     DeadlineExceeded,
@@ -71,8 +75,11 @@ _IDLE_WORKERS_MAX = 32  # Per session; more end when they have nothing to do.
 class _Method:
     """A registered method and its counters, looked up once."""
 
-    def __init__(self, name: str, handler: Handler, *, anonymous: bool) -> None:
+    def __init__(
+        self, name: str, handler: Handler, *, anonymous: bool, begin: Beginner | None = None
+    ) -> None:
         self.handler = handler
+        self.begin = begin  # Does the same without a task.
         self.anonymous = anonymous
         self.done = metrics.RPC_CALLS.labels(name, "ok")
         self.refused = metrics.RPC_CALLS.labels(name, "error")
@@ -120,6 +127,15 @@ class RpcServer:
         """
         assert method not in self._methods, method
         self._methods[method] = _Method(method, handler, anonymous=anonymous)
+
+    def register_begun(self, method: str, begin: Beginner) -> None:
+        """Answer calls of `method` by `begin`, in the receive loop: it must be quick.
+
+        What was begun goes on when its caller gives up, and past the call's deadline.
+        """
+        assert method not in self._methods, method
+        handler = partial(await_begun, begin)
+        self._methods[method] = _Method(method, handler, anonymous=False, begin=begin)
 
     def register_cast(self, method: str, handler: CastHandler) -> None:
         """Hand casts of `method` to `handler`, in the receive loop: it must be quick."""
@@ -293,7 +309,8 @@ class _Session:
         self._connection = connection
         self._peer = peer
         self._began = trio.current_time()
-        self._active: dict[int, _Worker] = {}  # By call number.
+        # By call number; None: begun, without a worker.
+        self._active: dict[int, _Worker | None] = {}
         self._active_size = 0  # Payload bytes of the calls in flight.
         self._idle: list[_Worker] = []
         config = server.config
@@ -354,6 +371,8 @@ class _Session:
         (method, timeout_ms), raw, payload = open_frame(frame, 2)
         request = _Request(frame.call, method, timeout_ms, raw, payload)
         self._active_size += len(payload)
+        if self._begin(request):
+            return
         if self._idle:
             worker = self._idle.pop()
             assert worker.task is not None
@@ -363,6 +382,53 @@ class _Session:
             worker = _Worker(trio.CancelScope())
             self._nursery.start_soon(self._work, worker, request)
         self._active[frame.call] = worker
+
+    def _begin(self, request: _Request) -> bool:
+        """Begin a call whose method needs no worker; False: it needs one."""
+        name = request.method
+        method = self._server.method(name) if type(name) is str else None
+        if (
+            method is None
+            or method.begin is None
+            or self._peer is None
+            or self._connection.is_full
+        ):
+            return False
+        self._active[request.call] = None
+        settle = partial(self._settle, request, method)
+        try:
+            method.begin(self._opened(request), settle)
+        except Exception as problem:
+            settle(partial(_raise, problem))
+        return True
+
+    def _settle(
+        self, request: _Request, method: _Method, result: Callable[[], Reply]
+    ) -> None:
+        del self._active[request.call]
+        self._active_size -= len(request.payload)
+        if not self._connection.reason:  # Else nobody is there to be told.
+            self._connection.send(self._frame_of(request, method, result))
+
+    def _frame_of(
+        self, request: _Request, method: _Method, result: Callable[[], Reply]
+    ) -> list[Buffer]:
+        """The frame that answers a call that was begun."""
+        try:
+            reply = result()
+            frame = encode_frame(
+                Kind.RESPONSE, call=request.call, value=reply.value, payload=reply.payload
+            )
+        except ObjstoreError as error:
+            method.refused.inc()
+            return encode_frame(Kind.ERROR, call=request.call, value=error)
+        except Exception:
+            method.failed.inc()
+            log.exception("rpc.handler_failed", peer=self._peer, method=request.method)
+            failed = PeerFailed(self._server.node, "internal error", unknown=True)
+            return encode_frame(Kind.ERROR, call=request.call, value=failed)
+        method.done.inc()
+        return frame
 
     def _refuse(self, frame: Frame) -> None:
         busy = PeerBusy(self._server.node, "too many calls in flight", unknown=False)
@@ -417,10 +483,17 @@ class _Session:
             return encode_frame(Kind.ERROR, call=request.call, value=failed)
 
     async def _run(self, worker: _Worker, request: _Request) -> Reply:
-        name, timeout_ms = request.method, request.timeout_ms
+        name = request.method
         method = self._server.method(name) if type(name) is str else None
         if method is None or (self._peer is None and not method.anonymous):
             raise NoSuchMethod(f"{name}: no such method for {self._peer or 'strangers'}")
+        call = self._opened(request)
+        worker.bucket = self._server.alarm.add(call.deadline, worker)
+        return await _answer(method, call, self._server.node)
+
+    def _opened(self, request: _Request) -> Call:
+        """Raises BadRequest."""
+        name, timeout_ms = request.method, request.timeout_ms
         if type(timeout_ms) is not int or timeout_ms < 0:
             raise BadRequest(f"{name}: a call needs a timeout")
         try:
@@ -428,9 +501,25 @@ class _Session:
         except codec.CorruptValue as problem:
             raise BadRequest(f"{name}: {problem}") from problem
         deadline = deadline_after(timeout_ms)
-        worker.bucket = self._server.alarm.add(deadline, worker)
-        call = Call(self._peer, value, request.payload, deadline, name)
-        return await _answer(method, call, self._server.node)
+        return Call(self._peer, value, request.payload, deadline, name)
+
+
+async def await_begun(begin: Beginner, call: Call) -> Reply:
+    """Begin a call, and wait for what comes of it."""
+    settled = trio.Event()
+    results: list[Callable[[], Reply]] = []
+
+    def settle(result: Callable[[], Reply]) -> None:
+        results.append(result)
+        settled.set()
+
+    begin(call, settle)
+    await settled.wait()
+    return results[0]()
+
+
+def _raise(problem: Exception) -> Reply:
+    raise problem
 
 
 async def _answer(method: _Method, call: Call, node: NodeId) -> Reply:

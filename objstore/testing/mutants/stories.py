@@ -14,7 +14,8 @@ network that is slow, or on a host that had other things to do.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -22,6 +23,7 @@ import trio
 from objstore.errors import ObjstoreError, Unavailable
 from objstore.meta.commands import PutVersion
 from objstore.meta.server import MetaServer
+from objstore.raft.answers import Answer
 from objstore.testing.checks import buckets, fragments
 from objstore.testing.cluster.client import Client
 from objstore.testing.cluster.evidence import Violation
@@ -39,7 +41,7 @@ from objstore.testing.network import Link
 from objstore.testing.simulation import until
 from objstore.units import KiB
 
-_Propose = Callable[..., Awaitable[Any]]
+_Begin = Callable[..., Answer]
 _ROUNDS = 3
 _CHUNKED = 4 * KiB  # Larger than what is kept inline.
 _FREED_S = 20.0  # From a commit that lets go of chunks until they are deleted.
@@ -54,22 +56,21 @@ def tell(seed: int, program: Program, *, story: Story) -> tuple[Violation, ...]:
 async def late_commit(simulation: Simulation) -> None:
     held: list[tuple[Any, ...]] = []
 
-    async def hold(server: MetaServer, *where: Any, timeout_ms: int | None = None) -> Any:
+    def hold(server: MetaServer, *where: Any) -> Answer:
+        *what, timeout_ms = where
         if not isinstance(where[2], PutVersion):
-            return await _propose(server, *where, timeout_ms=timeout_ms)
-        held.append(where)
-        with trio.move_on_after(3600 if timeout_ms is None else timeout_ms / 1000):
-            await trio.sleep_forever()
-        raise Unavailable("it is held up", unknown=True)
+            return _begin(server, *where)
+        held.append((*what, 1000))
+        return _later(3600 if timeout_ms is None else timeout_ms / 1000, _held_up)
 
-    with patched(MetaServer, _propose=hold):
+    with patched(MetaServer, _begin=hold):
         for number in range(_ROUNDS):
             await _put(simulation, simulation.judge, f"late/{number}", _CHUNKED)
     await trio.sleep(_FREED_S)
     for where in held:
         for node in simulation.cluster.running.values():
             try:
-                await _propose(node.meta_server, *where, timeout_ms=1000)
+                await _begin(node.meta_server, *where).wait()
             except ObjstoreError as error:
                 simulation.note(f"what was held up came to {error!r}")
     await fragments.check(simulation.evidence, simulation.cluster.running)
@@ -78,10 +79,10 @@ async def late_commit(simulation: Simulation) -> None:
 async def late_put(simulation: Simulation) -> None:
     slowness = [simulation.random.uniform(0.0, 0.3) for _ in range(_ROUNDS)]
 
-    async def slow(server: MetaServer, *where: Any, timeout_ms: int | None = None) -> Any:
+    def slow(server: MetaServer, *where: Any) -> Answer:
         if isinstance(where[2], PutVersion):
-            await trio.sleep(slowness[-1])
-        return await _propose(server, *where, timeout_ms=timeout_ms)
+            return _later(slowness[-1], partial(_begin, server, *where))
+        return _begin(server, *where)
 
     async def delete(bucket: str) -> None:
         client = Client("deleter", simulation.world.host(CLIENTS_HOST))
@@ -89,7 +90,7 @@ async def late_put(simulation: Simulation) -> None:
         await client.close()
 
     client = simulation.judge
-    with patched(MetaServer, _propose=slow):
+    with patched(MetaServer, _begin=slow):
         while slowness:
             bucket = f"passing-{len(slowness)}"
             await client.send(simulation.addresses()[0], "PUT", f"/{bucket}")
@@ -106,14 +107,17 @@ async def late_put(simulation: Simulation) -> None:
 async def lost_answers(simulation: Simulation) -> None:
     heard: set[bytes] = set()
 
-    async def lose(server: MetaServer, *where: Any, timeout_ms: int | None = None) -> Any:
-        result = await _propose(server, *where, timeout_ms=timeout_ms)
-        if isinstance(where[2], PutVersion) and where[1] not in heard:
-            heard.add(where[1])
-            raise Unavailable("the answer was lost", unknown=True)
-        return result
+    def lose(server: MetaServer, *where: Any) -> Answer:
+        begun = _begin(server, *where)
+        if not isinstance(where[2], PutVersion) or where[1] in heard:
+            return begun
+        heard.add(where[1])
+        answer = Answer()
+        error = partial(Unavailable, "the answer was lost", unknown=True)
+        begun.then(lambda _: answer.fail(error))
+        return answer
 
-    with patched(MetaServer, _propose=lose):
+    with patched(MetaServer, _begin=lose):
         for number in range(_ROUNDS):
             await _create(simulation, simulation.judge, f"once/{number}")
 
@@ -153,7 +157,30 @@ async def blackout(simulation: Simulation) -> None:
 
 # ---- telling --------------------------------------------------------------------------
 
-_propose: _Propose = MetaServer._propose
+_begin: _Begin = MetaServer._begin
+
+
+def _later(delay_s: float, begin: Callable[[], Answer]) -> Answer:
+    """What is begun after a while, or the error that it is refused with then."""
+    answer = Answer()
+
+    async def run() -> None:
+        await trio.sleep(delay_s)
+        try:
+            begin().then(answer.settle)
+        except ObjstoreError as error:
+            answer.fail(partial(_same, error))
+
+    trio.lowlevel.spawn_system_task(run)
+    return answer
+
+
+def _held_up() -> Answer:
+    raise Unavailable("it is held up", unknown=True)
+
+
+def _same(error: ObjstoreError) -> ObjstoreError:
+    return error
 
 
 async def _put(

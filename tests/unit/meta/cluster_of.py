@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -23,7 +24,8 @@ from objstore.raft.driver import RaftHost
 from objstore.raft.wal import Wal
 from objstore.ring.layout import Layout, Member, encode, found
 from objstore.rpc import codec
-from objstore.rpc.call import Call, PeerUnavailable, Reply
+from objstore.rpc.call import Beginner, Call, PeerUnavailable, Reply
+from objstore.rpc.server import await_begun
 from objstore.testing.host import SimulatedWorld
 from objstore.units import MiB
 
@@ -47,6 +49,9 @@ class Wire:
 
     def register(self, method: str, handler: Callable[[Call], Any]) -> None:
         self.handlers[method] = handler
+
+    def register_begun(self, method: str, begin: Beginner) -> None:
+        self.handlers[method] = partial(await_begun, begin)
 
     def reaches(self, to: NodeId) -> bool:
         cluster = self.cluster

@@ -423,6 +423,82 @@ async def test_a_server_answers_the_node_itself_over_a_socket_too(
         assert reply.value == (ALICE, 3)
 
 
+async def test_a_call_that_is_begun_is_answered_once_it_is_settled(
+    network: MemoryNetwork, server: RpcServer
+) -> None:
+    begun = []
+    server.register_begun("later", lambda call, settle: begun.append((call, settle)))
+    peers = make_peers(network)
+    peers.local = server
+    answers = {}
+
+    async def ask(number: int, to: NodeId) -> None:
+        try:
+            answers[number] = await peers.call(
+                to, "later", number, payload=b"abc", timeout_ms=5000
+            )
+        except (Taken, PeerFailed) as error:
+            answers[number] = error
+
+    def taken() -> Reply:
+        raise Taken("bob")
+
+    def bug() -> Reply:
+        raise ValueError
+
+    async with running(server, peers) as nursery:
+        for number in range(3):
+            nursery.start_soon(ask, number, BOB)
+        nursery.start_soon(ask, 3, ALICE)  # To itself.
+        await trio.testing.wait_all_tasks_blocked()
+        settles = {call.value: settle for call, settle in begun}
+        assert not answers
+        assert {bytes(call.payload) for call, _ in begun} == {b"abc"}
+        settles[0](lambda: Reply("done", b"payload"))
+        settles[1](taken)
+        with capture_logs():
+            settles[2](bug)
+        settles[3](lambda: Reply("here"))
+        await trio.testing.wait_all_tasks_blocked()
+    assert (answers[0].value, answers[0].payload) == ("done", b"payload")
+    assert answers[1].holder == "bob"
+    assert isinstance(answers[2], PeerFailed)
+    assert answers[3].value == "here"
+
+
+async def test_a_call_that_cannot_be_begun_fails_with_the_error(
+    network: MemoryNetwork, server: RpcServer
+) -> None:
+    def refuse(call: Call, settle: object) -> None:
+        raise Taken(str(call.value)) if call.value else KeyError
+
+    server.register_begun("refuse", refuse)
+    peers = make_peers(network)
+    async with running(server, peers):
+        with pytest.raises(Taken):
+            await peers.call(BOB, "refuse", "carol", timeout_ms=5000)
+        with capture_logs(), pytest.raises(PeerFailed):
+            await peers.call(BOB, "refuse", timeout_ms=5000)
+
+
+async def test_what_was_begun_goes_on_when_its_caller_is_gone(
+    network: MemoryNetwork, server: RpcServer
+) -> None:
+    begun = []
+    server.register_begun("later", lambda call, settle: begun.append(settle))
+    peers = make_peers(network)
+    async with running(server):
+        async with running(peers):
+            with trio.move_on_after(0.01):
+                await peers.call(BOB, "later", timeout_ms=5000)
+            with pytest.raises(DeadlineExceeded):
+                await peers.call(BOB, "later", timeout_ms=10)
+            begun[0](Reply)  # Nobody waits for it.
+            assert (await peers.call(BOB, "echo", 1, timeout_ms=5000)).value == (ALICE, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        begun[1](Reply)  # And nobody is there.
+
+
 async def test_casts_of_one_pass_go_in_one_send_and_arrive_in_order(
     network: MemoryNetwork, server: RpcServer
 ) -> None:
