@@ -34,6 +34,7 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     30 CHUNK          chunk 16                              where it is referred to
     31 RELEASED       sequence u64                          Released
     32 BELOW          rank u8, chunk 16                     place and ChunkRef
+    40 CHANGE         (reserved: what happened, for followers; decision 0048)
     48 LOCK           (reserved: locks with fencing token, leases, allowances)
     50 SETTING        name                                  bytes
     51 LAYOUT         epoch u64                             Layout
@@ -102,6 +103,7 @@ class Table(IntEnum):
     CHUNK = 0x30
     RELEASED = 0x31
     BELOW = 0x32
+    CHANGE = 0x40
     LOCK = 0x48
     SETTING = 0x50
     LAYOUT = 0x51
