@@ -1,8 +1,10 @@
-"""Sizes and durations: constants, and their written form ("8MiB", "500ms")."""
+"""Sizes, durations and times: constants, and their written form ("8MiB", "500ms")."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
+from functools import lru_cache
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -32,6 +34,19 @@ def format_size(size: int) -> str:
 def format_duration_ms(duration_ms: int) -> str:
     """Print a duration exactly, in the largest unit that divides it."""
     return _format(duration_ms, _DURATION_UNITS_MS)
+
+
+def iso_time(time_ms: int) -> str:
+    """Print a time as in 2009-10-12T17:50:30.000Z."""
+    return _iso_second(time_ms // 1000) + _MILLISECONDS[time_ms % 1000]
+
+
+_MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
+
+
+@lru_cache(maxsize=4096)  # What is written or listed together is often of few seconds.
+def _iso_second(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat()[:19]
 
 
 def human_size(size: float) -> str:

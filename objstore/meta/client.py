@@ -43,7 +43,7 @@ from objstore.meta.commands import Command
 from objstore.meta.errors import WrongShard
 from objstore.meta.server import CHANGES, PROPOSE, QUERY, MetaServer, ProposeCall, QueryCall
 from objstore.meta.silence import Silence
-from objstore.meta.values import ListedRow, Usage
+from objstore.meta.values import Usage
 from objstore.meta.view import ClusterView
 from objstore.rpc import codec
 from objstore.rpc.call import Call, NoSuchMethod, Reply
@@ -187,18 +187,18 @@ class MetaClient:
 
         return await self._until_answered(shard, attempt, timeout_ms, is_read=True)
 
-    async def _list_keys(self, query: q.ListKeys, timeout_ms: int) -> q.ListPage:
+    async def _list_keys(self, query: q.ListKeys, timeout_ms: int) -> q.ListAnswer:
         """A full page: of each shard its share, and a second time what that is short of."""
         deadline_s = trio.current_time() + timeout_ms / 1000
-        page: listing.Page[ListedRow] = await self._ask_all(
-            query, timeout_ms, by_share=True
-        )
+        page: listing.Page[bytes] = await self._ask_all(query, timeout_ms, by_share=True)
+        names, rows, is_truncated = page.names, page.rows, page.is_truncated
         rest = listing.rest_of(query, page)
-        if rest is None:
-            return q.ListPage(page.entries, page.is_truncated)
-        left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
-        more: listing.Page[ListedRow] = await self._ask_all(rest, left_ms)
-        return q.ListPage(page.entries + more.entries, more.is_truncated)
+        if rest is not None:
+            left_ms = max(1, int((deadline_s - trio.current_time()) * 1000))
+            more: listing.Page[bytes] = await self._ask_all(rest, left_ms)
+            names, rows = [*names, *more.names], [*rows, *more.rows]
+            is_truncated = more.is_truncated
+        return q.ListAnswer(tuple(names), tuple(rows), is_truncated)
 
     async def _ask_all(self, query: Any, timeout_ms: int, *, by_share: bool = False) -> Any:
         """Ask every shard that has some of the query's slots, and join the answers.
@@ -419,12 +419,9 @@ def _join(query: q.Query, answers: list[Any]) -> Any:
     """Make one answer of those of several shards."""
     match query:
         case q.ListKeys():
-            pages = [listing.page_of(answer, query.limit) for answer in answers]
-            return listing.join_pages(pages, query.limit)
+            return listing.join_answers(query, answers)
         case q.ListUploads():
-            uploads = [listing.Page(a.entries, a.is_truncated) for a in answers]
-            joined = listing.join_pages(uploads, query.limit)
-            return q.UploadsAnswer(joined.entries, joined.is_truncated)
+            return listing.join_uploads(query, answers)
         case q.GetUsage():
             fields = [attrs.astuple(answer) for answer in answers]
             return Usage(*[sum(column) for column in zip(*fields, strict=True)])

@@ -18,7 +18,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from math import isqrt
-from operator import itemgetter
 from typing import Generic, TypeVar
 
 import attrs
@@ -29,15 +28,14 @@ from objstore.meta import payloads, schema
 from objstore.meta.queries import ListAnswer, ListKeys, ListUploads, UploadsAnswer
 from objstore.meta.rows import RowView
 from objstore.meta.schema import Table
-from objstore.meta.values import ListedRow, Upload
+from objstore.meta.values import Upload
 from objstore.rpc import codec
 
 T = TypeVar("T")
-Entry = tuple[bytes, T | None]  # (key, value) or (common prefix, None).
+_Run = tuple[Sequence[bytes], Sequence[T]]  # Names in order, and what is shown of each.
 _Rows = list[tuple[bytes, bytes]]
 
-_name = itemgetter(0)
-_NIL = payloads.pack(None)
+_NIL = payloads.pack(None)  # What is shown of a common prefix: it is no object.
 _SEEK_ROWS = 8  # Read at once where a common prefix may end the run.
 
 
@@ -45,7 +43,8 @@ _SEEK_ROWS = 8  # Read at once where a common prefix may end the run.
 class Page(Generic[T]):
     """Merged entries.  reach: up to where they are all, if that is short of a full page."""
 
-    entries: tuple[Entry[T], ...]
+    names: Sequence[bytes]
+    rows: Sequence[T]
     is_truncated: bool
     reach: bytes | None = None
 
@@ -53,31 +52,37 @@ class Page(Generic[T]):
 # ---- merging --------------------------------------------------------------------------
 
 
-def merge(runs: Sequence[Sequence[Entry[T]]]) -> list[Entry[T]]:
-    """Merge sorted runs; a common prefix in several of them comes once."""
-    entries = list(chain.from_iterable(runs))
-    if len(runs) > 1:
-        # A sort of runs is a merge, in C; it keeps the order of one key's versions.
-        entries.sort(key=_name)
-        for at in range(len(entries) - 1, 0, -1):
-            if entries[at][1] is None and entries[at] == entries[at - 1]:
-                del entries[at]
-    return entries
+def merge(runs: Sequence[_Run[T]], *, is_rolled_up: bool) -> _Run[T]:
+    """Merge sorted runs; if they are rolled up, a prefix in several of them comes once."""
+    if len(runs) == 1:
+        return runs[0]
+    names = list(chain.from_iterable([names for names, _ in runs]))
+    rows = list(chain.from_iterable([rows for _, rows in runs]))
+    # A sort of runs is a merge, in C; it keeps the order of one key's versions.
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names, rows = [names[at] for at in order], [rows[at] for at in order]
+    if is_rolled_up:
+        for at in range(len(names) - 1, 0, -1):
+            # Nothing but a common prefix is twice the same.
+            if names[at] == names[at - 1] and rows[at] == rows[at - 1]:
+                del names[at], rows[at]
+    return names, rows
 
 
-def join_pages(pages: Sequence[Page[T]], limit: int) -> Page[T]:
+def join_pages(pages: Sequence[Page[T]], limit: int, *, is_rolled_up: bool) -> Page[T]:
     """The one page out of those of several shards, each of at most `limit` entries.
 
     A shard's page that was cut holds `limit` entries (or says how far it came), so no
     entry of the joined page can lie beyond what was looked at.
     """
-    found = merge([page.entries for page in pages])
+    runs = [(page.names, page.rows) for page in pages]
+    names, rows = merge(runs, is_rolled_up=is_rolled_up)
     reach = min([page.reach for page in pages if page.reach is not None], default=None)
-    if reach is not None:
-        del found[bisect_right(found, reach, key=_name) :]
-    if len(found) > limit:
-        return Page(tuple(found[:limit]), is_truncated=True)
-    return Page(tuple(found), any(page.is_truncated for page in pages), reach)
+    count = len(names) if reach is None else bisect_right(names, reach)
+    if count > limit:
+        return Page(names[:limit], rows[:limit], is_truncated=True)
+    is_truncated = any(page.is_truncated for page in pages)
+    return Page(names[:count], rows[:count], is_truncated, reach)
 
 
 def share(limit: int, slot_count: int, of_slots: int) -> int:
@@ -103,16 +108,22 @@ def share_of_shard(query: ListKeys, slot_count: int) -> int:
     return share(query.limit, slot_count, len(query.slots))
 
 
-def page_of(answer: ListAnswer, limit: int) -> Page[ListedRow]:
-    """A shard's answer; one that was asked for its share says how far that reached."""
-    is_short = answer.is_truncated and len(answer.names) < limit
-    reach = answer.names[-1] if is_short else None
-    return Page(answer.entries, answer.is_truncated, reach)
+def join_answers(query: ListKeys, answers: Sequence[ListAnswer]) -> Page[bytes]:
+    """The page out of the answers of several shards.
+
+    One that was asked for its share says how far that reached.
+    """
+    pages = []
+    for answer in answers:
+        is_short = answer.is_truncated and len(answer.names) < query.limit
+        reach = answer.names[-1] if is_short else None
+        pages.append(Page(answer.names, answer.rows, answer.is_truncated, reach))
+    return join_pages(pages, query.limit, is_rolled_up=bool(query.delimiter))
 
 
-def rest_of(query: ListKeys, page: Page[ListedRow]) -> ListKeys | None:
+def rest_of(query: ListKeys, page: Page[bytes]) -> ListKeys | None:
     """The query for what a page of shares is short of; None where it is whole."""
-    missing = query.limit - len(page.entries)
+    missing = query.limit - len(page.names)
     if page.reach is None or missing == 0:
         return None
     return attrs.evolve(query, limit=missing, after=page.reach)
@@ -126,19 +137,23 @@ def list_keys(view: RowView, query: ListKeys) -> ListAnswer:
     size = 1 + share(query.limit, 1, len(query.slots))
     kind = _VersionWalk if query.versions else _KeyWalk
     walks: list[_Walk] = [kind(view, slot, query, size) for slot in query.slots]
-    found: list[Entry[bytes]] = []
-    while walks and len(found) <= query.limit:
+    names: list[bytes] = []
+    rows: list[bytes] = []
+    while len(names) <= query.limit:
         for walk in walks:
             walk.read()
-        walks = [walk for walk in walks if walk.entries]
-        ends = [walk.entries[-1][0] for walk in walks if not walk.is_done]
+        walks = [walk for walk in walks if walk.names]
+        if not walks:
+            break
+        ends = [walk.names[-1] for walk in walks if not walk.is_done]
         reach = min(ends, default=None)  # Up to here all walks have looked.
-        found += merge([walk.take(reach) for walk in walks])
-    shown = found[: query.limit]
+        runs = [walk.take(reach) for walk in walks]
+        more_names, more_rows = merge(runs, is_rolled_up=bool(query.delimiter))
+        names += more_names
+        rows += more_rows
+    limit = query.limit
     return ListAnswer(
-        tuple([name for name, _ in shown]),
-        b"".join([_NIL if row is None else row for _, row in shown]),
-        is_truncated=len(found) > len(shown),
+        tuple(names[:limit]), tuple(rows[:limit]), is_truncated=len(names) > limit
     )
 
 
@@ -156,32 +171,32 @@ class _Walk:
         self._begin = max(begin, self._after())
         self._size_max = size
         self._size = min(size, _SEEK_ROWS) if query.delimiter else size
-        self.entries: list[Entry[bytes]] = []  # Read and not taken: names, packed Listed.
+        # Read and not taken.
+        self.names: list[bytes] = []
+        self.rows: list[bytes] = []
         self.is_done = self._begin >= self._end  # Nothing is left to read.
 
     def read(self) -> None:
         """Have some entries, unless there are none any more."""
-        while not self.entries and not self.is_done:
+        while not self.names and not self.is_done:
             rows = self._view.page(self._begin, self._end, self._size)
             self.is_done = len(rows) < self._size
             if rows:
                 self._begin = rows[-1][0] + b"\0"
-                self.entries = self._entries(rows)
+                self._show(rows)
                 if self._query.delimiter:
                     self._roll_up()
                 self.is_done |= self._begin >= self._end
 
-    def take(self, reach: bytes | None) -> list[Entry[bytes]]:
+    def take(self, reach: bytes | None) -> _Run[bytes]:
         """Take the entries up to a name; None: all."""
-        entries = self.entries
-        if reach is None or entries[-1][0] <= reach:
-            self.entries = []
-            return entries
-        at = bisect_right(entries, reach, key=_name)
-        self.entries = entries[at:]
-        return entries[:at]
+        names, rows = self.names, self.rows
+        at = len(names) if reach is None else bisect_right(names, reach)
+        self.names, self.rows = names[at:], rows[at:]
+        return names[:at], rows[:at]
 
-    def _entries(self, rows: _Rows) -> list[Entry[bytes]]:
+    def _show(self, rows: _Rows) -> None:
+        """Set `names` and `rows`."""
         raise NotImplementedError
 
     def _after(self) -> bytes:
@@ -203,14 +218,16 @@ class _Walk:
         Batches grow as long as they end in no common prefix: then reading on is cheaper.
         """
         prefix, delimiter = self._query.prefix, self._query.delimiter
-        entries: list[Entry[bytes]] = []
+        names: list[bytes] = []
+        rows: list[bytes] = []
         within: bytes | None = None
-        for entry in self.entries:
-            if within is not None and entry[0].startswith(within):
+        for name, row in zip(self.names, self.rows, strict=True):
+            if within is not None and name.startswith(within):
                 continue
-            within = roll_up(entry[0], prefix, delimiter)
-            entries.append(entry if within is None else (within, None))
-        self.entries = entries
+            within = roll_up(name, prefix, delimiter)
+            names.append(name if within is None else within)
+            rows.append(row if within is None else _NIL)
+        self.names, self.rows = names, rows
         if within is None:
             self._size = min(2 * self._size, self._size_max)
         else:
@@ -223,8 +240,9 @@ class _KeyWalk(_Walk):
 
     TABLE = Table.LISTED
 
-    def _entries(self, rows: _Rows) -> list[Entry[bytes]]:
-        return list(zip(schema.keys_of_listed(rows), [row for _, row in rows], strict=True))
+    def _show(self, rows: _Rows) -> None:
+        self.names = schema.keys_of_listed(rows)
+        self.rows = [row for _, row in rows]
 
 
 class _VersionWalk(_Walk):
@@ -232,12 +250,10 @@ class _VersionWalk(_Walk):
 
     TABLE = Table.VERSION
 
-    def _entries(self, rows: _Rows) -> list[Entry[bytes]]:
-        entries: list[Entry[bytes]] = []
-        for row_key, payload in rows:
-            listed = payloads.listed(payloads.unpack_head(payload))
-            entries.append((schema.key_of_version(row_key), payloads.pack(listed)))
-        return entries
+    def _show(self, rows: _Rows) -> None:
+        self.names = [schema.key_of_version(row_key) for row_key, _ in rows]
+        heads = [payloads.unpack_head(payload) for _, payload in rows]
+        self.rows = [payloads.pack(payloads.listed_version(head)) for head in heads]
 
     def _after_key(self, prefix: bytes) -> bytes:
         order = self._query.after_version
@@ -270,12 +286,29 @@ def roll_up(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
 def list_uploads(view: RowView, query: ListUploads) -> UploadsAnswer:
     """One page over the query's slots, all of which `view` has."""
     each = query.limit + 1
-    runs = [list(islice(_uploads_of(view, slot, query), each)) for slot in query.slots]
-    found = merge(runs)
-    return UploadsAnswer(tuple(found[: query.limit]), is_truncated=len(found) >= each)
+    runs = [
+        _run_of(list(islice(_uploads_of(view, slot, query), each))) for slot in query.slots
+    ]
+    names, uploads = merge(runs, is_rolled_up=bool(query.delimiter))
+    entries = zip(names[: query.limit], uploads[: query.limit], strict=True)
+    return UploadsAnswer(tuple(entries), is_truncated=len(names) >= each)
 
 
-def _uploads_of(view: RowView, slot: Slot, query: ListUploads) -> Iterator[Entry[Upload]]:
+def join_uploads(query: ListUploads, answers: Sequence[UploadsAnswer]) -> UploadsAnswer:
+    """The page out of the answers of several shards."""
+    pages = [Page(*_run_of(a.entries), a.is_truncated) for a in answers]
+    page = join_pages(pages, query.limit, is_rolled_up=bool(query.delimiter))
+    entries = zip(page.names, page.rows, strict=True)
+    return UploadsAnswer(tuple(entries), page.is_truncated)
+
+
+def _run_of(entries: Sequence[tuple[bytes, T]]) -> _Run[T]:
+    return [name for name, _ in entries], [shown for _, shown in entries]
+
+
+def _uploads_of(
+    view: RowView, slot: Slot, query: ListUploads
+) -> Iterator[tuple[bytes, Upload | None]]:
     bucket = query.ref.bucket
     base = schema.bucket_prefix(slot, Table.UPLOAD_BY_KEY, bucket)
     begin, end = _range(base, query.prefix)

@@ -7,7 +7,7 @@ for commands.  A query with `ref` fails with StaleBucket like a command.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import attrs
 
@@ -15,7 +15,15 @@ from objstore.frozen import frozen
 from objstore.ids import BucketId, ChunkId, Key, Slot, UploadId, VersionId
 from objstore.meta import payloads
 from objstore.meta.commands import BucketRef
-from objstore.meta.values import ChunkPlace, ChunkRef, ListedRow, Part, Upload
+from objstore.meta.values import (
+    ChunkPlace,
+    ChunkRef,
+    Listed,
+    ListedRow,
+    ListedVersion,
+    Part,
+    Upload,
+)
 from objstore.rpc.codec import CorruptValue, wire
 
 
@@ -61,7 +69,7 @@ FROM_NEWEST = (1 << 63) - 1  # Above the order of every version.
 class ListKeys:
     """One page of each slot's keys or versions, merged.  Answer: ListAnswer.
 
-    The client joins those of several shards, and answers with a ListPage.
+    The client joins those of several shards to one.
     Entries with prefix <= key, after `after` (exclusive: a key, or with `is_prefix_after`
     every key that begins with it), in byte order, rolled up by `delimiter`; at most
     `limit` (1 .. 1,000) entries: keys and common prefixes together.
@@ -80,35 +88,35 @@ class ListKeys:
     limit: int = 1000
 
 
-@wire("q.list_answer", version=2)
+@wire("q.list_answer", version=3)
 @frozen
 class ListAnswer:
-    """Sorted: keys with their versions, common prefixes with None.
+    """Sorted: keys or common prefixes, and what is shown of each.
 
-    Versions come without headers, user metadata, tags and bytes, and packed as the rows
-    they were read from (`payloads`): neither leader nor link looks into a thousand of them.
+    Rows come packed as they were read (`payloads`), nil for a common prefix: nobody looks
+    into a thousand of them before they are shown.
     """
 
     names: tuple[bytes, ...]
-    packed: bytes = attrs.field(repr=False)  # A Listed, or nil, for each name.
+    rows: tuple[bytes, ...] = attrs.field(repr=False)  # Packed Listed, or ListedVersion.
     is_truncated: bool
 
-    @property
-    def entries(self) -> tuple[tuple[bytes, ListedRow | None], ...]:
-        """(key, version) or (common prefix, None).  Raises CorruptValue."""
+    def objects(self) -> tuple[tuple[bytes, ListedRow | None], ...]:
+        """(key, its current object) or (common prefix, None).  Raises CorruptValue."""
+        return self._entries(len(Listed._fields))
+
+    def versions(self) -> list[tuple[bytes, ListedVersion | None]]:
+        """(key, one of its versions) or (common prefix, None), of a list of versions."""
+        make = ListedVersion._make
+        entries = self._entries(len(ListedVersion._fields))
+        return [(key, None if row is None else make(row)) for key, row in entries]
+
+    def _entries(self, field_count: int) -> tuple[tuple[bytes, Any], ...]:
         try:
-            rows = payloads.unpack_listed(self.packed, len(self.names))
+            rows = payloads.unpack_listed(self.rows, field_count)
+            return tuple(zip(self.names, rows, strict=True))
         except (ValueError, TypeError) as problem:
             raise CorruptValue(f"a page of a list: {problem}") from problem
-        return tuple(zip(self.names, rows, strict=True))
-
-
-@frozen
-class ListPage:
-    """What ListKeys comes to, out of the answers of all shards.  Not on the wire."""
-
-    entries: tuple[tuple[bytes, ListedRow | None], ...]
-    is_truncated: bool
 
 
 @wire("q.get_upload")

@@ -209,24 +209,40 @@ class Version:
 
 
 class Listed(NamedTuple):
-    """A version as lists show it: without headers, user metadata, tags and bytes.
+    """A current object as lists show it: without headers, user metadata, tags and bytes.
 
     Lists hold a thousand: there the plain tuples of its fields (ListedRow) do as well.
+    What mostly all objects of a bucket have in common stays packed, to be unpacked once.
     """
 
-    version_id: VersionId
-    order: int
-    time_ms: int
+    time: str  # As `units.iso_time` writes it.
     size: int
     etag: str
+    traits: bytes  # Packed Traits.
+
+
+ListedRow = tuple[str, int, str, bytes]
+
+
+class Traits(NamedTuple):
+    """What lists show of an object and mostly all objects of a bucket have alike."""
+
     owner: str
     storage_class: str
     checksum_algorithm: str | None
     checksum_kind: str | None
+
+
+class ListedVersion(NamedTuple):
+    """A version as lists of versions show it."""
+
+    time: str
+    size: int
+    etag: str
+    traits: bytes
+    version_id: VersionId
+    order: int
     is_delete_marker: bool
-
-
-ListedRow = tuple[str, int, int, int, str, str, str, str | None, str | None, bool]
 
 
 @wire("v.upload")

@@ -185,7 +185,7 @@ def store_version(
         version_id, order, context.time_ms, draft, context.index, context.term
     )
     work.rows.put(schema.current_key(prefix), payloads.pack_version(version))
-    shown = None if draft is None else payloads.listed_version(version, draft)
+    shown = None if draft is None else payloads.listed_draft(draft, context.time_ms)
     _show(work, bucket, key, before=before, now=shown)
     work.count(bucket, Count.VERSIONS, 1)
     if draft is not None:

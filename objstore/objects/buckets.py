@@ -119,14 +119,16 @@ async def _check_empty(store: Store, capability: Capability) -> None:
     record = capability.record
     if record.state is not BucketState.OPEN:
         return
-    found = await store.query(
+    versions = await store.query(
         ListKeys(slots=record.span, ref=capability.ref, versions=True, limit=1)
     )
-    if not found.entries:
-        found = await store.query(
+    is_empty = not versions.names
+    if is_empty:
+        uploads = await store.query(
             ListUploads(slots=record.span, ref=capability.ref, limit=1)
         )
-    if found.entries:
+        is_empty = not uploads.entries
+    if not is_empty:
         raise BucketNotEmpty(f"bucket {record.name!r} is not empty")
 
 

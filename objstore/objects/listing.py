@@ -14,8 +14,8 @@ from objstore.meta.listing import roll_up
 from objstore.meta.queries import (
     FROM_NEWEST,
     GetVersion,
+    ListAnswer,
     ListKeys,
-    ListPage,
     ListParts,
     ListUploads,
     ListVersionParts,
@@ -44,14 +44,14 @@ class KeysPage:
         return rolled == self.after != b"" and self.after.startswith(self.prefix)
 
 
-async def list_keys(store: Store, capability: Capability, page: KeysPage) -> ListPage:
+async def list_keys(store: Store, capability: Capability, page: KeysPage) -> ListAnswer:
     """One page of current objects and common prefixes.  Raises NoSuchBucket."""
     capability.require("s3:ListBucket")
     if page.limit == 0:
-        return ListPage((), is_truncated=False)
+        return ListAnswer((), (), is_truncated=False)
 
-    async def attempt(newer: Capability) -> ListPage:
-        answer: ListPage = await store.query(
+    async def attempt(newer: Capability) -> ListAnswer:
+        answer: ListAnswer = await store.query(
             ListKeys(
                 slots=newer.record.span,
                 ref=newer.ref,
@@ -73,18 +73,18 @@ async def list_versions(
     page: KeysPage,
     *,
     after_version: VersionId | None = None,
-) -> ListPage:
+) -> ListAnswer:
     """One page of all versions and markers, newest first within a key.
 
     after_version: go on within key `page.after`, behind this version.
     """
     capability.require("s3:ListBucketVersions")
     if page.limit == 0:
-        return ListPage((), is_truncated=False)
+        return ListAnswer((), (), is_truncated=False)
 
-    async def attempt(newer: Capability) -> ListPage:
+    async def attempt(newer: Capability) -> ListAnswer:
         order = await _order_of(store, newer, page.after, after_version)
-        answer: ListPage = await store.query(
+        answer: ListAnswer = await store.query(
             ListKeys(
                 slots=newer.record.span,
                 ref=newer.ref,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from objstore.host.rocks_kv import RocksStore
-from objstore.ids import BucketId, Key, Slot, VersionId
+from objstore.ids import BucketId, Key, Slot
 from objstore.meta import listing, payloads, schema
 from objstore.meta import queries as q
 from objstore.meta.commands import BucketRef
@@ -17,6 +17,7 @@ from objstore.meta.store import KvRows
 from objstore.meta.values import Listed
 from objstore.rpc import codec
 from objstore.s3.operations.listing import _Arguments, _contents
+from objstore.units import iso_time
 
 T = TypeVar("T")
 _SPAN = (Slot(7), Slot(9), Slot(2000), Slot(2001))
@@ -24,6 +25,7 @@ _BUCKET = BucketId(3)
 _LIMIT = 1000
 _TIMES = 50
 _GENERATION = bytes(4)
+_TIME_MS = 1_790_000_000_000
 
 
 def measure(what: str, do: Callable[[], T]) -> T:
@@ -38,14 +40,11 @@ def measure(what: str, do: Callable[[], T]) -> T:
 def filled(folder: str, count: int) -> RocksStore:
     store = RocksStore.open(folder)
     batch = store.batch()
+    traits = payloads.pack(("a" * 64, "STANDARD", "CRC64NVME", "FULL_OBJECT"))
     for number in range(count):
         key = Key(b"k/%08d" % number)
         row_key = schema.listed_key(slot_of(_BUCKET, key, _SPAN), _BUCKET, key)
-        listed = Listed(
-            VersionId("null"), number << 20, 1_790_000_000_000 + number, 4096,
-            f"{number:032x}", "a" * 64, "STANDARD", "CRC64NVME", "FULL_OBJECT",
-            is_delete_marker=False,
-        )  # fmt: skip
+        listed = Listed(iso_time(_TIME_MS + number), 4096, f"{number:032x}", traits)
         sealed = schema.seal(row_key, payloads.pack(listed))
         batch.put(schema.physical(row_key, _GENERATION), sealed)
     store.write(batch)
@@ -74,16 +73,11 @@ def main() -> None:
         )
         packed = measure("encoded", lambda: [codec.encode(answer) for answer in answers])
         answers = measure("decoded", lambda: [codec.decode(data) for data in packed])
-        measure("rows unpacked", lambda: [answer.entries for answer in answers])
-        page = measure(
-            "rows unpacked, merged",
-            lambda: listing.join_pages(
-                [listing.page_of(answer, _LIMIT) for answer in answers], _LIMIT
-            ),
-        )
-        shown = q.ListPage(page.entries, page.is_truncated)
+        page = measure("merged", lambda: listing.join_answers(query, answers))
+        answer = q.ListAnswer(tuple(page.names), tuple(page.rows), page.is_truncated)
+        entries = measure("rows unpacked", answer.objects)
         arguments = _Arguments("k/", "", _LIMIT, None)
-        measure("shown", lambda: _contents(arguments, shown, shows_owner=False))
+        measure("shown", lambda: _contents(arguments, entries, shows_owner=False))
         store.close()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 
 from objstore.http.dates import format_http_date
 from objstore.http.message import Response
@@ -46,19 +44,6 @@ def head_response(status: int, headers: list[tuple[str, str]], size: int) -> Res
 
 
 # ---- values ---------------------------------------------------------------------------
-
-
-def iso_time(time_ms: int) -> str:
-    """As in 2009-10-12T17:50:30.000Z."""
-    return _iso_second(time_ms // 1000) + _MILLISECONDS[time_ms % 1000]
-
-
-_MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
-
-
-@lru_cache(maxsize=4096)  # What a list shows was often written in the same seconds.
-def _iso_second(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat()[:19]
 
 
 def quoted(etag: str) -> str:

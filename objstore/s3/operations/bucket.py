@@ -18,7 +18,6 @@ from objstore.s3.names import check_new_bucket_name
 from objstore.s3.operations import arguments
 from objstore.s3.operations.answers import (
     empty_response,
-    iso_time,
     owner_tag,
     xml_response,
 )
@@ -30,6 +29,7 @@ from objstore.s3.operations.tokens import (
     encode_token,
 )
 from objstore.s3.xml import document, element, tag, tag_if
+from objstore.units import iso_time
 
 _HOME_REGION = "us-east-1"  # Where S3 keeps its oldest habits.
 _LIST_SCOPE = "/"  # Of ListBuckets' tokens: no bucket has this name.

@@ -25,7 +25,6 @@ from objstore.s3.errors import S3Error, to_s3_error
 from objstore.s3.operations import arguments, stored
 from objstore.s3.operations.answers import (
     checksum_tags,
-    iso_time,
     key_text,
     part_checksum_tag,
     quoted,
@@ -40,6 +39,7 @@ from objstore.s3.operations.object import (
     written_version_headers,
 )
 from objstore.s3.xml import document, tag
+from objstore.units import iso_time
 
 _RANGE = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})")
 _CONDITIONS_PREFIX = "x-amz-copy-source-"

@@ -6,13 +6,14 @@ entry shown: its key, or its common prefix, which then stands for all keys under
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from objstore.frozen import frozen
 from objstore.http.message import Response
 from objstore.ids import UploadId
-from objstore.meta.queries import ListPage, UploadsAnswer
-from objstore.meta.values import Listed, Part, Upload
+from objstore.meta.payloads import unpack_traits
+from objstore.meta.queries import ListAnswer, UploadsAnswer
+from objstore.meta.values import ListedRow, ListedVersion, Part, Upload
 from objstore.objects import listing
 from objstore.objects.listing import KeysPage
 from objstore.objects.requests import CHECKSUM_ALGORITHMS
@@ -22,7 +23,6 @@ from objstore.s3.errors import S3Error
 from objstore.s3.operations import arguments
 from objstore.s3.operations.answers import (
     argument_text,
-    iso_time,
     key_text,
     owner_tag,
     part_checksum_tag,
@@ -36,6 +36,7 @@ from objstore.s3.operations.tokens import (
     encode_token,
 )
 from objstore.s3.xml import document, element, flag, tag, tag_if
+from objstore.units import iso_time
 
 # What an entry says of its checksum: the algorithm and its kind, not the value.
 _CHECKSUMS: dict[tuple[str | None, str | None], str] = {
@@ -44,6 +45,8 @@ _CHECKSUMS: dict[tuple[str | None, str | None], str] = {
     for kind in ("FULL_OBJECT", "COMPOSITE")
 }
 _CHECKSUMS[None, None] = ""
+
+_VersionEntry = tuple[bytes, ListedVersion | None]
 
 
 @frozen
@@ -88,9 +91,9 @@ class _Arguments:
         if not self.delimiter:
             return ""
         return "".join(
-            element("CommonPrefixes", self.key("Prefix", key))
-            for key, entry in entries
-            if entry is None
+            element("CommonPrefixes", self.key("Prefix", name))
+            for name, shown in entries
+            if shown is None
         )
 
 
@@ -102,6 +105,7 @@ async def list_objects(call: S3Call) -> Response:
     listed = _Arguments.of(call, "max-keys")
     marker = call.query.get("marker", "")
     answer = await _list_keys(call, listed, marker.encode())
+    entries = answer.objects()
     # AWS says where to go on only where a delimiter may have hidden it.
     shows_next = answer.is_truncated and bool(listed.delimiter)
     return xml_response(
@@ -110,12 +114,12 @@ async def list_objects(call: S3Call) -> Response:
             tag("Name", call.bucket),
             listed.text("Prefix", listed.prefix),
             listed.text("Marker", marker),
-            listed.key("NextMarker", answer.entries[-1][0]) if shows_next else "",
+            listed.key("NextMarker", answer.names[-1]) if shows_next else "",
             tag("MaxKeys", listed.limit),
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
-            _contents(listed, answer, shows_owner=True),
-            listed.common_prefixes(answer.entries),
+            _contents(listed, entries, shows_owner=True),
+            listed.common_prefixes(entries),
         )
     )
 
@@ -127,9 +131,10 @@ async def list_objects_v2(call: S3Call) -> Response:
     start_after = call.query.get("start-after")
     after = (start_after or "").encode() if token is None else _place(call, token)
     answer = await _list_keys(call, listed, after)
+    entries = answer.objects()
     following = None
     if answer.is_truncated:
-        following = encode_token(arguments.bucket_name(call), answer.entries[-1][0])
+        following = encode_token(arguments.bucket_name(call), answer.names[-1])
     return xml_response(
         document(
             "ListBucketResult",
@@ -138,12 +143,12 @@ async def list_objects_v2(call: S3Call) -> Response:
             tag_if("ContinuationToken", token),
             tag_if("NextContinuationToken", following),
             "" if start_after is None else listed.text("StartAfter", start_after),
-            tag("KeyCount", len(answer.entries)),
+            tag("KeyCount", len(entries)),
             tag("MaxKeys", listed.limit),
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
-            _contents(listed, answer, shows_owner=call.query.get("fetch-owner") == "true"),
-            listed.common_prefixes(answer.entries),
+            _contents(listed, entries, shows_owner=call.query.get("fetch-owner") == "true"),
+            listed.common_prefixes(entries),
         )
     )
 
@@ -157,27 +162,40 @@ def _place(call: S3Call, token: str) -> bytes:
         ) from error
 
 
-async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListPage:
+async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListAnswer:
     capability = await authorize(call, "s3:ListBucket", arguments.bucket_name(call))
     arguments.check_expected_owner(call, capability.record)
     return await listing.list_keys(call.store, capability, listed.page(after))
 
 
-def _contents(listed: _Arguments, answer: ListPage, *, shows_owner: bool) -> str:
+def _contents(
+    listed: _Arguments,
+    entries: Sequence[tuple[bytes, ListedRow | None]],
+    *,
+    shows_owner: bool,
+) -> str:
     """The objects of a page.  Hot: only what a client chose is escaped."""
-    objects = [(key, row) for key, row in answer.entries if row is not None]
-    names = shown_keys([key for key, _ in objects], listed.encoding)
-    shown = []
-    for name, (_, row) in zip(names, objects, strict=True):
-        _, _, time_ms, size, etag, owner, storage_class, algorithm, kind, _ = row
-        by = owner_tag("Owner", owner) if shows_owner else ""
-        shown.append(
-            f"<Contents><Key>{name}</Key><LastModified>{iso_time(time_ms)}</LastModified>"
-            f"<ETag>&quot;{etag}&quot;</ETag>{_CHECKSUMS[algorithm, kind]}"
-            f"<Size>{size}</Size>{by}"
-            f"<StorageClass>{storage_class}</StorageClass></Contents>"
-        )
-    return "".join(shown)
+    if listed.delimiter:
+        entries = [entry for entry in entries if entry[1] is not None]
+    names = shown_keys([key for key, _ in entries], listed.encoding)
+    rows = [row for _, row in entries if row is not None]
+    kinds = {traits for _, _, _, traits in rows}  # Few, mostly one.
+    shown = {traits: _traits(traits, shows_owner) for traits in kinds}
+    return "".join(
+        [
+            f"<Contents><Key>{name}</Key><LastModified>{time}</LastModified>"
+            f"<ETag>&quot;{etag}&quot;</ETag>{shown[traits][0]}"
+            f"<Size>{size}</Size>{shown[traits][1]}</Contents>"
+            for name, (time, size, etag, traits) in zip(names, rows, strict=True)
+        ]
+    )
+
+
+def _traits(packed: bytes, shows_owner: bool) -> tuple[str, str]:
+    """What a list shows of an object's traits, before its size and after."""
+    owner, storage_class, algorithm, kind = unpack_traits(packed)
+    by = owner_tag("Owner", owner) if shows_owner else ""
+    return _CHECKSUMS[algorithm, kind], by + tag("StorageClass", storage_class)
 
 
 # ---- versions -------------------------------------------------------------------------
@@ -202,6 +220,7 @@ async def list_object_versions(call: S3Call) -> Response:
     answer = await listing.list_versions(
         call.store, capability, listed.page(key_marker.encode()), after_version=within
     )
+    entries = answer.versions()
     # Whoever goes on within a key has seen its latest version already.
     seen_key = key_marker.encode() if within is not None else None
     return xml_response(
@@ -211,31 +230,30 @@ async def list_object_versions(call: S3Call) -> Response:
             listed.text("Prefix", listed.prefix),
             listed.text("KeyMarker", key_marker),
             tag("VersionIdMarker", version_marker or ""),
-            _next_version_markers(listed, answer),
+            _next_version_markers(listed, entries) if answer.is_truncated else "",
             tag("MaxKeys", listed.limit),
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
-            _versions(listed, answer, seen_key),
-            listed.common_prefixes(answer.entries),
+            _versions(listed, entries, seen_key),
+            listed.common_prefixes(entries),
         )
     )
 
 
-def _next_version_markers(listed: _Arguments, answer: ListPage) -> str:
-    if not answer.is_truncated:
-        return ""
-    key, row = answer.entries[-1]
+def _next_version_markers(listed: _Arguments, entries: Sequence[_VersionEntry]) -> str:
+    key, version = entries[-1]
     return listed.key("NextKeyMarker", key) + (
-        "" if row is None else tag("NextVersionIdMarker", Listed._make(row).version_id)
+        "" if version is None else tag("NextVersionIdMarker", version.version_id)
     )
 
 
-def _versions(listed: _Arguments, answer: ListPage, seen_key: bytes | None) -> str:
+def _versions(
+    listed: _Arguments, entries: Sequence[_VersionEntry], seen_key: bytes | None
+) -> str:
     shown = []
-    for key, row in answer.entries:
-        if row is None:
+    for key, version in entries:
+        if version is None:
             continue
-        version = Listed._make(row)
         name = "DeleteMarker" if version.is_delete_marker else "Version"
         head = "".join(
             (
@@ -249,17 +267,18 @@ def _versions(listed: _Arguments, answer: ListPage, seen_key: bytes | None) -> s
     return "".join(shown)
 
 
-def _version(version: Listed) -> str:
-    modified = tag("LastModified", iso_time(version.time_ms))
+def _version(version: ListedVersion) -> str:
+    modified = tag("LastModified", version.time)
     if version.is_delete_marker:
         return modified
+    traits = unpack_traits(version.traits)
     return "".join(
         (
             modified,
             tag("ETag", quoted(version.etag)),
             tag("Size", version.size),
-            owner_tag("Owner", version.owner),
-            tag("StorageClass", version.storage_class),
+            owner_tag("Owner", traits.owner),
+            tag("StorageClass", traits.storage_class),
         )
     )
 

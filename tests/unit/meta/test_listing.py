@@ -15,7 +15,7 @@ from objstore.meta import listing
 from objstore.meta import queries as q
 from objstore.meta.audit import audit_slot
 from objstore.meta.slots import slot_of
-from objstore.meta.values import BucketFence, Listed
+from objstore.meta.values import BucketFence
 from objstore.rpc import codec
 from tests.unit.meta.builders import BUCKET, REF, Shard, draft, upload, upload_id
 
@@ -52,11 +52,7 @@ def model(names: set[bytes], prefix: bytes, delimiter: bytes) -> list[Entry]:
 
 
 def shape(answer: Any) -> list[Entry]:
-    return [(name, value is None) for name, value in answer.entries]
-
-
-def versions_of(answer: q.ListAnswer) -> list[tuple[bytes, Listed | None]]:
-    return [(n, None if row is None else Listed._make(row)) for n, row in answer.entries]
+    return [(name, value is None) for name, value in answer.objects()]
 
 
 def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
@@ -67,12 +63,17 @@ def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
         found.append(shape(answer))
         if not answer.is_truncated:
             return found
-        last, value = answer.entries[-1]
+        last, value = answer.objects()[-1]
         query = attrs.evolve(query, after=last, is_prefix_after=value is None)
 
 
 def ask_at_once(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
     return listing.list_keys(shard.view, query)
+
+
+def ask_shards(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
+    page = ask_split(shard, query)
+    return q.ListAnswer(tuple(page.names), tuple(page.rows), page.is_truncated)
 
 
 def ask_split(shard: Shard, query: q.ListKeys, limit: int | None = None) -> Any:
@@ -83,22 +84,21 @@ def ask_split(shard: Shard, query: q.ListKeys, limit: int | None = None) -> Any:
         )
         for slot in query.slots
     ]
-    split = [listing.page_of(answer, query.limit) for answer in answers]
-    return listing.join_pages(split, query.limit)
+    return listing.join_answers(query, answers)
 
 
-def ask_for_shares(shard: Shard, query: q.ListKeys) -> q.ListPage:
+def ask_for_shares(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
     """Each slot for so small a share that the page has to be asked for again."""
     if query.delimiter:
-        page = ask_split(shard, query)
-        return q.ListPage(page.entries, page.is_truncated)
+        return ask_shards(shard, query)
     page = ask_split(shard, query, limit=1)
     rest = listing.rest_of(query, page)
     if rest is None:
-        return q.ListPage(page.entries, page.is_truncated)
+        return q.ListAnswer(tuple(page.names), tuple(page.rows), page.is_truncated)
     more = ask_split(shard, rest)
     assert more.reach is None
-    return q.ListPage(page.entries + more.entries, more.is_truncated)
+    names, rows = (*page.names, *more.names), (*page.rows, *more.rows)
+    return q.ListAnswer(names, rows, more.is_truncated)
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,7 +116,7 @@ def test_pages_are_exact_and_together_are_what_a_sort_gives(
     put_all(shard, names - deleted, deleted)
     expected = model(names - deleted, prefix, delimiter)
     query = q.ListKeys(SPAN, REF, prefix, delimiter, limit=limit)
-    for ask in (ask_at_once, ask_split, ask_for_shares):
+    for ask in (ask_at_once, ask_shards, ask_for_shares):
         found = pages(shard, query, ask)
         assert [entry for page in found for entry in page] == expected
         assert all(len(page) == limit for page in found[:-1])
@@ -164,7 +164,7 @@ def test_version_pages_show_every_version_newest_first(
     query = q.ListKeys(SPAN, REF, prefix, delimiter, versions=True, limit=limit)
     while True:
         answer = shard.ask(query)
-        entries = versions_of(answer)
+        entries = answer.versions()
         found += [(n, None if v is None else v.version_id) for n, v in entries]
         if not answer.is_truncated:
             break
@@ -184,17 +184,17 @@ def test_listed_versions_carry_no_bytes_and_no_headers() -> None:
     shard.put(b"key", b"hello")
     for versions in (False, True):
         answer = shard.ask(q.ListKeys((shard.slot,), REF, versions=versions))
-        ((_, version),) = versions_of(answer)
-        assert version is not None
+        ((_, row),) = answer.versions() if versions else answer.objects()
+        assert row is not None
         written = draft(b"hello")
-        assert (version.size, version.etag) == (written.size, written.etag)
+        assert row[1:3] == (written.size, written.etag)
         assert b"hello" not in codec.encode(answer)
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc0\xc0", b"\x01", b"\x91\x01", b"\xc1"])
 def test_a_page_that_does_not_fit_its_names_is_corrupt(packed: bytes) -> None:
     with pytest.raises(codec.CorruptValue):
-        _ = q.ListAnswer((b"key",), packed, is_truncated=False).entries
+        q.ListAnswer((b"key",), (packed,), is_truncated=False).objects()
 
 
 def rows_read(shard: Shard, query: q.ListKeys) -> int:
@@ -323,16 +323,16 @@ def test_versions_that_stay_are_listed_whatever_is_deleted_between_pages(
     made = [shard.put(b"key", b"%d" % number) for number in range(4)]
     newest_first = [result.version_id for result in reversed(made)]
     query = q.ListKeys((SPAN[0],), REF, versions=True, limit=seen + 1)
-    (*_, (key, last)) = versions_of(shard.ask(query))
+    (*_, (key, last)) = shard.ask(query).versions()
     assert last is not None
     for number in deleted & set(range(4)):
         shard.must(c.DeleteVersion(SPAN[0], REF, Key(key), newest_first[number]))
     if 4 in deleted:
         shard.put(b"key", b"newer")
     rest = attrs.evolve(query, after=key, after_version=last.order, limit=1000)
-    found = [version.version_id for _, version in versions_of(shard.ask(rest)) if version]
+    found = [version.version_id for _, version in shard.ask(rest).versions() if version]
     kept = [n for n in range(seen + 1, 4) if n not in deleted]
     assert found == [newest_first[number] for number in kept]
     everything = attrs.evolve(rest, after_version=q.FROM_NEWEST)
     whole = attrs.evolve(query, limit=1000)
-    assert shard.ask(everything).entries == shard.ask(whole).entries
+    assert shard.ask(everything) == shard.ask(whole)

@@ -20,7 +20,7 @@ from objstore.meta import audit, reads
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta.errors import NoSuchKey, NoSuchUpload
-from objstore.meta.values import BucketFence, Listed
+from objstore.meta.values import BucketFence
 from tests.unit.meta.builders import (
     BUCKET,
     MIB,
@@ -237,9 +237,8 @@ class MetaMachine(RuleBasedStateMachine):
             return
         listed = reads.answer(self.shard.view, q.ListKeys((SLOT,), self.ref, versions=True))
         found: dict[bytes, Versions] = {key: [] for key in KEYS}
-        for key, row in listed.entries:
-            assert row is not None
-            version = Listed._make(row)
+        for key, version in listed.versions():
+            assert version is not None
             etag = None if version.is_delete_marker else version.etag
             found[key].append((version.version_id, etag, version.size))
         assert found == self.model
