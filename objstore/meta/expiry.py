@@ -13,6 +13,8 @@ where more is due; both are in the log, so all replicas drain alike (R12).
 
 from __future__ import annotations
 
+from itertools import islice
+
 from objstore.ids import BucketId, IntentId, Key, Slot, UploadId
 from objstore.limits import PURGE_CHUNKS_MAX, PURGE_ROWS_MAX
 from objstore.meta import part_map, payloads, references, schema
@@ -33,7 +35,7 @@ def drain(work: Work, rows_max: int = PURGE_ROWS_MAX) -> bool:
     """Do one step.  True where more is due."""
     start = schema.table_prefix(work.slot, Table.EXPIRY)
     end = schema.expiry_end(work.slot, work.context.time_ms)
-    due = work.rows.page(start, end, rows_max + 1)
+    due = list(islice(work.rows.scan(start, end), rows_max + 1))
     for row_key, payload in due[:rows_max]:
         _due_ms, kind, name = schema.expiry_of_row(row_key)
         if kind is Expiring.PURGE:

@@ -33,7 +33,6 @@ from objstore.rpc import codec
 
 T = TypeVar("T")
 _Run = tuple[Sequence[bytes], Sequence[T]]  # Names in order, and what is shown of each.
-_Rows = list[tuple[bytes, bytes]]
 
 _NIL = payloads.pack(None)  # What is shown of a common prefix: it is no object.
 _SEEK_ROWS = 8  # Read at once where a common prefix may end the run.
@@ -179,11 +178,11 @@ class _Walk:
     def read(self) -> None:
         """Have some entries, unless there are none any more."""
         while not self.names and not self.is_done:
-            rows = self._view.page(self._begin, self._end, self._size)
-            self.is_done = len(rows) < self._size
-            if rows:
-                self._begin = rows[-1][0] + b"\0"
-                self._show(rows)
+            rests, rows = self._view.page(self._base, self._begin, self._end, self._size)
+            self.is_done = len(rests) < self._size
+            if rests:
+                self._begin = self._base + rests[-1] + b"\0"
+                self._show(rests, rows)
                 if self._query.delimiter:
                     self._roll_up()
                 self.is_done |= self._begin >= self._end
@@ -195,8 +194,8 @@ class _Walk:
         self.names, self.rows = names[at:], rows[at:]
         return names[:at], rows[:at]
 
-    def _show(self, rows: _Rows) -> None:
-        """Set `names` and `rows`."""
+    def _show(self, rests: list[bytes], rows: list[bytes]) -> None:
+        """Set `names` and `rows`; rests: what follows `_base` in the keys."""
         raise NotImplementedError
 
     def _after(self) -> bytes:
@@ -240,9 +239,9 @@ class _KeyWalk(_Walk):
 
     TABLE = Table.LISTED
 
-    def _show(self, rows: _Rows) -> None:
-        self.names = schema.keys_of_listed(rows)
-        self.rows = [row for _, row in rows]
+    def _show(self, rests: list[bytes], rows: list[bytes]) -> None:
+        self.names = schema.keys_of_listed(rests)
+        self.rows = rows
 
 
 class _VersionWalk(_Walk):
@@ -250,9 +249,9 @@ class _VersionWalk(_Walk):
 
     TABLE = Table.VERSION
 
-    def _show(self, rows: _Rows) -> None:
-        self.names = [schema.key_of_version(row_key) for row_key, _ in rows]
-        heads = [payloads.unpack_head(payload) for _, payload in rows]
+    def _show(self, rests: list[bytes], rows: list[bytes]) -> None:
+        self.names = schema.keys_of_versions(rests)
+        heads = map(payloads.unpack_head, rows)
         self.rows = [payloads.pack(payloads.listed_version(head)) for head in heads]
 
     def _after_key(self, prefix: bytes) -> bytes:

@@ -15,10 +15,12 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
-from objstore.meta.schema import HEAD_SIZE, seal
+from objstore.meta.schema import SEAL_SIZE, seal
 
 HASH_SIZE = 16  # bytes
 _ABSENT = object()
+
+Columns = tuple[list[bytes], list[bytes]]  # Of rows: keys, payloads.
 
 
 class RowView(Protocol):
@@ -35,9 +37,18 @@ class RowView(Protocol):
         """
         ...
 
-    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """The first `limit` rows of `scan(start, end)`, at once: lists are hot."""
+    def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
+        """The first `limit` rows of `scan(start, end)`, at once: lists are hot.
+
+        All keys begin with `base`, and come without it.
+        """
         ...
+
+
+def page_of(view: RowView, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
+    """`RowView.page`, for a view that has nothing better than `scan`."""
+    rows = list(islice(view.scan(start, end), limit))
+    return [key[len(base) :] for key, _ in rows], [payload for _, payload in rows]
 
 
 def first_row(view: RowView, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
@@ -61,7 +72,7 @@ class StagedRows:
         value = self.changes.get(key, _ABSENT)
         if value is _ABSENT:
             return self._base.get(key)
-        return None if value is None else value[HEAD_SIZE:]  # type: ignore[index]
+        return None if value is None else value[:-SEAL_SIZE]  # type: ignore[index]
 
     def put(self, key: bytes, payload: bytes) -> None:
         changes = self.changes
@@ -87,8 +98,8 @@ class StagedRows:
             return self._base.scan(start, end)
         return self._merged(keys[low:high], self._base.scan(start, end))
 
-    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return list(islice(self.scan(start, end), limit))
+    def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
+        return page_of(self, base, start, end, limit)
 
     def _merged(
         self, keys: list[bytes], base: Iterator[tuple[bytes, bytes]]
@@ -102,7 +113,7 @@ class StagedRows:
                 below = next(base, None)
             value = self.changes[key]
             if value is not None:
-                yield key, value[HEAD_SIZE:]
+                yield key, value[:-SEAL_SIZE]
         while below is not None:
             yield below
             below = next(base, None)
@@ -126,6 +137,6 @@ class StagedRows:
         parts = [before]
         for key in self._undo:
             value = self.changes[key]
-            # A value's head has the checksum of its key and payload.
-            parts.append(key if value is None else value[:HEAD_SIZE])
+            # A value's seal is a checksum of its key and payload.
+            parts.append(key if value is None else value[-SEAL_SIZE:])
         return blake2b(b"".join(parts), digest_size=HASH_SIZE).digest()

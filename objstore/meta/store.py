@@ -31,7 +31,7 @@ from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
 from objstore.meta import apply, audit, envelope, expiry, local, schema, snapshot
-from objstore.meta.rows import HASH_SIZE, RowView, StagedRows, first_row
+from objstore.meta.rows import HASH_SIZE, Columns, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Context
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
@@ -99,7 +99,7 @@ class KvRows:
         """Note a row that was just written: its sealed value."""
         table = key[2]
         if table in _HOT:
-            self._hot[key] = None if value is None else value[schema.HEAD_SIZE :]
+            self._hot[key] = None if value is None else value[: -schema.SEAL_SIZE]
         elif (
             table == Table.EXPIRY
             and value is not None
@@ -143,14 +143,14 @@ class KvRows:
             key = physical[:2] + physical[6:]
             yield key, schema.unseal(key, value)
 
-    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
         slot = start[:2]
         generation = self._generations.get(slot)
         if generation is None:
-            return []
+            return [], []
         assert end[:2] == slot
         first, last = slot + generation + start[2:], slot + generation + end[2:]
-        return schema.unseal_page(slot, self._kv.page(first, last, limit))
+        return schema.unseal_page(base, self._kv.page(first, last, limit))
 
     def sealed(self, slot: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All (logical key, sealed value) of a slot, not verified."""

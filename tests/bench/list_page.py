@@ -67,7 +67,7 @@ def main() -> None:
             (a[:2] + _GENERATION + a[2:], b[:2] + _GENERATION + b[2:]) for a, b in ranges
         ]
         measure("read", lambda: [store.page(a, b, share + 1) for a, b in raw])
-        measure("read, verified", lambda: [rows.page(a, b, share + 1) for a, b in ranges])
+        measure("read, verified", lambda: [rows.page(a, a, b, share + 1) for a, b in ranges])
         answers = measure(
             "read, verified, walked", lambda: [listing.list_keys(rows, p) for p in parts]
         )

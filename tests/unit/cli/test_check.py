@@ -227,10 +227,10 @@ def test_rows_that_do_not_add_up_are_found(folder: Path) -> None:
     key, value = next(
         (key, value)
         for key, value in store.scan(b"", schema.LOCAL_PREFIX)
-        if key[6] == schema.Table.COUNTERS and any(value[5:])
+        if key[6] == schema.Table.COUNTERS and any(value[: -schema.SEAL_SIZE])
     )
     batch = store.batch()
-    payload = bytes((value[5], *(number + 1 for number in value[6:7]), *value[7:]))
+    payload = bytes((value[0], value[1] + 1, *value[2 : -schema.SEAL_SIZE]))
     batch.put(key, schema.seal(schema.logical(key), payload))
     store.write(batch)
     store.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -23,7 +22,7 @@ from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import reads, schema
 from objstore.meta.apply import apply
-from objstore.meta.rows import StagedRows
+from objstore.meta.rows import Columns, StagedRows, page_of
 from objstore.meta.values import (
     BucketFence,
     Checksum,
@@ -58,8 +57,8 @@ class MemoryRows:
         for key in list(self.rows.irange(start, end, inclusive=(True, False))):
             yield key, schema.unseal(key, self.rows[key])
 
-    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return list(islice(self.scan(start, end), limit))
+    def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
+        return page_of(self, base, start, end, limit)
 
     def take(self, changes: dict[bytes, bytes | None]) -> None:
         for key, value in changes.items():

@@ -202,11 +202,11 @@ def rows_read(shard: Shard, query: q.ListKeys) -> int:
     count = 0
     page = shard.view.page
 
-    def counted(start: bytes, end: bytes, limit: int) -> Any:
+    def counted(base: bytes, start: bytes, end: bytes, limit: int) -> Any:
         nonlocal count
-        rows = page(start, end, limit)
+        keys, rows = page(base, start, end, limit)
         count += len(rows)
-        return rows
+        return keys, rows
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard.view, "page", counted)

@@ -87,6 +87,49 @@ def test_a_sealed_value_with_any_bit_flipped_is_refused(
         schema.unseal(key, value[: len(value) // 2])
 
 
+sealed_rows = st.lists(st.tuples(keys, st.binary(max_size=50)), min_size=1, max_size=6)
+
+
+def physical_rows(base: bytes, rows: list[tuple[Key, bytes]]) -> list[tuple[bytes, bytes]]:
+    sealed = [(base + key, schema.seal(base + key, payload)) for key, payload in rows]
+    return [(schema.physical(key, b"\0\0\0\7"), value) for key, value in sealed]
+
+
+@given(sealed_rows)
+def test_a_page_is_unsealed_as_its_rows_are(rows: list[tuple[Key, bytes]]) -> None:
+    base = schema.bucket_prefix(SLOT, schema.Table.LISTED, BUCKET)
+    found = schema.unseal_page(base, physical_rows(base, rows))
+    assert list(zip(*found, strict=True)) == rows
+    assert schema.unseal_page(base, []) == ([], [])
+
+
+@given(sealed_rows, st.data())
+def test_a_page_with_any_bit_flipped_is_refused(
+    rows: list[tuple[Key, bytes]], data: st.DataObject
+) -> None:
+    base = schema.bucket_prefix(SLOT, schema.Table.LISTED, BUCKET)
+    sealed = physical_rows(base, rows)
+    at = data.draw(st.integers(0, len(sealed) - 1))
+    key, value = sealed[at]
+    flipped = bytearray(key[15:] + value)
+    bit = data.draw(st.integers(0, len(flipped) * 8 - 1))
+    flipped[bit // 8] ^= 1 << bit % 8
+    cut = len(key) - 15
+    sealed[at] = (key[:15] + bytes(flipped[:cut]), bytes(flipped[cut:]))
+    with pytest.raises(schema.CorruptRow):
+        schema.unseal_page(base, sealed)
+
+
+def test_values_under_each_other_s_keys_are_refused() -> None:
+    """F08."""
+    base = schema.bucket_prefix(SLOT, schema.Table.LISTED, BUCKET)
+    (one, first), (two, second) = physical_rows(
+        base, [(Key(b"k"), b"1"), (Key(b"l"), b"2")]
+    )
+    with pytest.raises(schema.CorruptRow):
+        schema.unseal_page(base, [(one, second), (two, first)])
+
+
 def test_versions_are_packed_and_read_back_whole() -> None:
     location = chunks(intent(1), 3, missing=(0,), away=(2,))
     for made in (None, draft(b"data"), large_draft(location, tags=(("a", "b"),))):

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import attrs
@@ -28,7 +27,7 @@ from objstore.meta.apply import apply, is_error
 from objstore.meta.commands import Command
 from objstore.meta.queries import Query
 from objstore.meta.reads import answer
-from objstore.meta.rows import StagedRows
+from objstore.meta.rows import Columns, StagedRows, page_of
 from objstore.meta.values import BucketRecord
 from objstore.meta.view import NotFounded
 from objstore.meta.work import Context
@@ -66,8 +65,8 @@ class MemoryRows:
         for key in self._rows.irange(start, end, inclusive=(True, False)):
             yield key, schema.unseal(key, self._rows[key])
 
-    def page(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return list(islice(self.scan(start, end), limit))
+    def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
+        return page_of(self, base, start, end, limit)
 
     def change(self, changes: dict[bytes, bytes | None]) -> None:
         for key, value in changes.items():
