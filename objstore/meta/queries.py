@@ -101,22 +101,25 @@ class ListAnswer:
     rows: tuple[bytes, ...] = attrs.field(repr=False)  # Packed Listed, or ListedVersion.
     is_truncated: bool
 
-    def objects(self) -> tuple[tuple[bytes, ListedRow | None], ...]:
-        """(key, its current object) or (common prefix, None).  Raises CorruptValue."""
-        return self._entries(len(Listed._fields))
+    def objects(self) -> tuple[ListedRow | None, ...]:
+        """The current object of each name; None: a common prefix.  Raises CorruptValue."""
+        return self._unpacked(len(Listed._fields))
 
     def versions(self) -> list[tuple[bytes, ListedVersion | None]]:
         """(key, one of its versions) or (common prefix, None), of a list of versions."""
         make = ListedVersion._make
-        entries = self._entries(len(ListedVersion._fields))
-        return [(key, None if row is None else make(row)) for key, row in entries]
+        rows = self._unpacked(len(ListedVersion._fields))
+        shown = [None if row is None else make(row) for row in rows]
+        return list(zip(self.names, shown, strict=True))
 
-    def _entries(self, field_count: int) -> tuple[tuple[bytes, Any], ...]:
+    def _unpacked(self, field_count: int) -> tuple[Any, ...]:
         try:
             rows = payloads.unpack_listed(self.rows, field_count)
-            return tuple(zip(self.names, rows, strict=True))
         except (ValueError, TypeError) as problem:
             raise CorruptValue(f"a page of a list: {problem}") from problem
+        if len(rows) != len(self.names):
+            raise CorruptValue(f"{len(rows)} rows of a list, {len(self.names)} names")
+        return rows
 
 
 @wire("q.get_upload")

@@ -197,7 +197,8 @@ def element(name: str, *content: str) -> str:
 def document(root: str, *content: str, namespace: bool = True) -> bytes:
     """A whole document of elements already written."""
     declared = f' xmlns="{NAMESPACE}"' if namespace else ""
-    return f"{DECLARATION}<{root}{declared}>{''.join(content)}</{root}>".encode()
+    start, end = f"{DECLARATION}<{root}{declared}>", f"</{root}>"
+    return "".join((start, *content, end)).encode()  # One copy: lists have 300 KB.
 
 
 def url_encode(key: bytes) -> str:

@@ -67,7 +67,9 @@ def main() -> None:
             (a[:2] + _GENERATION + a[2:], b[:2] + _GENERATION + b[2:]) for a, b in ranges
         ]
         measure("read", lambda: [store.page(a, b, share + 1) for a, b in raw])
-        measure("read, verified", lambda: [rows.page(a, a, b, share + 1) for a, b in ranges])
+        measure(
+            "read, verified", lambda: [rows.page(a, a, b, share + 1) for a, b in ranges]
+        )
         answers = measure(
             "read, verified, walked", lambda: [listing.list_keys(rows, p) for p in parts]
         )
@@ -75,9 +77,11 @@ def main() -> None:
         answers = measure("decoded", lambda: [codec.decode(data) for data in packed])
         page = measure("merged", lambda: listing.join_answers(query, answers))
         answer = q.ListAnswer(tuple(page.names), tuple(page.rows), page.is_truncated)
-        entries = measure("rows unpacked", answer.objects)
+        objects = measure("rows unpacked", answer.objects)
         arguments = _Arguments("k/", "", _LIMIT, None)
-        measure("shown", lambda: _contents(arguments, entries, shows_owner=False))
+        measure(
+            "shown", lambda: _contents(arguments, answer.names, objects, shows_owner=False)
+        )
         store.close()
 
 

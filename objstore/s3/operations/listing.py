@@ -7,6 +7,7 @@ entry shown: its key, or its common prefix, which then stands for all keys under
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 
 from objstore.frozen import frozen
 from objstore.http.message import Response
@@ -105,7 +106,7 @@ async def list_objects(call: S3Call) -> Response:
     listed = _Arguments.of(call, "max-keys")
     marker = call.query.get("marker", "")
     answer = await _list_keys(call, listed, marker.encode())
-    entries = answer.objects()
+    objects = answer.objects()
     # AWS says where to go on only where a delimiter may have hidden it.
     shows_next = answer.is_truncated and bool(listed.delimiter)
     return xml_response(
@@ -118,8 +119,8 @@ async def list_objects(call: S3Call) -> Response:
             tag("MaxKeys", listed.limit),
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
-            _contents(listed, entries, shows_owner=True),
-            listed.common_prefixes(entries),
+            _contents(listed, answer.names, objects, shows_owner=True),
+            listed.common_prefixes(zip(answer.names, objects, strict=True)),
         )
     )
 
@@ -131,7 +132,7 @@ async def list_objects_v2(call: S3Call) -> Response:
     start_after = call.query.get("start-after")
     after = (start_after or "").encode() if token is None else _place(call, token)
     answer = await _list_keys(call, listed, after)
-    entries = answer.objects()
+    objects = answer.objects()
     following = None
     if answer.is_truncated:
         following = encode_token(arguments.bucket_name(call), answer.names[-1])
@@ -143,12 +144,17 @@ async def list_objects_v2(call: S3Call) -> Response:
             tag_if("ContinuationToken", token),
             tag_if("NextContinuationToken", following),
             "" if start_after is None else listed.text("StartAfter", start_after),
-            tag("KeyCount", len(entries)),
+            tag("KeyCount", len(answer.names)),
             tag("MaxKeys", listed.limit),
             listed.echo(),
             flag("IsTruncated", answer.is_truncated),
-            _contents(listed, entries, shows_owner=call.query.get("fetch-owner") == "true"),
-            listed.common_prefixes(entries),
+            _contents(
+                listed,
+                answer.names,
+                objects,
+                shows_owner=call.query.get("fetch-owner") == "true",
+            ),
+            listed.common_prefixes(zip(answer.names, objects, strict=True)),
         )
     )
 
@@ -170,15 +176,16 @@ async def _list_keys(call: S3Call, listed: _Arguments, after: bytes) -> ListAnsw
 
 def _contents(
     listed: _Arguments,
-    entries: Sequence[tuple[bytes, ListedRow | None]],
+    keys: Sequence[bytes],
+    objects: Sequence[ListedRow | None],
     *,
     shows_owner: bool,
 ) -> str:
     """The objects of a page.  Hot: only what a client chose is escaped."""
-    if listed.delimiter:
-        entries = [entry for entry in entries if entry[1] is not None]
-    names = shown_keys([key for key, _ in entries], listed.encoding)
-    rows = [row for _, row in entries if row is not None]
+    rows = [row for row in objects if row is not None]
+    if len(rows) < len(objects):
+        keys = list(compress(keys, objects))
+    names = shown_keys(keys, listed.encoding)
     kinds = {traits for _, _, _, traits in rows}  # Few, mostly one.
     shown = {traits: _traits(traits, shows_owner) for traits in kinds}
     return "".join(

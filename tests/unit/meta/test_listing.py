@@ -52,7 +52,8 @@ def model(names: set[bytes], prefix: bytes, delimiter: bytes) -> list[Entry]:
 
 
 def shape(answer: Any) -> list[Entry]:
-    return [(name, value is None) for name, value in answer.objects()]
+    rows = answer.objects()
+    return [(name, row is None) for name, row in zip(answer.names, rows, strict=True)]
 
 
 def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
@@ -63,8 +64,8 @@ def pages(shard: Shard, query: q.ListKeys, ask: Any) -> list[list[Entry]]:
         found.append(shape(answer))
         if not answer.is_truncated:
             return found
-        last, value = answer.objects()[-1]
-        query = attrs.evolve(query, after=last, is_prefix_after=value is None)
+        last, is_prefix = found[-1][-1]
+        query = attrs.evolve(query, after=last, is_prefix_after=is_prefix)
 
 
 def ask_at_once(shard: Shard, query: q.ListKeys) -> q.ListAnswer:
@@ -184,7 +185,7 @@ def test_listed_versions_carry_no_bytes_and_no_headers() -> None:
     shard.put(b"key", b"hello")
     for versions in (False, True):
         answer = shard.ask(q.ListKeys((shard.slot,), REF, versions=versions))
-        ((_, row),) = answer.versions() if versions else answer.objects()
+        row = answer.versions()[0][1] if versions else answer.objects()[0]
         assert row is not None
         written = draft(b"hello")
         assert row[1:3] == (written.size, written.etag)
