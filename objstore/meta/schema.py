@@ -162,7 +162,7 @@ def unseal(key: bytes, value: bytes) -> bytes:
         raise CorruptRow(key, f"{len(value)} bytes are too few")
     row_format = value[-SEAL_SIZE]
     if _crc32c(key + value) != 0:
-        raise CorruptRow(key, f"checksum mismatch, in format {row_format}")
+        raise CorruptRow(key, f"format {row_format}: checksum mismatch")
     if row_format != ROW_FORMAT:
         raise CorruptRow(key, f"row format {row_format} is newer than this program")
     return value[:-SEAL_SIZE]
