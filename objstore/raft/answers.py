@@ -70,8 +70,9 @@ class Answer:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             trio.lowlevel.reschedule(task)
-        if self._then is not None:
-            self._then(result)
+        then, self._then = self._then, None  # Now nobody waits any more.
+        if then is not None:
+            then(result)
 
 
 class Signal:

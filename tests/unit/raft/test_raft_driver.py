@@ -1,6 +1,7 @@
 """Whole hosts: persist, send, apply, answer, grow, hand over, crash and come back."""
 
 import contextlib
+from collections.abc import Callable
 
 import attrs
 import pytest
@@ -222,6 +223,34 @@ async def test_proposals_are_bounded(autojump_clock: MockClock) -> None:
             for _ in range(40):
                 nursery.start_soon(propose)
         assert refused == 30
+
+
+async def test_a_proposal_that_was_begun_and_given_up_is_not_made_later(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3, options=Options(uncommitted_size_max=1)) as cluster:
+        host = await cluster.leader()
+        heard: list[object] = []
+
+        def hear(result: Callable[[], object]) -> None:
+            try:
+                heard.append(result())
+            except Unavailable as error:
+                heard.append(error)
+
+        cluster.cut_off(1)
+        host.begin_proposal(0, b"first").then(hear)
+        await trio.sleep(0.01)  # It is appended, and leaves no room.
+        host.begin_proposal(0, b"late", timeout_ms=20).then(hear)
+        await cluster.until(lambda: bool(heard))
+        (late,) = heard
+        assert isinstance(late, Unavailable)
+        assert not late.unknown
+        cluster.cuts.clear()
+        await cluster.until(lambda: len(heard) == 2)
+        await cluster.propose(0, b"last")
+        commands = cluster.computers[node_id(1)].machine(0).commands
+        assert commands == [b"first", b"last"]
 
 
 async def test_entries_too_large_are_refused(autojump_clock: MockClock) -> None:
