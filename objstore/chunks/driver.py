@@ -48,10 +48,10 @@ log = structlog.get_logger()
 OPEN_FILES_MAX = 64
 # Each may be opened twice: for whole pages, and for the rest (`host.disk`, "direct").
 DESCRIPTORS_MAX = 2 * OPEN_FILES_MAX
-# Reads from the drive are counted, a MiB of a segment at a time: 8 GiB of them, in 1 MiB
-# of memory.  So many make a place in the page cache worth its cost.
+# Reads are counted, a MiB of a segment at a time: 8 GiB of them, in 1 MiB of memory.  So
+# many make a place in the page cache worth its cost.
 READS_KEPT = 8192
-READS_OFTEN = 3
+READS_OFTEN = 2
 SEGMENT_SIZE_MIN = 4 * MiB
 # A drive holds at least so many segments, so that compaction has something to choose from.
 SEGMENTS_PER_DRIVE_MIN = 64
@@ -276,10 +276,11 @@ class Drive:
                 entry.file.close()
 
     def is_read_often(self, segment: Segment, window: int) -> bool:
-        """Whether this part of the segment was read from the drive a few times lately.
+        """Whether this part of the segment was read before, not long ago.
 
         Only then is it worth a place in the page cache: what is read once, a scan or a
-        backup, leaves there what is read often.
+        backup, leaves there what is read often.  And only then is it looked for there:
+        asking for what is not there makes the kernel read it in, and more behind it.
         """
         key = (segment.number, window)
         count = self._reads.pop(key, 0) + 1

@@ -429,13 +429,14 @@ class ChunkStore:
             entries=None if table is None else table.entries,
         )
         async with at.drive.using(at.segment) as file:
-            try:
-                found = work(file.read_now)
-            except seg.NotInMemory:
-                window = (at.location.place + start) // BLOCK_SIZE
-                is_hot = at.drive.is_read_often(at.segment, window)
-                read = file.read_at if is_hot else file.read_past
-                found = await at.drive.io(work, read)
+            window = (at.location.place + start) // BLOCK_SIZE
+            if at.drive.is_read_often(at.segment, window):
+                try:
+                    found = work(file.read_now)
+                except seg.NotInMemory:
+                    found = await at.drive.io(work, file.read_at)
+            else:
+                found = await at.drive.io(work, file.read_past)
         if table is None and 1 < len(found.entries) <= TABLE_PIECES_KEPT:
             self._tables[at.fragment] = _Table(at.location, found.entries)
             if len(self._tables) > TABLES_KEPT:

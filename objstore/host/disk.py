@@ -45,6 +45,8 @@ class File(Protocol):
         """The same without waiting for the drive: what memory has of the file; or None.
 
         Cheap enough for the event loop.  Never raises: what is wrong, `read_at` will say.
+        Only for what is likely there: of what is not, the system begins to read all that
+        was asked for and more behind it, which nobody may want.
         """
         ...
 

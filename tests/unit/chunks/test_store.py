@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from objstore.chunks.format import crc32c
 from objstore.chunks.fragment import NoSuchFragment
 from objstore.errors import CorruptData, InvalidRequest, Unavailable
-from objstore.testing.disk import DiskFault, DiskOperation
+from objstore.testing.disk import DiskFault, DiskOperation, SimulatedFile
 from objstore.testing.host import SimulatedWorld
 from objstore.units import KiB, MiB
 
@@ -66,6 +66,22 @@ def test_any_range_is_read_as_verified_blocks_in_order(
                     at += len(block.data)
 
     trio.run(run)
+
+
+async def test_page_cache_is_asked_only_for_what_was_read_before(monkeypatch) -> None:
+    """Asking for what is not there fills it, and with more than was asked for."""
+    asked: list[tuple[int, int]] = []
+
+    def read_now(file: SimulatedFile, offset: int, size: int) -> None:
+        asked.append((offset, size))
+
+    monkeypatch.setattr(SimulatedFile, "read_now", read_now)
+    async with make().running() as store:
+        fragment = await put(store, 1, content(1, BLOCK))
+        await store.read_run(fragment, 0, BLOCK)
+        assert not asked
+        await store.read_run(fragment, 0, BLOCK)
+        assert asked
 
 
 async def test_fragment_is_not_there_before_its_commit_nor_after_an_abort() -> None:
