@@ -31,7 +31,7 @@ types: $(STAMP)  ## mypy --strict.
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## Unit, contract and short simulator tests.
-	$(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim -m 'not full'
+	$(BIN)/pytest -q --durations 15 -n $(J) tests/unit tests/contract tests/sim -m 'not full'
 
 check: lint types unit  ## What to run before a commit, in about a minute or two.
 
@@ -42,14 +42,14 @@ clients: $(STAMP)  ## Put the client programs of the tests under .test-tools/.
 	PYTHON=$(BIN)/python tests/clients/install.sh
 
 test-integration: clients  ## Real processes and real clients alone.
-	$(BIN)/pytest -q tests/cluster tests/clients -m 'not full'
+	$(BIN)/pytest -q --durations 15 tests/cluster tests/clients -m 'not full'
 
 test: check test-integration  ## What every change must pass (CI runs this).
 
 test-full: lint types clients  ## Every suite at full length.
-	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q -n $(J) tests/unit tests/contract tests/sim
+	HYPOTHESIS_PROFILE=explore $(BIN)/pytest -q --durations 15 -n $(J) tests/unit tests/contract tests/sim
 	$(BIN)/objstore sim --seeds $(SEEDS) --processes $(J)
-	$(BIN)/pytest -q tests/cluster tests/clients
+	$(BIN)/pytest -q --durations 15 tests/cluster tests/clients
 
 format: $(STAMP)  ## Format the code.
 	$(BIN)/ruff format .

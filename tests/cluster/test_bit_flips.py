@@ -108,7 +108,7 @@ CASES = {
     "identity": Case(middle("node.json"), refuses=("node.json", "hint:")),
     "drive identity": Case(middle("chunks/drive.json"), refuses=("drive.json", "hint:")),
 }
-SHORT = ("log, closed segment", "metadata, table", "fragments, first segment")
+SHORT = ("log, closed segment", "fragments, first segment")
 every_place = pytest.mark.parametrize(
     "where",
     [

@@ -68,6 +68,7 @@ def is_whole_copy(node: Node) -> bool:
     return any(BODY in path.read_bytes() for path in segments_of(node))
 
 
+@pytest.mark.full
 def test_a_voter_dead_past_the_grace_is_replaced_with_no_human(tmp_path: Path) -> None:
     settings = {"repair.grace": "3s"}
     with running_cluster(tmp_path / "c", nodes=4, settings=settings) as cluster:

@@ -462,9 +462,8 @@ def test_expectations_that_are_not_kept_f37(cluster: Cluster, raw: Raw) -> None:
 # ---- F44: too many --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("crowd_size", "crowded"), [(400, 1), pytest.param(2000, 3, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize(("crowd_size", "crowded"), [(400, 1), (2000, 3)])
+@pytest.mark.full
 def test_a_node_that_may_open_few_files_recovers_f44(
     tmp_path: Path, crowd_size: int, crowded: int
 ) -> None:

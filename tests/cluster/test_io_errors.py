@@ -204,6 +204,7 @@ def test_an_error_of_a_drive_fences_it_and_the_node_goes_on(
 # ---- slow -----------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_slow_disk_of_the_log_loses_its_leaderships_and_slows_nobody_for_long(
     faulty: tuple[Cluster, Shim],
 ) -> None:
