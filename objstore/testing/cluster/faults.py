@@ -198,10 +198,12 @@ class Fate:
         fault = DiskFault(path, operation, nth=self.random.randrange(1, 20), count=None)
         self.cluster.machines[name].has_disk_fault = True
         disk.inject(fault)
-        await trio.sleep(self._lasting(1.0, 5.0))
-        disk.heal()
-        # A drive that was fenced comes back with the process only.
-        self.cluster.kill(name, self._lasting(0.2, 1.0))
+        try:
+            await trio.sleep(self._lasting(1.0, 5.0))
+        finally:
+            disk.heal()
+            # A drive that was fenced comes back with the process only.
+            self.cluster.kill(name, self._lasting(0.2, 1.0))
 
     async def full(self) -> None:
         name = self._node()
