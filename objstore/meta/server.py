@@ -127,12 +127,9 @@ class MetaServer:
         encoded = codec.encode(command)
         answer = self._begin(shard, request, command, encoded, timeout_ms)
         try:
-            result = await answer.wait()
+            return _value_of(await answer.wait())
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
-        if isinstance(result, ObjstoreError):
-            raise result
-        return result
 
     def _begin(
         self,
@@ -211,12 +208,9 @@ class MetaServer:
 
         def reply(result: Callable[[], object]) -> Reply:
             try:
-                value = result()
+                return Reply(_value_of(result()))
             except NotLeader as error:
                 raise self._wrong_shard(where.shard, error) from error
-            if isinstance(value, ObjstoreError):
-                raise value
-            return Reply(value)
 
         answer.then(lambda result: settle(lambda: reply(result)))
 
@@ -325,6 +319,13 @@ class MetaServer:
                 log.debug("meta.drain_postponed", shard=shard, reason=str(error))
             if not has_more:
                 return
+
+
+def _value_of(result: object) -> object:
+    """What a command came to; where it was refused, its error is raised."""
+    if isinstance(result, ObjstoreError):
+        raise result
+    return result
 
 
 def _slots_of(query: Query) -> Iterable[Slot]:

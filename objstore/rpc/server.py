@@ -293,7 +293,8 @@ class _Request:
     """A REQUEST frame, opened."""
 
     call: int
-    method: Any
+    name: Any
+    method: _Method | None  # None: there is none of that name.
     timeout_ms: Any
     raw: Any  # The value as msgpack read it.
     payload: memoryview
@@ -368,8 +369,9 @@ class _Session:
         ):
             self._refuse(frame)
             return
-        (method, timeout_ms), raw, payload = open_frame(frame, 2)
-        request = _Request(frame.call, method, timeout_ms, raw, payload)
+        (name, timeout_ms), raw, payload = open_frame(frame, 2)
+        method = self._server.method(name) if type(name) is str else None
+        request = _Request(frame.call, name, method, timeout_ms, raw, payload)
         self._active_size += len(payload)
         if self._begin(request):
             return
@@ -385,8 +387,7 @@ class _Session:
 
     def _begin(self, request: _Request) -> bool:
         """Begin a call whose method needs no worker; False: it needs one."""
-        name = request.method
-        method = self._server.method(name) if type(name) is str else None
+        method = request.method
         if (
             method is None
             or method.begin is None
@@ -415,18 +416,12 @@ class _Session:
     ) -> list[Buffer]:
         """The frame that answers a call that was begun."""
         try:
-            reply = result()
-            frame = encode_frame(
-                Kind.RESPONSE, call=request.call, value=reply.value, payload=reply.payload
+            frame = _response(request, result())
+        except Exception as problem:
+            error = _refusal(
+                method, problem, peer=self._peer, name=request.name, node=self._server.node
             )
-        except ObjstoreError as error:
-            method.refused.inc()
             return encode_frame(Kind.ERROR, call=request.call, value=error)
-        except Exception:
-            method.failed.inc()
-            log.exception("rpc.handler_failed", peer=self._peer, method=request.method)
-            failed = PeerFailed(self._server.node, "internal error", unknown=True)
-            return encode_frame(Kind.ERROR, call=request.call, value=failed)
         method.done.inc()
         return frame
 
@@ -471,29 +466,26 @@ class _Session:
     async def _reply_to(self, worker: _Worker, request: _Request) -> list[Buffer]:
         """Run the handler; return the frame that answers."""
         try:
-            reply = await self._run(worker, request)
-            return encode_frame(
-                Kind.RESPONSE, call=request.call, value=reply.value, payload=reply.payload
-            )
+            return _response(request, await self._run(worker, request))
         except ObjstoreError as error:
             return encode_frame(Kind.ERROR, call=request.call, value=error)
         except Exception:  # The reply could not be encoded: a bug of its handler.
-            log.exception("rpc.handler_failed", peer=self._peer, method=request.method)
+            log.exception("rpc.handler_failed", peer=self._peer, method=request.name)
             failed = PeerFailed(self._server.node, "internal error", unknown=True)
             return encode_frame(Kind.ERROR, call=request.call, value=failed)
 
     async def _run(self, worker: _Worker, request: _Request) -> Reply:
-        name = request.method
-        method = self._server.method(name) if type(name) is str else None
+        method = request.method
         if method is None or (self._peer is None and not method.anonymous):
-            raise NoSuchMethod(f"{name}: no such method for {self._peer or 'strangers'}")
+            who = self._peer or "strangers"
+            raise NoSuchMethod(f"{request.name}: no such method for {who}")
         call = self._opened(request)
         worker.bucket = self._server.alarm.add(call.deadline, worker)
         return await _answer(method, call, self._server.node)
 
     def _opened(self, request: _Request) -> Call:
         """Raises BadRequest."""
-        name, timeout_ms = request.method, request.timeout_ms
+        name, timeout_ms = request.name, request.timeout_ms
         if type(timeout_ms) is not int or timeout_ms < 0:
             raise BadRequest(f"{name}: a call needs a timeout")
         try:
@@ -529,19 +521,32 @@ async def _answer(method: _Method, call: Call, node: NodeId) -> Reply:
     except trio.Cancelled:
         method.cancelled.inc()
         raise
-    except ObjstoreError:
-        method.refused.inc()
-        raise
     except Exception as problem:
-        error = _only_error(problem)
-        if error is not None:
-            method.refused.inc()
-            raise error from problem
-        method.failed.inc()
-        log.exception("rpc.handler_failed", peer=call.peer, method=call.method)
-        raise PeerFailed(node, "internal error", unknown=True) from problem
+        error = _refusal(method, problem, peer=call.peer, name=call.method, node=node)
+        if error is problem:
+            raise
+        raise error from problem
     method.done.inc()
     return reply
+
+
+def _response(request: _Request, reply: Reply) -> list[Buffer]:
+    return encode_frame(
+        Kind.RESPONSE, call=request.call, value=reply.value, payload=reply.payload
+    )
+
+
+def _refusal(
+    method: _Method, problem: Exception, *, peer: NodeId | None, name: str, node: NodeId
+) -> ObjstoreError:
+    """What a caller is told of what a handler raised; counted, and bugs are logged."""
+    error = _only_error(problem)
+    if error is not None:
+        method.refused.inc()
+        return error
+    method.failed.inc()
+    log.error("rpc.handler_failed", peer=peer, method=name, exc_info=problem)
+    return PeerFailed(node, "internal error", unknown=True)
 
 
 def _only_error(problem: BaseException) -> ObjstoreError | None:

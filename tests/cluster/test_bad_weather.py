@@ -15,6 +15,7 @@ from tests.cluster.namespaces import (
     can_make_namespaces,
     namespaced_cluster,
 )
+from tests.cluster.workload import SIZES
 
 pytestmark = [
     pytest.mark.cluster,
@@ -23,11 +24,11 @@ pytestmark = [
 ]
 
 BUCKET = "weather"
-# Megabytes alone take seconds where three packets in ten are lost.
-SIZES = (0, 100, 5_000, 16_384, 16_385, 200_000)
+HEAVY_LOSS = 0.3
+SMALL = SIZES[:-1]  # Megabytes alone take seconds where three packets in ten are lost.
 STORMS: list[dict[str, float]] = [
     {"loss": 0.05},
-    {"loss": 0.3},
+    {"loss": HEAVY_LOSS},
     {"delay_ms": 50},
     {"double": 0.1, "delay_ms": 5},
     {"loss": 0.05, "delay_ms": 20, "double": 0.05},
@@ -46,7 +47,8 @@ def endure(
     cluster: NamespacedCluster, storm: dict[str, float], seconds: float, seed: int
 ) -> None:
     assert isinstance(cluster.network, WetNetwork)
-    with Load(cluster, BUCKET, seed=seed, sizes=SIZES) as load:
+    sizes = SMALL if storm.get("loss") == HEAVY_LOSS else SIZES
+    with Load(cluster, BUCKET, seed=seed, clients=6, writers=3, sizes=sizes) as load:
         load.board.wait_for_acks(30)
         cluster.network.become(**storm)
         began, before = time.monotonic(), load.board.acked

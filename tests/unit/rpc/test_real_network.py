@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from objstore.host.network import Address, ClientTls, ServerTls
+from objstore.host.network import Address, ClientTls, ServerTls, TlsIdentity
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
 from objstore.ids import ClusterId, NodeId
@@ -25,14 +25,15 @@ async def echo(call: Call) -> Reply:
     return Reply((call.peer, call.value), call.payload)
 
 
-async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls() -> None:
+def issue(cluster: ClusterId, *nodes: NodeId) -> list[TlsIdentity]:
+    """Certificates of one authority."""
     now_ms = time.time_ns() // 1_000_000
     pki = RealPki()
-    authority = pki.create_authority(CLUSTER, now_ms=now_ms, days=1)
-    alice, bob = (
-        pki.issue(authority, CLUSTER, node, now_ms=now_ms, days=1) for node in (ALICE, BOB)
-    )
-    network = RealNetwork()
+    authority = pki.create_authority(cluster, now_ms=now_ms, days=1)
+    return [pki.issue(authority, cluster, node, now_ms=now_ms, days=1) for node in nodes]
+
+
+def server_of_bob(network: RealNetwork, bob: TlsIdentity) -> RpcServer:
     server = RpcServer(
         network,
         Address("127.0.0.1", 0),
@@ -41,6 +42,13 @@ async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls
         cluster=CLUSTER,
     )
     server.register("echo", echo)
+    return server
+
+
+async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls() -> None:
+    alice, bob = issue(CLUSTER, ALICE, BOB)
+    network = RealNetwork()
+    server = server_of_bob(network, bob)
     got: list[bytes] = []
     server.register_cast("note", lambda peer, value, payload: got.append(bytes(payload)))
     sent = [number.to_bytes(8, "big") * 1000 for number in range(3000)]
@@ -74,23 +82,10 @@ async def _call(peers: Peers, number: int) -> None:
 async def test_calls_over_mutual_tls_and_refusals_of_other_clusters() -> None:
     """F30: a certificate of another CA, none at all, and the right one of another node."""
 
-    now_ms = time.time_ns() // 1_000_000
-    pki = RealPki()
-    authority = pki.create_authority(CLUSTER, now_ms=now_ms, days=1)
-    alice, bob = (
-        pki.issue(authority, CLUSTER, node, now_ms=now_ms, days=1) for node in (ALICE, BOB)
-    )
-    other = pki.create_authority(ClusterId("e" * 32), now_ms=now_ms, days=1)
-    spy = pki.issue(other, ClusterId("e" * 32), CAROL, now_ms=now_ms, days=1)
+    alice, bob = issue(CLUSTER, ALICE, BOB)
+    (spy,) = issue(ClusterId("e" * 32), CAROL)
     network = RealNetwork()
-    server = RpcServer(
-        network,
-        Address("127.0.0.1", 0),
-        tls=ServerTls(lambda: bob, mutual=True),
-        node=BOB,
-        cluster=CLUSTER,
-    )
-    server.register("echo", echo)
+    server = server_of_bob(network, bob)
     server.register("join", echo, anonymous=True)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
