@@ -2,7 +2,7 @@
 
     (rows, envelope, context) --> changes staged in the rows, and a result
 
-    a request id seen before   -> the result of then, and nothing changes (R13)
+    a request id seen before   -> the result of then, and nothing changes (`repetition`)
     the command fails          -> its error is the result, under the request id
     it succeeds                -> its rows, and the result under the request id
 
@@ -23,7 +23,6 @@ import attrs
 
 from objstore.errors import Conflict, InvalidRequest, NotFound, ObjstoreError
 from objstore.ids import RequestId, Slot, UploadId
-from objstore.limits import REQUEST_ID_KEPT_MS
 from objstore.meta import (
     cluster,
     expiry,
@@ -31,6 +30,7 @@ from objstore.meta import (
     intents,
     payloads,
     references,
+    repetition,
     schema,
     uploads,
     versions,
@@ -43,7 +43,7 @@ from objstore.meta.work import Context, Work
 from objstore.rpc import codec
 
 # Every eighth command drains a step of what is due, so a slot in use keeps up: a command
-# leaves at most two rows to expire, and a step drains PURGE_ROWS_MAX.
+# leaves at most one row to expire, and a step drains PURGE_ROWS_MAX.
 _DRAIN_PERIOD = 8
 
 Handler = Callable[[Work, Any], object]
@@ -54,12 +54,14 @@ def apply(
 ) -> object:
     """Apply one command; its result, or its error as a value."""
     slot: Slot = getattr(command, "slot", schema.CLUSTER_SLOT)
+    memory = b""  # The row to remember the result by.
     handler = _ONCE.get(type(command))
-    is_remembered = handler is not None
     if handler is None:
         handler = _REPEATABLE[type(command)]
-    elif (known := rows.get(schema.request_key(slot, request))) is not None:
-        return codec.decode(known)
+    else:
+        memory, known = repetition.find(rows, slot, context.time_ms, request)
+        if known is not None:
+            return codec.decode(known)
     work = Work(rows, slot, context)
     try:
         result = handler(work, command)
@@ -67,22 +69,12 @@ def apply(
         rows.rollback()
         result = error
         work = Work(rows, slot, context)
-    if is_remembered:
-        _remember(work, request, result)
+    if memory:
+        rows.put(memory, codec.encode(result))
     if context.index % _DRAIN_PERIOD == 0:
         expiry.drain(work)
     work.finish()
     return result
-
-
-def _remember(work: Work, request: RequestId, result: object) -> None:
-    due_ms = work.context.time_ms + REQUEST_ID_KEPT_MS
-    work.rows.put(schema.request_key(work.slot, request), codec.encode(result))
-    row_key = schema.expiry_key(work.slot, due_ms, schema.Expiring.REQUEST, request)
-    work.rows.put(row_key, _NOTHING)
-
-
-_NOTHING = payloads.pack(None)
 
 
 # ---- small ones -----------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What is due in a slot: expired rows and queued deletions, drained in bounded steps.
 
     EXPIRY, by time:  (due, kind, id)
-      REQUEST       forget the result of an applied command
       INTENT        forget an intent whose writer gave up without a word
       COMPLETION    forget a completion's answer
       FENCE         forget the fence of a deleted bucket
@@ -47,8 +46,6 @@ def drain(work: Work, rows_max: int = PURGE_ROWS_MAX) -> bool:
 
 
 def _expired_row(work: Work, kind: Expiring, name: bytes) -> bytes:
-    if kind is Expiring.REQUEST:
-        return schema.request_key(work.slot, name)
     if kind is Expiring.INTENT:
         return schema.intent_key(work.slot, IntentId(name))
     bucket = BucketId(int.from_bytes(name[:8], "big"))

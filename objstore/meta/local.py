@@ -7,9 +7,10 @@
     FFFE 04                                the last generation that was given out
     FFFE 05 table u8, name                 the view's copy of a row of the cluster shard
     FFFE 06                                the version of that copy
-    FFFE 07                                which rows there are for each object, u16be: 4.
-                                           Of 1 to 3, which had no LISTED, another, or a
-                                           CHANGE, nothing was released
+    FFFE 07                                which rows there are for each object, u16be: 5.
+                                           Of 1 to 4, which had no LISTED, another, a
+                                           CHANGE, or REQUEST without a period, nothing
+                                           was released
 
 Each value is sealed with its whole key.
 """
@@ -36,7 +37,7 @@ GENERATION_KEY = LOCAL_PREFIX + b"\4"
 VIEW_PREFIX = LOCAL_PREFIX + b"\5"
 VIEW_VERSION_KEY = LOCAL_PREFIX + b"\6"
 FORMAT_KEY = LOCAL_PREFIX + b"\7"
-FORMAT = 4
+FORMAT = 5
 
 
 @frozen

@@ -29,7 +29,7 @@ slot; a snapshot is fed under a new one and made valid by one flip (R9).
     15 PART_MAP       bucket, upload 16                     numbers and end offsets
     16 COMPLETION     bucket, upload 16                     the answer of a completion
     20 INTENT         intent 12                             bucket, key, expiry
-    21 REQUEST        request id 16                         result of an applied command
+    21 REQUEST        period u32, request id 16             result of an applied command
     22 EXPIRY         due u64, kind u8, id                  what is due then
     30 CHUNK          chunk 16                              where it is referred to
     31 RELEASED       sequence u64                          Released
@@ -119,8 +119,7 @@ class Table(IntEnum):
 class Expiring(IntEnum):
     """What a row of EXPIRY is about."""
 
-    REQUEST = 1
-    INTENT = 2
+    INTENT = 2  # 1 was a request's: see `repetition`.
     COMPLETION = 3
     PURGE = 4  # Parts of an upload that nothing refers to any more; due at once.
     FENCE = 5  # Of a deleted bucket.
@@ -358,10 +357,6 @@ def upload_of_row(row_key: bytes) -> UploadId:
 
 def intent_key(slot: Slot, intent: IntentId) -> bytes:
     return _TABLE.pack(slot, Table.INTENT) + intent
-
-
-def request_key(slot: Slot, request: bytes) -> bytes:
-    return _TABLE.pack(slot, Table.REQUEST) + request
 
 
 def expiry_key(slot: Slot, due_ms: int, kind: Expiring, name: bytes) -> bytes:

@@ -30,7 +30,16 @@ from objstore.errors import CorruptData
 from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
-from objstore.meta import apply, audit, envelope, expiry, local, schema, snapshot
+from objstore.meta import (
+    apply,
+    audit,
+    envelope,
+    expiry,
+    local,
+    repetition,
+    schema,
+    snapshot,
+)
 from objstore.meta.rows import HASH_SIZE, Columns, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Context
@@ -184,6 +193,7 @@ class ShardMachine:
         self._durable_index = self._progress.applied.index
         # When something of a slot is due at the earliest.  May be too early, not too late.
         self._due_ms = dict.fromkeys(generations, 0)
+        self._looked = (0, 0)  # The period and applied index of `_has_forgotten`.
         # Slots that may have rows of a table; `slots_with` makes sure.
         self._with: dict[int, set[bytes]] = {t: set(generations) for t in _WATCHED}
 
@@ -232,9 +242,23 @@ class ShardMachine:
                 put(slot + generation + key[2:], value)
             if key[2] in _NOTED:
                 self._note(key, value)
+        before = self._progress
+        if repetition.period_of(progress.time_ms) != repetition.period_of(before.time_ms):
+            self._forget_requests(batch, rows, progress.time_ms)
         _put(batch, local.applied_key(self.group), local.pack_progress(progress))
         self._kv.write(batch)
         self._progress = progress
+
+    def _forget_requests(self, batch: Batch, rows: StagedRows, time_ms: int) -> None:
+        """Delete the requests of periods that are over, behind what `rows` put."""
+        for slot, generation in self._generations.items():
+            start, end = repetition.forgotten(schema.slot_of_row(slot), time_ms)
+            if first_row(rows, start, end) is not None:  # Or a tombstone for nothing.
+                first, last = (
+                    schema.physical(start, generation),
+                    schema.physical(end, generation),
+                )
+                batch.delete_range(first, last)
 
     def _note(self, key: bytes, value: bytes | None) -> None:
         """Keep what is known of rows in step with a row that was just written."""
@@ -342,7 +366,21 @@ class ShardMachine:
             self._due_ms[prefix] = _NEVER_MS if next_ms is None else next_ms
             if next_ms is not None and next_ms <= now_ms:
                 due.append(slot)
+        if not due and self._has_forgotten(now_ms):
+            due.append(self.slots()[0])  # A step in any slot moves the cluster time on.
         return due
+
+    def _has_forgotten(self, now_ms: int) -> bool:
+        """Whether requests are left that a command at `now_ms` would have dropped."""
+        period, progress = repetition.period_of(now_ms), self._progress
+        looked = period, progress.applied.index
+        if period <= repetition.period_of(progress.time_ms) or looked == self._looked:
+            return False
+        for slot in self.slots():
+            if first_row(self._rows, *repetition.forgotten(slot, now_ms)) is not None:
+                return True
+        self._looked = looked  # Found nothing, and looks again once this has changed.
+        return False
 
     def slots_with(self, table: Table) -> list[Slot]:
         """Slots that have rows of a watched table: BELOW or RELEASED."""

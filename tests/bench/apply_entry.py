@@ -121,9 +121,7 @@ class Log:
 def machines(folder: str) -> Iterator[tuple[str, ShardMachine]]:
     host = SimulatedWorld(0).host("a")
     real = RocksStore.open(folder)
-    memory = host.disks.key_value_store(
-        host.disks.directory("data", create=True), "meta"
-    )
+    memory = host.disks.key_value_store(host.disks.directory("data", create=True), "meta")
     stores: tuple[tuple[str, KeyValueStore], ...] = (("rocksdb", real), ("memory", memory))
     for name, kv in stores:
         yield name, MetaStore(kv, host.threads).machine(1)

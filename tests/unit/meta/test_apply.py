@@ -126,7 +126,7 @@ def test_r13_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) ->
     put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"new"), CREATE)
     assert isinstance(shard.do(put, b"r" * 16), PreconditionFailed)
     added = [key for key in shard.view.rows if key not in before]
-    assert {key[2] for key in added} == {schema.Table.REQUEST, schema.Table.EXPIRY}
+    assert [key[2] for key in added] == [schema.Table.REQUEST]
     assert all(shard.view.rows[key] == value for key, value in before.items())
     shard.delete(b"key")
     again = shard.do(put, b"r" * 16)
@@ -159,22 +159,35 @@ def test_r13_a_delete_that_comes_again_does_not_delete_what_was_put_between(
     assert shard.get(b"key").draft == draft(b"two")
 
 
-def test_request_ids_are_forgotten_after_their_time(shard: Shard) -> None:
-    shard.put(b"key")
-    assert shard.tables()[schema.Table.REQUEST] == 1
-    shard.time_ms += REQUEST_ID_KEPT_MS + 1
-    shard.drain()
-    assert schema.Table.REQUEST not in shard.tables()
-    assert schema.Table.EXPIRY not in shard.tables()
+@pytest.mark.parametrize("into_period_ms", [0, 1, REQUEST_ID_KEPT_MS // 2, -2, -1])
+def test_r13_a_request_id_is_known_for_its_whole_time(
+    shard: Shard, into_period_ms: int
+) -> None:
+    """Wherever in a period it came."""
+    shard.time_ms = 3 * REQUEST_ID_KEPT_MS + into_period_ms - 1
+    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"))
+    first = shard.do(put, b"r" * 16)
+    shard.time_ms += REQUEST_ID_KEPT_MS - 1
+    assert shard.do(put, b"r" * 16) == first
+    assert shard.time_ms == first.time_ms + REQUEST_ID_KEPT_MS
+
+
+def test_a_request_id_is_unknown_after_two_periods(shard: Shard) -> None:
+    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"))
+    first = shard.do(put, b"r" * 16)
+    shard.time_ms += 2 * REQUEST_ID_KEPT_MS
+    assert shard.do(put, b"r" * 16) != first
 
 
 def test_commands_drain_what_is_due_by_themselves(shard: Shard) -> None:
-    for _ in range(100):
-        shard.put(b"key")
-    shard.time_ms += REQUEST_ID_KEPT_MS + 1
+    for number in range(100):
+        shard.must(c.BeginIntent(SLOT, REF, Key(b"key"), intent(number)))
+    shard.time_ms += INTENT_LIFE_MS + 1
+    assert shard.tables()[schema.Table.INTENT] == 100
     for _ in range(24):
         shard.put(b"key")
-    assert shard.tables()[schema.Table.REQUEST] <= 30
+    assert schema.Table.INTENT not in shard.tables()
+    assert schema.Table.EXPIRY not in shard.tables()
 
 
 # ---- fences ---------------------------------------------------------------------------

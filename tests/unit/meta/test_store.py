@@ -13,7 +13,7 @@ from objstore.chunks import index as chunk_index
 from objstore.errors import CorruptData
 from objstore.host.kv import KeyValueStore
 from objstore.ids import DriveId, Key, NodeId, RequestId, Slot
-from objstore.limits import REQUEST_ID_KEPT_MS, SNAPSHOT_PIECE_SIZE
+from objstore.limits import INTENT_LIFE_MS, REQUEST_ID_KEPT_MS, SNAPSHOT_PIECE_SIZE
 from objstore.meta import commands as c
 from objstore.meta import envelope, reads, schema
 from objstore.meta import queries as q
@@ -466,11 +466,90 @@ def test_a_destroyed_replica_leaves_nothing() -> None:
 def test_slots_are_due_when_something_in_them_is() -> None:
     machine = Disk().store.machine(GROUP)
     machine.apply([entry(1, open_bucket()), entry(2, put(b"k"))], MEMBERS)
+    begin = c.BeginIntent(SLOT, REF, Key(b"k"), intent(1))
+    machine.apply([entry(3, begin)], MEMBERS)
     assert machine.slots_due(5_000) == []
-    later_ms = 5_000 + 16 * 60_000
+    later_ms = 5_010 + INTENT_LIFE_MS
     assert machine.slots_due(later_ms) == [SLOT]
-    machine.apply([entry(3, c.PurgeStep(SLOT), stamp_ms=later_ms)], MEMBERS)
+    machine.apply([entry(4, c.PurgeStep(SLOT), stamp_ms=later_ms)], MEMBERS)
     assert machine.slots_due(later_ms) == []
+
+
+def test_a_silent_shard_is_due_until_its_requests_are_forgotten() -> None:
+    machine = Disk().store.machine(GROUP)
+    machine.apply([entry(1, open_bucket()), entry(2, put(b"k"))], MEMBERS)
+    for periods in (0, 1):  # Still asked for by whoever comes.
+        assert machine.slots_due(5_000 + periods * REQUEST_ID_KEPT_MS) == []
+    later_ms = 5_000 + 2 * REQUEST_ID_KEPT_MS
+    assert machine.slots_due(later_ms) == [SLOT]
+    assert requests_of(machine) == [RequestId((2).to_bytes(16, "big"))]
+    machine.apply([entry(3, c.PurgeStep(SLOT), stamp_ms=later_ms)], MEMBERS)
+    assert requests_of(machine) == []
+    for periods in range(3, 6):
+        assert machine.slots_due(5_000 + periods * REQUEST_ID_KEPT_MS) == []
+
+
+# ---- the memory of requests -----------------------------------------------------------
+
+
+def requests_of(machine: ShardMachine) -> list[RequestId]:
+    keys = [key for slot in machine.slots() for key, _ in machine.sealed_rows(slot)]
+    return [RequestId(key[-16:]) for key in keys if key[2] == schema.Table.REQUEST]
+
+
+def test_requests_of_periods_that_are_over_are_dropped_in_all_slots() -> None:
+    machine = Disk().store.machine(GROUP)
+    other = Slot(9)
+    machine.apply([entry(1, open_bucket()), entry(2, open_bucket(other))], MEMBERS)
+    stamps = [int(n * REQUEST_ID_KEPT_MS) for n in (1.1, 1.9, 2.5, 3.0)]
+    kept = []
+    for index, stamp_ms in enumerate(stamps, start=3):
+        slot = SLOT if index % 2 else other
+        machine.apply([entry(index, put(b"k", slot=slot), stamp_ms=stamp_ms)], MEMBERS)
+        kept.append([int.from_bytes(request, "big") for request in requests_of(machine)])
+    assert [sorted(numbers) for numbers in kept] == [[3], [3, 4], [3, 4, 5], [5, 6]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_r12_requests_are_forgotten_alike_in_other_batches(seed: int) -> None:
+    random = Random(seed)
+    entries, stamp_ms = [entry(1, open_bucket()), entry(2, open_bucket(Slot(9)))], 0
+    for index in range(3, 60):
+        stamp_ms += random.choice((1, REQUEST_ID_KEPT_MS // 3, 2 * REQUEST_ID_KEPT_MS))
+        slot = random.choice((SLOT, Slot(9)))
+        entries.append(entry(index, put(b"k", slot=slot), stamp_ms=stamp_ms))
+    one, other = Disk().store.machine(GROUP), Disk().store.machine(GROUP)
+    for position in range(len(entries)):
+        one.apply(entries[position : position + 1], MEMBERS)
+    while entries:
+        size = random.randint(1, 9)
+        other.apply(entries[:size], MEMBERS)
+        entries = entries[size:]
+        if other.applied().index == one.applied().index:
+            assert one.state_hash() == other.state_hash()
+    assert one.chain == other.chain
+    install = (copy := Disk().store.machine(GROUP)).install()
+    for piece in one.snapshot():
+        install.feed(piece)
+    install.commit(one.applied())
+    last = entry(60, put(b"k"), stamp_ms=stamp_ms + REQUEST_ID_KEPT_MS)
+    for machine in (one, copy):
+        machine.apply([last], MEMBERS)
+    assert one.state_hash() == copy.state_hash()
+
+
+async def test_a_request_that_was_dropped_stays_so_after_a_crash() -> None:
+    disk = Disk()
+    machine = disk.store.machine(GROUP)
+    machine.apply([entry(1, open_bucket()), entry(2, put(b"k"))], MEMBERS)
+    await disk.store.flush()
+    late = entry(3, c.PurgeStep(SLOT), stamp_ms=9 * REQUEST_ID_KEPT_MS)
+    machine.apply([late], MEMBERS)
+    machine = disk.crash().machine(GROUP)
+    if machine.applied().index < 3:
+        assert requests_of(machine) != []
+        machine.apply([late], MEMBERS)
+    assert requests_of(machine) == []
 
 
 def test_slots_with_work_for_repair_are_known() -> None:
@@ -521,9 +600,10 @@ def test_nothing_is_looked_for_before_it_is_due(monkeypatch: pytest.MonkeyPatch)
         stamp_ms = 5_000 + 10 * index
         machine.apply([entry(index, put(b"%d" % index), stamp_ms=stamp_ms)], MEMBERS)
     assert len(looks) <= 1
-    late_ms = 10_000 + REQUEST_ID_KEPT_MS
+    late_ms = 10_000 + INTENT_LIFE_MS
     for index in range(130, 146):
-        machine.apply([entry(index, put(b"k"), stamp_ms=late_ms + index)], MEMBERS)
+        begin = c.BeginIntent(SLOT, REF, Key(b"k"), intent(index))
+        machine.apply([entry(index, begin, stamp_ms=late_ms + index)], MEMBERS)
     assert len(looks) > 1
     first = schema.table_prefix(SLOT, schema.Table.EXPIRY)
     rows = list(machine.rows.scan(first, schema.range_end(first)))

@@ -1,0 +1,50 @@
+"""The memory of requests: what a command came to, by its request id, so it applies once.
+
+    REQUEST   period u32, request id   the result, or the error
+
+A period is REQUEST_ID_KEPT_MS of cluster time, counted from 1.  What was applied in this
+period or in the last is known, so each id is for one period at least and two at most, and
+whatever is older goes by range, with the first batch of a new period: no row says when
+another expires, and nothing looks for what is due.
+
+    asked for    last period, this one           every command
+    dropped      all before the last             once a period, by the store
+
+What is dropped follows from cluster time alone, as after any batch it is what lies before
+the period of its last command: replicas that batch otherwise have the same rows (R12).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from objstore.ids import Slot
+from objstore.limits import REQUEST_ID_KEPT_MS
+from objstore.meta.rows import RowView
+from objstore.meta.schema import Table, table_prefix
+
+_ROW = struct.Struct(">HBI16s")
+_PERIOD = struct.Struct(">I")
+
+
+def period_of(time_ms: int) -> int:
+    """The period of a cluster time."""
+    return time_ms // REQUEST_ID_KEPT_MS + 1
+
+
+def find(
+    rows: RowView, slot: Slot, time_ms: int, request: bytes
+) -> tuple[bytes, bytes | None]:
+    """(the row that a request of now is remembered by, what is known of it)."""
+    period = period_of(time_ms)
+    row_key = _ROW.pack(slot, Table.REQUEST, period, request)
+    known = rows.get(row_key)
+    if known is None:
+        known = rows.get(_ROW.pack(slot, Table.REQUEST, period - 1, request))
+    return row_key, known
+
+
+def forgotten(slot: Slot, time_ms: int) -> tuple[bytes, bytes]:
+    """The rows that no command asks for from `time_ms` on: (first, end)."""
+    first = table_prefix(slot, Table.REQUEST)
+    return first, first + _PERIOD.pack(period_of(time_ms) - 1)
