@@ -38,11 +38,14 @@ from objstore.meta.values import (
 )
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
+from objstore.objects.patience import begin as begin_patience
 from objstore.objects.store import Store
 from objstore.s3.app import S3App
 from objstore.s3.authenticate import Authenticator, Credential
 from objstore.s3.router import parse_query, resolve
 from objstore.units import MiB
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 ACCESS, SECRET = "OSTHXK3F7Q2M5W8Z", "V0xFd2Vpd2VqZmxrd2VqZmxrandlZg"
 BODY = bytes(range(256)) * 16
@@ -177,7 +180,18 @@ async def _credential(access_key: str) -> Credential | None:
     return Credential(SECRET, PRINCIPAL) if access_key == ACCESS else None
 
 
-def _app() -> S3App:
+def front_door() -> Handler:
+    """What a node hands to its HTTP server (`node.parts`), but for the admin API."""
+    app = s3_app()
+
+    def answer(request: Request) -> Awaitable[Response]:
+        begin_patience(6_000)
+        return app(request)
+
+    return answer
+
+
+def s3_app() -> S3App:
     host: Any = _Host()
     store = Store(
         meta=_Meta(),
@@ -195,9 +209,6 @@ def _app() -> S3App:
         entropy=host.entropy,
         node="0123456789abcdef",
     )
-
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 async def whole(handler: Handler, request: bytes, count: int, status: int) -> float:
@@ -273,7 +284,7 @@ async def main() -> None:
 
 
 async def _measure(options: argparse.Namespace) -> None:
-    app = _app()
+    app = front_door()
     for operation in options.operations:
         method, body, status = REQUESTS[operation]
         request = signed(method, "/bench/k/00000042", body, is_sdk=options.sdk)
