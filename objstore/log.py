@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -171,45 +171,55 @@ _installed = _Installed()
 
 
 class FrequentLog:
-    """Writes what a structlog logger would, at a tenth of the cost where it is JSON."""
+    """Writes what a structlog logger would, at a tenth of the cost where it is JSON.
 
-    def __init__(self, node: str) -> None:
+    All its lines are of one event and have the same keys, so what stands between the
+    values is made once.
+    """
+
+    def __init__(self, node: str, event: str, keys: Sequence[str]) -> None:
         self._log = structlog.get_logger()
-        self._node = _quoted(node)
+        self._event = event
+        self._keys = keys
+        # The line's pieces: every second one is a value's place, the last the time's.
+        self._pieces: list[str] = []
+        for key in keys:
+            start = ", " if self._pieces else "{"
+            self._pieces += (f"{start}{_quoted(key)}: ", "")
+        ends = f', "event": {_quoted(event)}, "node": {_quoted(node)}, "level": "info"'
+        self._pieces += (f'{ends}, "timestamp": "', "", '"}')
 
-    def info(self, event: str, fields: Mapping[str, object]) -> None:
+    def info(self, *values: str | float | bool | None) -> None:
+        """Write a line; a value for each of its keys, in their order."""
         output = _installed.output
         # Tests put another processor into the list, to see what is logged.
         if output is None or _installed.processors[-1] is not _installed.renderer:
-            self._log.info(event, **fields)
+            self._log.info(self._event, **dict(zip(self._keys, values, strict=True)))
         elif _installed.has_info:
-            texts = [
-                f'"{name}": {_JSON.get(type(value), _ENCODER.encode)(value)}'
-                for name, value in fields.items()
-            ]
-            texts.append(
-                f'"event": "{event}", "node": {self._node}, "level": "info", '
-                f'"timestamp": "{_timestamp()}"'
-            )
-            line = f"{{{', '.join(texts)}}}"
-            output.info(line)
+            texts = [_JSON[type(value)](value) for value in values]
+            texts.append(_timestamp())
+            pieces = self._pieces.copy()
+            pieces[1::2] = texts
+            output.info("".join(pieces))
 
 
 _quoted: Callable[[str], str] = encode_basestring_ascii
+_word = {True: "true", False: "false", None: "null"}.__getitem__
+# Whatever is called here is C: a lambda would cost as much as all else about its value.
 _JSON: dict[type, Callable[[Any], str]] = {
     str: _quoted,
-    int: int.__repr__,
-    float: float.__repr__,
-    bool: lambda value: "true" if value else "false",
-    NoneType: lambda _: "null",
+    int: repr,
+    float: repr,
+    bool: _word,
+    NoneType: _word,
 }
 
 
 def _timestamp() -> str:
-    now_s, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_second(now_s)}.{nanoseconds // 1000:06}Z"
+    nanoseconds = str(time.time_ns())
+    return f"{_second(nanoseconds[:-9])}.{nanoseconds[-9:-3]}Z"
 
 
 @lru_cache(2)
-def _second(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _second(time_s: str) -> str:
+    return datetime.fromtimestamp(int(time_s), UTC).strftime("%Y-%m-%dT%H:%M:%S")

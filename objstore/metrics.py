@@ -59,17 +59,14 @@ class RequestCounts:
         self.in_flight = 0
         self.received = 0  # Bytes of bodies.
         self.sent = 0
-        # Bounded by S3's operations and statuses.
-        self._requests: dict[tuple[str, int], int] = {}
-        self._seconds: dict[str, _Durations] = {}
+        # By operation and status: bounded by S3's.
+        self._requests: dict[tuple[str, int], _Durations] = {}
 
     def count(self, operation: str, status: int, duration_s: float) -> None:
         """Count a request that is over."""
-        key = operation, status
-        self._requests[key] = self._requests.get(key, 0) + 1
-        durations = self._seconds.get(operation)
+        durations = self._requests.get((operation, status))
         if durations is None:
-            durations = self._seconds[operation] = _Durations()
+            durations = self._requests[operation, status] = _Durations()
         durations.observe(duration_s)
 
     def describe(self) -> Iterator[Metric]:
@@ -79,9 +76,11 @@ class RequestCounts:
     def collect(self) -> Iterator[Metric]:
         """The metrics as they stand."""
         requests, seconds, in_flight, size = _families()
-        for (operation, status), count in sorted(self._requests.items()):
-            requests.add_metric((operation, str(status)), count)
-        for operation, durations in sorted(self._seconds.items()):
+        of_operation: dict[str, _Durations] = {}
+        for (operation, status), durations in sorted(self._requests.items()):
+            requests.add_metric((operation, str(status)), sum(durations.counts))
+            of_operation.setdefault(operation, _Durations()).add(durations)
+        for operation, durations in of_operation.items():
             seconds.add_metric((operation,), durations.buckets(), durations.total_s)
         in_flight.add_metric((), self.in_flight)
         size.add_metric(("received",), self.received)
@@ -90,7 +89,7 @@ class RequestCounts:
 
 
 class _Durations:
-    """Of one operation's requests."""
+    """Of requests alike."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_LATENCY_BUCKETS) + 1)  # A bucket each; the last: above.
@@ -99,6 +98,10 @@ class _Durations:
     def observe(self, duration_s: float) -> None:
         self.counts[bisect_left(_LATENCY_BUCKETS, duration_s)] += 1
         self.total_s += duration_s
+
+    def add(self, other: _Durations) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total_s += other.total_s
 
     def buckets(self) -> list[tuple[str, int]]:
         bounds = (*map(floatToGoString, _LATENCY_BUCKETS), "+Inf")

@@ -33,7 +33,7 @@ from objstore.host.network import Address, Stream
 from objstore.http.answer import encode_head, has_body
 from objstore.http.framing import ChunkedReader, Refused, take_head
 from objstore.http.head import Head
-from objstore.http.message import Bytes, Request, Response, TruncatedBody
+from objstore.http.message import NO_BODY, Bytes, Request, Response, TruncatedBody
 from objstore.limits import (
     HTTP_BODY_RATE_MIN,
     HTTP_BODY_READ_SIZE,
@@ -128,6 +128,7 @@ class Connection:
         self.phase = "head"  # What is waited for: head, idle, body, answer.
         self.scope = trio.CancelScope()
         self._stream = stream
+        self._remote = str(stream.remote)
         self._handler = handler
         self._timeouts = timeouts
         self._date = date
@@ -170,6 +171,8 @@ class Connection:
                 await self._serve()
         except (_Broken, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        except LocalProtocolError as error:
+            log.exception("http.answer_invalid", reason=str(error))
         finally:
             await self._stream.aclose()
 
@@ -239,19 +242,22 @@ class Connection:
         self._received = 0
         self._is_answered = False
         self._patience_s = self._timeouts.body_s
-        body = RequestBody(self, head.length)
+        body = NO_BODY if head.length == 0 else RequestBody(self, head.length)
         request = Request(
-            method=head.method,
-            target=head.target,
-            path=head.path,
-            query=head.query,
-            headers=head.headers,
-            body=body,
-            http_version=head.http_version,
-            remote=self._stream.remote,
-            secure=self._secure,
+            head.method,
+            head.target,
+            head.path,
+            head.query,
+            head.headers,
+            body,
+            head.http_version,
+            self._remote,
+            self._secure,
         )
-        response = await self._handle(request)
+        try:
+            response = await self._handler(request)
+        except Exception as error:
+            response = _failed(request, error)
         # A client that waits for a 100 it never got may send its body or not: nobody
         # can tell what comes next on this connection.
         goes_on = not (
@@ -262,8 +268,13 @@ class Connection:
             or self._is_broken
             or self._left > HTTP_DRAIN_SIZE_MAX
         )
-        await self._send(head, response, goes_on=goes_on)
-        body.detach()
+        answer = response.body
+        if isinstance(answer, (bytes, bytearray, memoryview)):
+            await self._send_bytes(head, response, answer, goes_on=goes_on)
+        else:
+            await self._send_pieces(head, response, answer, goes_on=goes_on)
+        if isinstance(body, RequestBody):
+            body.detach()
         if self._body_is_over():
             self._end_body()
             return goes_on
@@ -271,20 +282,10 @@ class Connection:
             await self._stream.send_eof()  # The client need not wait out our patience.
         return await self._discard_body() and goes_on
 
-    async def _handle(self, request: Request) -> Response:
-        try:
-            return await self._handler(request)
-        except RemoteProtocolError as error:  # Of the body, and nobody caught it.
-            status = error.status if isinstance(error, Refused) else 400
-            return _plain(status, str(error), close=True)
-        except Exception as error:
-            log.exception("http.request_failed", method=request.method, reason=str(error))
-            return _plain(500, "internal error", close=True)
-
     async def _refuse(self, refusal: Refused) -> None:
         log.debug(
             "http.request_refused",
-            remote=str(self._stream.remote),
+            remote=self._remote,
             status=refusal.status,
             reason=str(refusal),
         )
@@ -431,22 +432,6 @@ class Connection:
 
     # ---- the answer -------------------------------------------------------------------
 
-    async def _send(self, head: Head, response: Response, *, goes_on: bool) -> None:
-        body = response.body
-        try:
-            if isinstance(body, (bytes, bytearray, memoryview)):
-                await self._send_bytes(head, response, body, goes_on=goes_on)
-                return
-            try:
-                await self._send_pieces(head, response, body, goes_on=goes_on)
-            finally:
-                aclose = getattr(body, "aclose", None)
-                if aclose is not None:
-                    await aclose()
-        except LocalProtocolError as error:
-            log.exception("http.answer_invalid", reason=str(error))
-            raise _Broken from error
-
     async def _send_bytes(
         self, head: Head, response: Response, body: Bytes, *, goes_on: bool
     ) -> None:
@@ -470,6 +455,16 @@ class Connection:
             await self._send_all(body)
 
     async def _send_pieces(
+        self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
+    ) -> None:
+        try:
+            await self._send_each(head, response, body, goes_on=goes_on)
+        finally:
+            aclose = getattr(body, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def _send_each(
         self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
     ) -> None:
         size = response.content_length
@@ -550,6 +545,17 @@ class Connection:
                 self._wait("answer", self._timeouts.body_s)
                 await self._stream.send_all(view[offset : offset + HTTP_SEND_SIZE])
         self.deadline = inf
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """The answer where the handler has none."""
+    if isinstance(error, RemoteProtocolError):  # Of the body, and nobody caught it.
+        status = error.status if isinstance(error, Refused) else 400
+        return _plain(status, str(error), close=True)
+    log.error(
+        "http.request_failed", method=request.method, reason=str(error), exc_info=error
+    )
+    return _plain(500, "internal error", close=True)
 
 
 def _plain(status: int, text: str, *, close: bool) -> Response:

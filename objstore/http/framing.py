@@ -68,12 +68,13 @@ def take_head(buffer: bytearray, *, by_h11: bool = False) -> Head | None:
     if end < 0:
         _check_incomplete(buffer)
         return None
-    raw = bytes(buffer[: end + len(_HEAD_END)])
-    head = None if by_h11 else read_plain(raw)
+    head = None if by_h11 else read_plain(buffer[:end])
+    end += len(_HEAD_END)
     if head is None:
+        raw = bytes(buffer[:end])
         _check_raw(raw)
         head = _check_parsed(_parse(raw))
-    del buffer[: len(raw)]
+    del buffer[:end]
     return head
 
 

@@ -28,9 +28,9 @@ _METHODS = {"GET", "PUT", "HEAD", "POST", "DELETE"}
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LENGTH = re.compile(r"[0-9]{1,16}")
-# Names that clients send are some twenty, in few spellings; x-amz-meta-* is anybody's.
-_NAMES_KEPT = 512
 _NAME_SIZE_MAX = 64
+_FIELDS_KEPT = 512  # A dozen clients of a few kinds, and what each request has alone.
+_KEPT_OF_SIZE_MAX = 4096  # Of a head: so nobody fills the memory with what is kept.
 
 
 @attrs.define
@@ -48,30 +48,35 @@ class Head:
     wants_close: bool
 
 
-def read_plain(raw: bytes) -> Head | None:
-    """Read a whole head, empty line included; None where it is not plain."""
-    text = raw.decode("latin-1")
-    lines = text.split("\r\n")
-    lines.pop()
-    if lines.pop() or len(lines) > HTTP_HEADERS_MAX + 1:
-        return None
+def read_plain(raw: bytes | bytearray) -> Head | None:
+    """Read a whole head without the empty line that ends it; None: it is not plain."""
+    lines = raw.decode("latin-1").split("\r\n")
     # What is left without the printable bytes must be those line ends, and so it is no
     # bare CR or LF, no NUL, no tab and no byte above ASCII.
-    if len(raw.translate(None, _PRINTABLE)) != 2 * len(lines) + 2:
+    if len(raw.translate(None, _PRINTABLE)) != 2 * (len(lines) - 1):
         return None
-    method, _, rest = lines[0].partition(" ")
+    method, _, rest = lines.pop(0).partition(" ")
     target, _, version = rest.partition(" ")
     if method not in _METHODS or version != "HTTP/1.1" or not target.startswith("/"):
         return None
-    values = _read_fields(lines)
-    if values is None or "host" not in values or "transfer-encoding" in values:
+    read_field = _field_kept if len(raw) <= _KEPT_OF_SIZE_MAX else _read_field
+    values = dict(map(read_field, lines))
+    if (
+        len(values) != len(lines)  # A name came twice.
+        or len(lines) > HTTP_HEADERS_MAX
+        or "" in values
+        or "host" not in values
+        or "transfer-encoding" in values
+    ):
         return None
     expect = values.get("expect")
     if expect is not None and expect.lower() != CONTINUE:
         return None
-    length = values.get("content-length", "0")
-    if _LENGTH.fullmatch(length) is None:
-        return None
+    length = 0
+    if "content-length" in values:
+        if _LENGTH.fullmatch(values["content-length"]) is None:
+            return None
+        length = int(values["content-length"])
     path, _, query = target.partition("?")
     return Head(
         method,
@@ -80,7 +85,7 @@ def read_plain(raw: bytes) -> Head | None:
         query,
         "1.1",
         Headers.of(values),
-        int(length),
+        length,
         expect is not None,
         "connection" in values and names_close(values["connection"]),
     )
@@ -91,20 +96,13 @@ def names_close(connection: str) -> bool:
     return any(option.strip().lower() == "close" for option in connection.split(","))
 
 
-def _read_fields(lines: list[str]) -> dict[str, str] | None:
-    """Values by lower-case name; None for a line that is no field, or a name twice."""
-    values: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or len(name) > _NAME_SIZE_MAX:
-            return None
-        values[_lower_name(name)] = value.strip(" ")
-    if len(values) != len(lines) - 1 or "" in values:
-        return None
-    return values
+def _read_field(line: str) -> tuple[str, str]:
+    """(name in lower case, value) of a line; ("", ...) where it has no right name."""
+    name, colon, value = line.partition(":")
+    if not colon or len(name) > _NAME_SIZE_MAX or _TOKEN.fullmatch(name) is None:
+        return "", ""
+    return name.lower(), value.strip(" ")
 
 
-@lru_cache(_NAMES_KEPT)
-def _lower_name(name: str) -> str:
-    """The name in lower case; "" for one that cannot be a name."""
-    return name.lower() if _TOKEN.fullmatch(name) else ""
+# The next request of a client has mostly the same lines again, but for two or three.
+_field_kept = lru_cache(_FIELDS_KEPT)(_read_field)

@@ -16,7 +16,6 @@ from typing import Protocol, overload
 import attrs
 
 from objstore.errors import RemoteProtocolError
-from objstore.host.network import Address
 
 Bytes = bytes | bytearray | memoryview
 
@@ -149,7 +148,10 @@ class BytesBody:
             yield self.data
 
 
-@attrs.define(kw_only=True)
+NO_BODY = BytesBody()
+
+
+@attrs.define
 class Request:
     """One request."""
 
@@ -158,9 +160,9 @@ class Request:
     path: str  # Of the target: raw, percent-encoded, ASCII.
     query: str  # After the first "?", raw; "" without.
     headers: Headers
-    body: Body = attrs.field(factory=BytesBody)
+    body: Body = NO_BODY
     http_version: str = "1.1"
-    remote: Address = attrs.field(factory=lambda: Address("", 0))
+    remote: str = ""  # HOST:PORT, as logs show it.
     secure: bool = False
 
 

@@ -51,7 +51,8 @@ def emitted() -> dict[str, set[str]]:
     return found
 
 
-# Events that are chosen from a table: their levels cannot be read off the call.
+# Events that are chosen from a table, or are a FrequentLog's: their levels cannot be read
+# off the call.
 _CARRIED = {
     "gossip": {
         "gossip.node_joined",
@@ -59,7 +60,8 @@ _CARRIED = {
         "gossip.node_dead",
         "gossip.node_left",
         "gossip.node_recovered",
-    }
+    },
+    "s3": {"s3.request_done"},
 }
 
 

@@ -13,14 +13,14 @@ from structlog.testing import capture_logs
 from objstore import log
 from objstore.log import HELD_SIZE_MAX, HOLD_S, FrequentLog, Output, configure, hold_lines
 
-FIELDS: dict[str, object] = {
+FIELDS: dict[str, str | float | bool | None] = {
     "operation": "GetObject",
     "key": 'a"b\\ü\n\x7f',
     "code": None,
     "status": 200,
     "duration_ms": 1.5,
     "is_whole": True,
-    "names": ["a", 1],
+    "share": "5%s",
 }
 
 
@@ -37,31 +37,43 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     structlog.configure(**saved)
 
 
+def frequent_line() -> None:
+    FrequentLog("n1", "s3.request_done", list(FIELDS)).info(*FIELDS.values())
+
+
 def normal(line: str) -> str:
     return re.sub(r'"timestamp": "[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z"', "TIME", line)
 
 
 def test_a_frequent_line_is_what_structlog_would_write(written: list[str]) -> None:
     structlog.get_logger().info("s3.request_done", **FIELDS)
-    FrequentLog("n1").info("s3.request_done", FIELDS)
+    frequent_line()
     usual, frequent = written
     assert normal(frequent) == normal(usual)
     assert "TIME" in normal(frequent)
     assert json.loads(frequent)["key"] == FIELDS["key"]
 
 
+def test_a_node_and_an_event_may_hold_anything(written: list[str]) -> None:
+    configure(level="info", format="json", node='50%s "n"')
+    structlog.get_logger().info("a.b_%d", key=1)
+    FrequentLog('50%s "n"', "a.b_%d", ["key"]).info(1)
+    usual, frequent = written
+    assert normal(frequent) == normal(usual)
+
+
 def test_a_frequent_line_goes_through_structlog_where_it_is_captured(
     written: list[str],
 ) -> None:
     with capture_logs() as logs:
-        FrequentLog("n1").info("s3.request_done", FIELDS)
+        frequent_line()
     assert logs == [{**FIELDS, "event": "s3.request_done", "log_level": "info"}]
     assert written == []
 
 
 def test_a_frequent_line_is_as_important_as_info(written: list[str]) -> None:
     configure(level="warning", format="json")
-    FrequentLog("n1").info("s3.request_done", FIELDS)
+    frequent_line()
     assert written == []
 
 
@@ -76,7 +88,7 @@ async def test_held_lines_are_written_together_after_a_moment(
     async with trio.open_nursery() as nursery:
         await nursery.start(hold_lines)
         for _ in range(10):
-            FrequentLog("n1").info("s3.request_done", FIELDS)
+            frequent_line()
         assert written == []
         await trio.sleep(HOLD_S * 1.5)
         assert [text.count("\n") for text in written] == [10]
@@ -88,7 +100,7 @@ async def test_held_lines_are_written_together_after_a_moment(
 async def test_a_warning_writes_all_that_waits_in_order(written: list[str]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(hold_lines)
-        FrequentLog("n1").info("s3.request_done", FIELDS)
+        frequent_line()
         structlog.get_logger().warning("http.requests_cut")
         (text,) = written
         assert text.index("s3.request_done") < text.index("http.requests_cut")
@@ -99,7 +111,7 @@ async def test_no_more_than_so_much_waits(written: list[str]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(hold_lines)
         while not written:
-            FrequentLog("n1").info("s3.request_done", FIELDS)
+            frequent_line()
         assert HELD_SIZE_MAX <= len(written[0]) < HELD_SIZE_MAX + 1000
         nursery.cancel_scope.cancel()
 

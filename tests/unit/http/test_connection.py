@@ -53,7 +53,7 @@ async def test_a_request_is_given_to_the_handler_as_it_came():
     )
     assert request.headers["x-a"] == "über"
     assert request.body.size == 0
-    assert request.remote.host == "192.0.2.7"
+    assert request.remote == "192.0.2.7:1234"
     assert not request.secure
     assert answer.status == 204
 

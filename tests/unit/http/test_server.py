@@ -140,7 +140,7 @@ async def test_a_server_without_connections_drains_at_once(autojump_clock):
 async def test_the_real_network_serves_raw_sockets(nursery):
     async def echo(request: Request) -> Response:
         body = b"".join([piece async for piece in request.body])
-        return Response(200, [("X-Remote", request.remote.host)], body)
+        return Response(200, [("X-Remote", request.remote.rpartition(":")[0])], body)
 
     server = HttpServer(
         RealNetwork(),
