@@ -28,20 +28,22 @@ class Headers:
     """Header fields in the order they came, found without regard to case.
 
     A field that came several times is one value, joined by "," (RFC 9110, 5.3; the same
-    as SigV4 signs, so what is checked is what is read).
+    as SigV4 signs, so what is checked is what is read).  Who knows a name in lower case
+    and asks for every request may look into `by_name`.
     """
 
-    __slots__ = ("_extensions", "_fields", "_values")
+    __slots__ = ("_extensions", "_fields", "by_name")
 
     _extensions: list[str] | None
-    _fields: list[tuple[str, str]] | None  # None: each of `_values` is one.
+    _fields: list[tuple[str, str]] | None  # None: each of `by_name` is one.
+    by_name: dict[str, str]  # Lower-case name -> joined value; nobody changes it.
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields = [(name.lower(), value) for name, value in fields]
         values: dict[str, str] = {}
         for name, value in self._fields:
             values[name] = f"{values[name]},{value}" if name in values else value
-        self._values = values
+        self.by_name = values
         self._extensions = None
 
     @classmethod
@@ -49,7 +51,7 @@ class Headers:
         """Of fields that came once each, by lower-case name; takes the dict over."""
         headers = cls.__new__(cls)
         headers._extensions = headers._fields = None
-        headers._values = values
+        headers.by_name = values
         return headers
 
     @classmethod
@@ -65,20 +67,20 @@ class Headers:
     def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """The value of `name` (lower-case is quickest), or `default`."""
-        value = self._values.get(name)
+        value = self.by_name.get(name)
         if value is None and not name.islower():
-            value = self._values.get(name.lower())
+            value = self.by_name.get(name.lower())
         return default if value is None else value
 
     def lacks(self, names: frozenset[str]) -> bool:
         """Whether none of `names`, all lower-case, is there."""
-        return names.isdisjoint(self._values)
+        return names.isdisjoint(self.by_name)
 
     @property
     def extensions(self) -> list[str]:
         """The names that begin with "x-", lower-case: those that HTTP leaves to others."""
         if self._extensions is None:
-            self._extensions = [name for name in self._values if name[:2] == "x-"]
+            self._extensions = [name for name in self.by_name if name[:2] == "x-"]
         return self._extensions
 
     def get_all(self, name: str) -> list[str]:
@@ -87,27 +89,27 @@ class Headers:
         return [value for name, value in self.fields() if name == wanted]
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
+        return self.by_name[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._values or (
-            isinstance(name, str) and name.lower() in self._values
+        return name in self.by_name or (
+            isinstance(name, str) and name.lower() in self.by_name
         )
 
     def __iter__(self) -> Iterator[str]:
         """Each name once, lower-case, in order of first appearance."""
-        return iter(self._values)
+        return iter(self.by_name)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.by_name)
 
     def items(self) -> Iterable[tuple[str, str]]:
         """(lower-case name, joined value), each name once."""
-        return self._values.items()
+        return self.by_name.items()
 
     def fields(self) -> list[tuple[str, str]]:
         """(lower-case name, value) for each field that came."""
-        return list(self._values.items()) if self._fields is None else self._fields
+        return list(self.by_name.items()) if self._fields is None else self._fields
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Headers) and self.fields() == other.fields()
@@ -115,7 +117,7 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Headers({', '.join(self._values)})"  # Values may be secrets.
+        return f"Headers({', '.join(self.by_name)})"  # Values may be secrets.
 
 
 class Body(Protocol):
@@ -133,15 +135,12 @@ class Body(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
-@attrs.define
 class BytesBody:
     """A body that is in memory already."""
 
-    data: bytes = b""
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+        self.size = len(data)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.data:

@@ -50,6 +50,7 @@ class Admission:
         self._queue_max = queue_max
         self._wait_s = wait_s
         self._taken = 0  # The sum over `_seconds`.
+        self._waiting = 0  # In `_wait`: all in the queue, and those that were called.
         self._called = 0  # Out of the queue, and about to take their places.
         self._seconds: deque[_Second] = deque()
         self._queue = trio.lowlevel.ParkingLot()
@@ -61,6 +62,15 @@ class Admission:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    def enter_now(self) -> _Second | None:
+        """A place, where one is free and nobody waits for it; else None: `enter`."""
+        if self._waiting or self._taken >= self._places:
+            return None
+        second = self._now()
+        second.places += 1
+        self._taken += 1
+        return second
 
     async def enter(self) -> _Second:
         """A place; `leave` gives it back.  Raises Overloaded."""
@@ -80,14 +90,19 @@ class Admission:
         if self._seconds and second.number >= self._seconds[0].number:
             second.places -= 1
             self._taken -= 1
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     async def _wait(self) -> bool:
         """Whether our turn came in time."""
-        with trio.move_on_after(self._wait_s):
-            await self._queue.park()
-            self._called -= 1
-            return True
+        self._waiting += 1
+        try:
+            with trio.move_on_after(self._wait_s):
+                await self._queue.park()
+                self._called -= 1
+                return True
+        finally:
+            self._waiting -= 1
         self._now()  # Where nobody leaves, somebody must notice that places have aged.
         self._wake()
         return False

@@ -162,17 +162,14 @@ class S3App:
             request, query, now_ms=self._clock.utc_now_ms()
         )
         principal, verified = (None, None) if found is None else found
-        if found is not None:
-            query = effective_query(query, verified)
         exchange.principal = principal
-        headers = effective_headers(request.headers, query, verified)
+        headers = request.headers
+        if query and found is not None:
+            query = effective_query(query, verified)
+            headers = effective_headers(headers, query, verified)
+        host = headers.by_name.get("host", "")
         exchange.route = route = resolve(
-            request.method,
-            headers.get("host", ""),
-            request.path,
-            query,
-            headers,
-            domains=self.domains,
+            request.method, host, request.path, query, headers, domains=self.domains
         )
         operation = self._operations.get(route.operation)
         if operation is None:
@@ -182,20 +179,20 @@ class S3App:
         exchange.query = query
         exchange.body = body = _body(route.operation, request, headers, verified)
         call = S3Call(
-            store=self._store,
-            operation=route.operation,
-            bucket=route.bucket,
-            key=route.key,
-            query=query,
-            headers=headers,
-            body=body,
-            principal=principal,
-            region=self._region,
-            request=request,
-            slow=exchange.answer_slowly,
+            self._store,
+            route.operation,
+            route.bucket,
+            route.key,
+            query,
+            headers,
+            body,
+            principal,
+            self._region,
+            request,
+            exchange.answer_slowly,
         )
         # Not before it is known who asks: strangers take no places.
-        place = await self._admission.enter()
+        place = self._admission.enter_now() or await self._admission.enter()
         try:
             return await operation(call)
         finally:

@@ -74,7 +74,9 @@ class Authenticator:
         _refuse_session(headers, query)
         check_claim(claim, headers, region=self.region, now_ms=now_ms)
         signer = claim.signer
-        credential = await self._find(signer.access_key)
+        credential = await self.credentials(signer.access_key)
+        if credential is None:
+            raise _unknown(signer.access_key)
         key = self._keys.get(credential.secret_key, day=signer.day, region=signer.region)
         verified = verify(
             claim,
@@ -94,7 +96,9 @@ class Authenticator:
         claim = sigv2.parse_claim(query)
         _refuse_session(headers, query)
         sigv2.check_claim(claim, headers, query, now_ms=now_ms)
-        credential = await self._find(claim.access_key)
+        credential = await self.credentials(claim.access_key)
+        if credential is None:
+            raise _unknown(claim.access_key)
         sigv2.verify(
             claim,
             credential.secret_key,
@@ -106,17 +110,15 @@ class Authenticator:
         )
         return credential.principal
 
-    async def _find(self, access_key: str) -> Credential:
-        credential = await self.credentials(access_key)
-        if credential is None:
-            raise S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": access_key})
-        return credential
+
+def _unknown(access_key: str) -> S3Error:
+    return S3Error("InvalidAccessKeyId", details={"AWSAccessKeyId": access_key})
 
 
 def _refuse_session(headers: Headers, query: Mapping[str, str]) -> None:
     """Raise S3Error InvalidToken: no sessions are given here."""
     in_query = bool(query) and any(name.lower() == _SESSION for name in query)
-    if in_query or headers.get(_SESSION) is not None:
+    if in_query or _SESSION in headers.by_name:
         raise S3Error("InvalidToken")
 
 

@@ -29,6 +29,18 @@ class S3Body:
     No generator: what trio does for each one costs more than a small body's reading.
     """
 
+    __slots__ = (
+        "_body",
+        "_decoder",
+        "_fill_raw",
+        "_is_exhausted",
+        "_pieces",
+        "digests",
+        "received",
+        "size",
+        "trailing_algorithm",
+    )
+
     def __init__(
         self,
         body: Body,
@@ -120,7 +132,9 @@ def body_of(
     Raises S3Error MissingContentLength, NotImplemented, EntityTooLarge, InvalidRequest.
     """
     payload = UNSIGNED_PAYLOAD if verified is None else verified.claim.payload
-    trailing = checksums.trailing_algorithm(headers)
+    trailing = None
+    if "x-amz-trailer" in headers.by_name:
+        trailing = checksums.trailing_algorithm(headers)
     if payload in STREAMING:
         assert verified is not None
         size = _decoded_size(headers)

@@ -13,7 +13,7 @@ from objstore.objects.store import Store
 from objstore.s3.body import S3Body
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class S3Call:
     """What an operation works with.
 

@@ -95,10 +95,15 @@ def trailing_algorithm(headers: Headers) -> str | None:
 
 
 def _checksums(headers: Headers) -> list[ExpectedDigest]:
+    sent = [
+        header
+        for header in headers.extensions
+        if header.startswith(PREFIX) and header not in _NOT_VALUES
+    ]
+    if not sent:
+        return []
     found = []
-    for header in headers.extensions:
-        if not header.startswith(PREFIX) or header in _NOT_VALUES:
-            continue
+    for header in sent:
         algorithm = _HEADERS.get(header)
         if algorithm is None:
             raise S3Error("NotImplemented", details={"Header": header})

@@ -85,7 +85,7 @@ def locate(path: str, host: str, domains: Sequence[str]) -> Place:
     Raises S3Error InvalidURI, InvalidBucketName, KeyTooLongError.
     """
     assert path.startswith("/"), path
-    bucket = virtual_bucket(host, domains)
+    bucket = virtual_bucket(host, domains) if domains else None
     raw_key = path[1:]
     if bucket is None:
         raw_bucket, _, raw_key = raw_key.partition("/")
@@ -131,7 +131,7 @@ def operation_of(
     if candidates is None:
         raise _no_operation(table, method, target, present)
     for operation, needed in candidates:
-        if not needed or all(header in headers for header in needed):
+        if not needed or headers.by_name.keys() >= needed:
             if operation.literals:
                 _check_literals(operation, query)
             return operation.name
@@ -259,7 +259,7 @@ def _without_port(host: str) -> str:
 
 
 def _decode_key(raw: str) -> Key:
-    key = _decode(raw)
+    key = _decode(raw) if "%" in raw else raw.encode()
     if len(key) > KEY_SIZE_MAX:
         raise S3Error(
             "KeyTooLongError",

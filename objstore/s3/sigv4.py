@@ -39,6 +39,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import attrs
 
+from objstore.frozen import frozen
 from objstore.http.dates import parse_http_date
 from objstore.http.message import Headers
 from objstore.s3.errors import S3Error
@@ -49,6 +50,7 @@ STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_COMMON_PAYLOADS = {EMPTY_SHA256, UNSIGNED_PAYLOAD}
 STREAMING = {STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER}
 
 SKEW_MAX_MS = 15 * 60_000
@@ -101,7 +103,7 @@ class Signer:
         return f"{self.day}/{self.region}/{self.service}/{self.terminator}"
 
 
-@attrs.frozen(kw_only=True)
+@frozen
 class Claim:
     """What a request says of its signer; nothing of it is true before `verify`."""
 
@@ -114,7 +116,7 @@ class Claim:
     expires_s: int = 0  # Of a presigned URL.
 
 
-@attrs.frozen(kw_only=True)
+@frozen
 class Verified:
     """A claim that holds, and what signs the chunks of its body."""
 
@@ -134,7 +136,7 @@ def parse_claim(
     has_body: whether a body may come; without, its hash need not be said.
     Raises S3Error for a claim that cannot be read or is of a kind not spoken here.
     """
-    authorization = headers.get("authorization")
+    authorization = headers.by_name.get("authorization")
     in_query = bool(query) and any(name in query for name in _CLAIM_PARAMETERS)
     if authorization is not None:
         if in_query:
@@ -178,11 +180,12 @@ def _sigv4a() -> S3Error:
 def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) -> Claim:
     start, _, signature = authorization.rpartition("Signature=")
     signer = None
-    if len(start) <= _SIGNER_SIZE_MAX and _HEX64.fullmatch(signature):
+    # So it is one field, and the last: nothing in it could be read in another way.
+    if len(start) <= _SIGNER_SIZE_MAX and signature.isalnum():
         signer = _signer_before_signature(start)
     fields = {} if signer is not None else _authorization_fields(authorization)
     timestamp, time_ms = _time_of_headers(headers)
-    payload = headers.get("x-amz-content-sha256")
+    payload = headers.by_name.get("x-amz-content-sha256")
     if payload is None:
         if has_body:
             raise S3Error(
@@ -193,14 +196,9 @@ def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) ->
     if signer is None:
         signature = fields["Signature"]
         signer = _signer(fields["Credential"], fields["SignedHeaders"], _malformed)
-    return Claim(
-        signer=signer,
-        signature=signature,
-        timestamp=timestamp,
-        time_ms=time_ms,
-        payload=_check_payload(payload),
-        is_presigned=False,
-    )
+    if payload not in _COMMON_PAYLOADS:
+        _check_payload(payload)
+    return Claim(signer, signature, timestamp, time_ms, payload, is_presigned=False)
 
 
 @lru_cache(_SIGNERS_MAX)
@@ -265,12 +263,14 @@ def _claim_of_query(query: Mapping[str, str], headers: Headers) -> Claim:
         raise _bad_query("X-Amz-Expires must be at least a second")
     payload = _presigned_payload(query, headers)
     credential, signed_headers = query["X-Amz-Credential"], query["X-Amz-SignedHeaders"]
+    signer = _signer(credential, signed_headers, _bad_query)
+    _check_payload(payload)
     return Claim(
-        signer=_signer(credential, signed_headers, _bad_query),
+        signer=signer,
         signature=query["X-Amz-Signature"],
         timestamp=query["X-Amz-Date"],
         time_ms=time_ms,
-        payload=_check_payload(payload),
+        payload=payload,
         is_presigned=True,
         expires_s=int(expires),
     )
@@ -322,7 +322,7 @@ def _signer(
     )
 
 
-def _check_payload(payload: str) -> str:
+def _check_payload(payload: str) -> None:
     if payload.startswith("STREAMING-AWS4-ECDSA"):
         raise _sigv4a()
     if (
@@ -339,12 +339,11 @@ def _check_payload(payload: str) -> str:
                 "ArgumentValue": payload[:128],
             },
         )
-    return payload
 
 
 def _time_of_headers(headers: Headers) -> tuple[str, int]:
     """The signing time: x-amz-date, else Date.  Raises S3Error AccessDenied."""
-    amz_date = headers.get("x-amz-date")
+    amz_date = headers.by_name.get("x-amz-date")
     if amz_date is not None:
         time_ms = _parse_timestamp(amz_date)
         if time_ms is not None:
@@ -462,6 +461,8 @@ def _check_time(claim: Claim, now_ms: int) -> None:
 
 def _check_signed_headers(claim: Claim, headers: Headers) -> None:
     signed = claim.signer.signed
+    if "host" in signed and signed.issuperset(headers.extensions):
+        return
     unsigned = [
         name
         for name in headers.extensions
@@ -564,7 +565,8 @@ def verify(
     )
     to_sign = string_to_sign(claim.timestamp, claim.signer.scope, canonical)
     signature = sign(signing_key, to_sign.encode("latin-1")).hex()
-    if not hmac.compare_digest(signature, _ascii(claim.signature)):
+    claimed = claim.signature if claim.signature.isascii() else ""
+    if not hmac.compare_digest(signature, claimed):
         raise S3Error(
             "SignatureDoesNotMatch",
             details={
@@ -576,7 +578,7 @@ def verify(
                 "CanonicalRequestBytes": _hex_bytes(canonical),
             },
         )
-    return Verified(claim=claim, signing_key=signing_key)
+    return Verified(claim, signing_key)
 
 
 def canonical_request(
@@ -589,14 +591,16 @@ def canonical_request(
     payload: str,
 ) -> str:
     """The text that is signed, a character a byte (latin-1)."""
-    values = "\n".join([f"{name}:{headers.get(name, '')}" for name in signed_headers])
+    by_name = headers.by_name
+    values = "\n".join([f"{name}:{by_name.get(name, '')}" for name in signed_headers])
     if " " in values or "\t" in values:
         values = "\n".join(
-            [f"{name}:{_canonical_value(headers.get(name, ''))}" for name in signed_headers]
+            [f"{name}:{_canonical_value(by_name.get(name, ''))}" for name in signed_headers]
         )
     names = ";".join(signed_headers)
-    start = f"{method}\n{_canonical_path(path)}\n{_canonical_query(query)}"
-    return f"{start}\n{values}\n\n{names}\n{payload}"
+    if query:
+        query = _canonical_query(query)
+    return f"{method}\n{_canonical_path(path)}\n{query}\n{values}\n\n{names}\n{payload}"
 
 
 def string_to_sign(timestamp: str, scope: str, canonical: str) -> str:
@@ -613,8 +617,6 @@ def _canonical_path(path: str) -> str:
 
 def _canonical_query(query: str) -> str:
     """Every parameter but the signature, encoded anew, in order."""
-    if not query:
-        return ""
     pairs = []
     for pair in query.split("&"):
         if pair:
@@ -635,10 +637,6 @@ def _encode(raw: str) -> str:
 def _canonical_value(value: str) -> str:
     value = value.strip(" \t")
     return _BLANKS.sub(" ", value) if "  " in value or "\t" in value else value
-
-
-def _ascii(text: str) -> str:
-    return text if text.isascii() else ""
 
 
 def _hex_bytes(text: str) -> str:

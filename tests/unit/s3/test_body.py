@@ -15,7 +15,9 @@ from tests.unit.s3.test_streaming import crc32, verified
 
 
 class ChunkedBody(BytesBody):
-    size = None
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.size = None
 
 
 def body_for(data: bytes, *, payload: str = UNSIGNED_PAYLOAD, digests=(), **headers: str):
