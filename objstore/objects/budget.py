@@ -42,7 +42,8 @@ class _Hold:
         self._budget, self._size = budget, size
 
     async def __aenter__(self) -> None:
-        await self._budget._acquire(self._size)
+        if not self._budget._acquire_now(self._size):
+            await self._budget._acquire(self._size)
 
     async def __aexit__(self, *_: object) -> None:
         self._budget._give_back(self._size)
@@ -67,11 +68,15 @@ class Budget:
         """Hold `size` bytes for the block.  Raises Overloaded after the wait."""
         return _Hold(self, min(size, self.limit))
 
-    async def _acquire(self, size: int) -> None:
+    def _acquire_now(self, size: int) -> bool:
+        """Whether it fits, and nobody waits: then it is held."""
         assert size >= 0
-        if not self._waiters and self._fits(size):
-            self._grant(size)
-            return
+        if self._waiters or not self._fits(size):
+            return False
+        self._grant(size)
+        return True
+
+    async def _acquire(self, size: int) -> None:
         if len(self._waiters) >= WAITERS_MAX:
             raise Overloaded("too many requests wait for memory")
         waiter = _Waiter(size)

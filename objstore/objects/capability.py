@@ -40,10 +40,16 @@ class Capability:
     bucket: BucketRecord | None  # None: the service itself (ListBuckets, CreateBucket).
     key: Key | None = None
     version_id: VersionId | None = None
-    # Decides again for a newer record of the same name; raises what the decision raises.
-    renew: Callable[[BucketRecord], Capability] | None = attrs.field(
-        default=None, eq=False, repr=False
-    )
+    # What made this.  Not bound to the rest: few are ever renewed.
+    maker: Maker | None = attrs.field(default=None, eq=False, repr=False)
+
+    def renew(self, record: BucketRecord) -> Capability:
+        """Decide again for a newer record of the same name.
+
+        Raises what the decision raises.
+        """
+        assert self.maker is not None, f"{self.action} cannot be renewed"
+        return self.maker(self.principal, self.action, record, self.key, self.version_id)
 
     def require(self, *actions: str) -> None:
         """Assert that this is leave for one of `actions`: anything else is a bug here."""
@@ -65,3 +71,6 @@ class Capability:
         """The key that this is about."""
         assert self.key is not None, f"{self.action} has no key"
         return self.key
+
+
+Maker = Callable[[Principal, str, BucketRecord, Key | None, VersionId | None], Capability]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 import trio
@@ -34,17 +34,9 @@ async def delete_object(
     """
     capability.require("s3:DeleteObject", "s3:DeleteObjectVersion")
 
-    async def attempt(newer: Capability) -> DeleteResult:
-        result: DeleteResult = await store.propose(
-            DeleteVersion(
-                slot=store.slot_of(newer.record, newer.object_key),
-                ref=newer.ref,
-                key=newer.object_key,
-                version_id=newer.version_id,
-                condition=condition,
-            )
-        )
-        return result
+    def attempt(newer: Capability) -> Awaitable[DeleteResult]:
+        slot, ref, key = store.place_of(newer)
+        return store.propose(DeleteVersion(slot, ref, key, newer.version_id, condition))
 
     return await store.fenced(capability, attempt)
 

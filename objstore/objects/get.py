@@ -14,7 +14,7 @@ ask for spans then fails with VersionReplaced, and its caller may find the versi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, aclosing
 
 from objstore.errors import InvalidRequest, NotFound, Unavailable
@@ -67,15 +67,12 @@ async def find_version(store: Store, capability: Capability) -> Version:
     """
     capability.require(*_READ_ACTIONS)
 
-    async def attempt(newer: Capability) -> Version:
-        slot = store.slot_of(newer.record, newer.object_key)
-        found: Version = await store.query(
-            GetVersion(slot, newer.ref, newer.object_key, newer.version_id)
-        )
-        return found
+    def attempt(newer: Capability) -> Awaitable[Version]:
+        slot, ref, key = store.place_of(newer)
+        return store.query(GetVersion(slot, ref, key, newer.version_id))
 
     version = await store.fenced(capability, attempt)
-    if version.is_delete_marker:
+    if version.draft is None:
         raise DeleteMarkerFound("the version is a delete marker", version=version)
     return version
 

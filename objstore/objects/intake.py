@@ -43,6 +43,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _DROP_TIMEOUT_S = 5.0  # A cancelled request holds its connection no longer than this.
+_DROP_LIMIT_MS = 4_900  # Of the call: so that it says why, before it is cut off.
 # The intent is looked at so often: the slowest sender that is served takes five minutes.
 _PART_SIZE = 256 * KiB
 _OWN_BLOCKS = 2  # One being filled, one being hashed.
@@ -117,11 +118,14 @@ async def _receive_inline(body: Body, checksum_algorithm: str) -> Received:
     return _received(body, checksum_algorithm, digests, Inline(data), None)
 
 
-def _algorithms(body: Body, checksum_algorithm: str) -> frozenset[str]:
+def _algorithms(body: Body, checksum_algorithm: str) -> set[str]:
     """All hashes that this body is asked for."""
-    promised = {hash_of(digest.algorithm) for digest in body.digests}
-    trailing = {body.trailing_algorithm} if body.trailing_algorithm else set()
-    return frozenset({MD5, checksum_algorithm} | promised | trailing)
+    algorithms = {MD5, checksum_algorithm}
+    for digest in body.digests:
+        algorithms.add(hash_of(digest.algorithm))
+    if body.trailing_algorithm:
+        algorithms.add(body.trailing_algorithm)
+    return algorithms
 
 
 def _received(
@@ -269,7 +273,7 @@ class _ChunkWriter:
         )
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _DROP_TIMEOUT_S):
             try:
-                await self.store.propose(command)
+                await self.store.propose(command, limit_ms=_DROP_LIMIT_MS)
             except ObjstoreError as error:
                 # It expires by itself; what was written stays until proved unowned.
                 log.warning("objects.intent_left_behind", reason=str(error))

@@ -8,12 +8,14 @@ So a request that makes several calls does not wait several times.  Calls that a
 cost nothing and what is spent comes back slowly while a request lives, or a copy of a
 terabyte would run out of patience by a thousand small delays.
 
-The patience of a request belongs to its task and to those that it starts.
+The patience of a request belongs to its task and to those that it starts.  Who has none
+(repair, the admin API) has the deadlines of trio's scopes around it.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from math import inf
 
 import attrs
 import trio
@@ -30,7 +32,7 @@ class Patience:
 
     limit_s: float
     left_s: float
-    since: float  # trio time at which `left_s` was right.
+    since: float = -inf  # trio time at which `left_s` was right.
 
     def left_at(self, time: float) -> float:
         """Seconds left at a trio time that is not before `since`."""
@@ -48,7 +50,7 @@ class Patience:
 def begin(limit_ms: int) -> None:
     """Give the calling task, which begins a request, this much patience."""
     limit_s = limit_ms / 1000
-    _current.set(Patience(limit_s, limit_s, trio.current_time()))
+    _current.set(Patience(limit_s, limit_s))
 
 
 class waiting:  # noqa: N801 - it is used as a function.
@@ -65,8 +67,8 @@ class waiting:  # noqa: N801 - it is used as a function.
         self._patience = _current.get()
 
     def __enter__(self) -> int:
-        if self._patience is None:  # Not for a client: repair, a worker.
-            return self._limit_ms
+        if self._patience is None:
+            return _until_deadline(self._limit_ms)
         self._began = trio.current_time()
         left_ms = int(self._patience.left_at(self._began) * 1000)
         return max(1, min(self._limit_ms, left_ms))
@@ -74,3 +76,14 @@ class waiting:  # noqa: N801 - it is used as a function.
     def __exit__(self, *_: object) -> None:
         if self._patience is not None:
             self._patience.spend(self._began)
+
+
+def _until_deadline(limit_ms: int) -> int:
+    """What is left of the calling task's effective deadline, `limit_ms` at most.
+
+    Not asked for a client's request, which has no such deadline: trio looks at all scopes
+    between the task and the program's start.
+    """
+    deadline_s = trio.current_effective_deadline()
+    left_s = deadline_s - trio.current_time()  # Endlessly below 0 once cancelled.
+    return int(max(1, min(left_s * 1000, limit_ms)))

@@ -51,15 +51,10 @@ async def put_object(
         await check_early(store, capability, attributes.condition)
 
     async def commit(newer: Capability, received: Received) -> Stored:
+        slot, ref, key = store.place_of(newer)
+        draft = _draft(newer, attributes, received)
         result = await store.propose(
-            PutVersion(
-                slot=store.slot_of(newer.record, newer.object_key),
-                ref=newer.ref,
-                key=newer.object_key,
-                draft=_draft(newer, attributes, received),
-                condition=attributes.condition,
-                intent=received.intent,
-            )
+            PutVersion(slot, ref, key, draft, attributes.condition, received.intent)
         )
         return Stored(result, received.size, received.checksum)
 

@@ -19,8 +19,6 @@ from collections.abc import (
 )
 from typing import Protocol
 
-import attrs
-
 from objstore.errors import InvalidRequest
 from objstore.frozen import frozen
 from objstore.meta.commands import UNCONDITIONAL, WriteCondition
@@ -88,7 +86,7 @@ async def read_whole(body: AsyncIterable[bytes]) -> bytes:
     return bytes(whole) if whole else first
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ObjectAttributes:
     """What an object has beside its bytes, as its writer asks for it."""
 

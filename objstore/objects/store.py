@@ -10,15 +10,14 @@ made again with the newer record (`fenced`): the slot's fence is what decides, n
 view.  While a bucket is being deleted, its closed slots refuse and the open ones serve;
 who meets a closed one waits a little for the outcome.
 
-Every call to the metadata plane carries what is left of the request's deadline (the
-effective deadline of the calling task), and never more than the request's patience
-(`objects.patience`), which is `meta_timeout_ms` for all its calls together.
+Every call to the metadata plane carries what is left of the request's patience, which is
+for all its calls together, and never more than `meta_timeout_ms`; where no client waits,
+what is left of the calling task's effective deadline (`objects.patience`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from math import inf
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -30,7 +29,7 @@ from objstore.host.host import Host
 from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
 from objstore.limits import PART_SIZE_MIN
 from objstore.meta import slots
-from objstore.meta.commands import Command
+from objstore.meta.commands import BucketRef, Command
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
 from objstore.meta.values import BucketRecord, BucketState
@@ -117,22 +116,23 @@ class Store:
 
     # ---- metadata ---------------------------------------------------------------------
 
-    async def propose(self, command: Command) -> Any:
-        """Propose within the request's deadline.  Raises `meta.errors`, Unavailable.
+    async def propose(self, command: Command, *, limit_ms: int | None = None) -> Any:
+        """Propose within the request's patience.  Raises `meta.errors`, Unavailable.
 
+        limit_ms: of this call; None: `meta_timeout_ms`.
         If cancelled, the command may be applied all the same.
         """
-        with waiting(self._timeout_ms()) as timeout_ms:
+        with waiting(limit_ms or self.options.meta_timeout_ms) as timeout_ms:
             return await self.meta.propose(command, timeout_ms=timeout_ms)
 
     async def propose_each(self, commands: Sequence[Command]) -> list[object]:
         """Propose all at once; a result or an error in each one's place."""
-        with waiting(self._timeout_ms()) as timeout_ms:
+        with waiting(self.options.meta_timeout_ms) as timeout_ms:
             return await self.meta.propose_each(commands, timeout_ms=timeout_ms)
 
     async def query(self, query: Query) -> Any:
-        """Ask within the request's deadline.  Raises `meta.errors`, Unavailable."""
-        with waiting(self._timeout_ms()) as timeout_ms:
+        """Ask within the request's patience.  Raises `meta.errors`, Unavailable."""
+        with waiting(self.options.meta_timeout_ms) as timeout_ms:
             return await self.meta.query(query, timeout_ms=timeout_ms)
 
     async def refresh_view(self) -> None:
@@ -140,21 +140,16 @@ class Store:
         with waiting(_REFRESH_TIMEOUT_MS) as timeout_ms:
             await self.view.refresh(timeout_ms=timeout_ms)
 
-    def _timeout_ms(self) -> int:
-        deadline_s = trio.current_effective_deadline()
-        if deadline_s == inf:  # Of most requests: the front door has no scope for each.
-            return max(1, self.options.meta_timeout_ms)
-        left_s = deadline_s - trio.current_time()  # Endlessly below 0 once cancelled.
-        return int(max(1, min(left_s * 1000, self.options.meta_timeout_ms)))
-
     # ---- buckets ----------------------------------------------------------------------
 
     async def find_bucket(self, name: str) -> BucketRecord:
         """The bucket of this name.  Raises NoSuchBucket, after asking a fresh view."""
+        return self.known_bucket(name) or await self.find_bucket_now(name)
+
+    def known_bucket(self, name: str) -> BucketRecord | None:
+        """The bucket of this name, where the view knows it: nearly always."""
         record = self.view.bucket(name)
-        if record is None or not is_there(record):
-            record = await self.find_bucket_now(name)
-        return record
+        return None if record is None or not is_there(record) else record
 
     async def find_bucket_now(self, name: str) -> BucketRecord:
         """The bucket as it is now, not as it was a moment ago.  Raises NoSuchBucket."""
@@ -196,10 +191,17 @@ class Store:
 
     async def _renewed(self, capability: Capability) -> Capability:
         record = await self.find_bucket_now(capability.record.name)
-        assert capability.renew is not None, f"{capability.action} cannot be renewed"
         return capability.renew(record)
 
     # ---- places -----------------------------------------------------------------------
+
+    def place_of(self, capability: Capability) -> tuple[Slot, BucketRef, Key]:
+        """What commands and queries about one key begin with."""
+        record, key = capability.bucket, capability.key
+        assert record is not None, f"{capability.action} has no bucket"
+        assert key is not None, f"{capability.action} has no key"
+        slot = slots.slot_of(record.bucket, key, record.span)
+        return slot, BucketRef(record.bucket, record.config_version), key
 
     async def ring_of(self, epoch: Epoch) -> Placement:
         """Where chunks of `epoch` are.  Raises Unavailable.
@@ -232,9 +234,12 @@ def is_there(record: BucketRecord) -> bool:
     One that is opened for the first time does not yet, one that is being dropped no more.
     One that was closed and is opened again (its config version tells) never went away.
     """
-    if record.state is BucketState.CREATING:
+    state = record.state
+    if state is BucketState.OPEN:
+        return True
+    if state is BucketState.CREATING:
         return record.config_version > 1
-    return record.state is not BucketState.DROPPING
+    return state is not BucketState.DROPPING
 
 
 def _next_pause(pause_s: float) -> float:

@@ -14,8 +14,6 @@ it exists.  A name that no bucket has is NoSuchBucket, for everybody, as S3 has 
 
 from __future__ import annotations
 
-from functools import partial
-
 from objstore.ids import Key, VersionId
 from objstore.meta.values import BucketRecord
 from objstore.objects.capability import Capability, Principal
@@ -42,31 +40,22 @@ async def authorize(
 
     Raises S3Error AccessDenied, NoSuchBucket.
     """
-    principal = _authenticated(call)
-    record = await call.store.find_bucket(bucket)
-    return decide(principal, action, record, key=key, version_id=version_id)
+    principal, store = _authenticated(call), call.store
+    record = store.known_bucket(bucket) or await store.find_bucket_now(bucket)
+    return decide(principal, action, record, key, version_id)
 
 
 def decide(
     principal: Principal,
     action: str,
     record: BucketRecord,
-    *,
     key: Key | None = None,
     version_id: VersionId | None = None,
 ) -> Capability:
     """The decision about a known bucket.  Raises S3Error AccessDenied."""
     if not principal.is_root and record.owner != principal.canonical_id:
         raise access_denied()
-    renew = partial(decide, principal, action, key=key, version_id=version_id)
-    return Capability(
-        principal,
-        action,
-        bucket=record,
-        key=key,
-        version_id=version_id,
-        renew=renew,
-    )
+    return Capability(principal, action, record, key, version_id, decide)
 
 
 def access_denied() -> S3Error:

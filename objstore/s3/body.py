@@ -86,6 +86,8 @@ class S3Body:
             piece = await self._decode(self._decoder)
         if piece is not None:
             self.received += len(piece)
+            if self._decoder is None and self.received == self.size:
+                self._is_exhausted = True  # Nothing can follow: it is not asked for.
             return piece
         if self.received != self.size:
             raise S3Error("IncompleteBody")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import string
 from collections.abc import AsyncIterator, Iterable, Sequence
 
@@ -13,6 +13,7 @@ from objstore.objects.get import draft_of
 from objstore.s3.operations.stored import shown_headers
 from objstore.s3.xml import element, escape, tag, tag_if, url_encode
 
+_ACCEPT_RANGES = ("accept-ranges", "bytes")
 XML_TYPE = ("content-type", "application/xml")
 
 
@@ -87,7 +88,7 @@ def owner_tag(name: str, canonical_id: str, display_name: str = "") -> str:
 
 def checksum_text(checksum: Checksum, part_count: int | None) -> str:
     """Base64; a composite one ends in the number of parts."""
-    text = base64.b64encode(checksum.value).decode("ascii")
+    text = binascii.b2a_base64(checksum.value, newline=False).decode("ascii")
     if checksum.kind == "COMPOSITE" and part_count is not None:
         return f"{text}-{part_count}"
     return text
@@ -136,10 +137,10 @@ def object_headers(version: Version, record: BucketRecord) -> list[tuple[str, st
     headers = [
         ("last-modified", format_http_date(version.time_ms)),
         ("etag", quoted(draft.etag)),
-        ("accept-ranges", "bytes"),
-        *version_headers(version, record),
-        *shown_headers(draft.headers, draft.user_metadata),
+        _ACCEPT_RANGES,
     ]
+    headers += version_headers(version, record)
+    headers += shown_headers(draft.headers, draft.user_metadata)
     if draft.storage_class != "STANDARD":
         headers.append(("x-amz-storage-class", draft.storage_class))
     return headers

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 from objstore.frozen import frozen
 from objstore.http.conditions import (
-    UNCONDITIONAL,
+    CONDITIONS,
     Conditions,
     Outcome,
     range_applies,
@@ -105,7 +105,7 @@ class _Selected:
     status: int
     offset: int
     size: int
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: list[tuple[str, str]]
 
 
 async def get_object(call: S3Call) -> Response:
@@ -176,7 +176,10 @@ async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Respo
     not_modified = _judge(call, capability.record, version)
     if not_modified is not None:
         return capability, version, not_modified
-    return capability, version, await _select(call, capability, version, number)
+    if number is not None:
+        part = await _select_part(call, capability, version, number)
+        return capability, version, part
+    return capability, version, _select(call, version)
 
 
 async def find_version(call: S3Call, capability: Capability) -> Version:
@@ -201,9 +204,9 @@ async def find_version(call: S3Call, capability: Capability) -> Version:
 
 def _judge(call: S3Call, record: BucketRecord, version: Version) -> Response | None:
     """None to go on, the 304, or PreconditionFailed."""
-    conditions = Conditions.from_headers(call.headers)
-    if conditions is UNCONDITIONAL:
+    if call.headers.lacks(CONDITIONS):
         return None
+    conditions = Conditions.from_headers(call.headers)
     draft = draft_of(version)
     outcome, header = conditions.check(etag=draft.etag, modified_ms=version.time_ms)
     if outcome is Outcome.FAILED:
@@ -223,19 +226,15 @@ def precondition_failed(header: str) -> S3Error:
     )
 
 
-async def _select(
-    call: S3Call, capability: Capability, version: Version, number: int | None
-) -> _Selected:
+def _select(call: S3Call, version: Version) -> _Selected:
     draft = draft_of(version)
     size = draft.size
-    if number is not None:
-        return await _select_part(call, capability, version, number)
-    value = call.headers.get("range")
+    value = call.headers.by_name.get("range")
     wanted = None if value is None else parse_range(value)
     if wanted is None or not range_applies(
         call.headers.get("if-range"), etag=draft.etag, modified_ms=version.time_ms
     ):
-        return _Selected(200, 0, size, tuple(_kept_checksum(call, version)))
+        return _Selected(200, 0, size, _kept_checksum(call, version))
     try:
         span = wanted.resolve(size)
     except RangeNotSatisfiable as error:
@@ -246,7 +245,7 @@ async def _select(
             headers=[("content-range", f"bytes */{size}")],
         ) from error
     content_range = ("content-range", span.content_range(size))
-    return _Selected(206, span.offset, span.length, (content_range,))
+    return _Selected(206, span.offset, span.length, [content_range])
 
 
 async def _select_part(
@@ -269,10 +268,10 @@ async def _select_part(
     if part_count is not None:
         headers.append(("x-amz-mp-parts-count", str(part_count)))
     if span.size == 0:  # No range can say it.
-        return _Selected(200, 0, 0, tuple(headers))
+        return _Selected(200, 0, 0, headers)
     last = span.offset + span.size - 1
     headers.append(("content-range", f"bytes {span.offset}-{last}/{size}"))
-    return _Selected(206, span.offset, span.size, tuple(headers))
+    return _Selected(206, span.offset, span.size, headers)
 
 
 def _kept_checksum(call: S3Call, version: Version) -> list[tuple[str, str]]:
@@ -280,7 +279,7 @@ def _kept_checksum(call: S3Call, version: Version) -> list[tuple[str, str]]:
 
     Not with a range: clients would compare it with the bytes they got.
     """
-    mode = call.headers.get("x-amz-checksum-mode")
+    mode = call.headers.by_name.get("x-amz-checksum-mode")
     if mode is None:
         return []
     if mode.upper() != "ENABLED":
@@ -293,7 +292,8 @@ def _kept_checksum(call: S3Call, version: Version) -> list[tuple[str, str]]:
 def _headers(
     call: S3Call, record: BucketRecord, version: Version, answer: _Selected
 ) -> list[tuple[str, str]]:
-    headers = [*object_headers(version, record), *answer.headers]
+    headers = object_headers(version, record)
+    headers += answer.headers
     overrides = _overrides(call) if call.query else None
     if not overrides:
         return headers

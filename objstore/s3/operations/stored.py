@@ -51,11 +51,10 @@ def _without_aws_chunked(value: str) -> str:
 
 def user_metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The user metadata, names without prefix.  Raises S3Error MetadataTooLarge."""
-    metadata = tuple(
-        (name.removeprefix(METADATA_PREFIX), headers[name])
-        for name in headers.extensions
-        if name.startswith(METADATA_PREFIX)
-    )
+    names = [name for name in headers.extensions if name.startswith(METADATA_PREFIX)]
+    if not names:
+        return ()
+    metadata = tuple((name.removeprefix(METADATA_PREFIX), headers[name]) for name in names)
     size = sum(len(name) + len(value) for name, value in metadata)
     if size > USER_METADATA_SIZE_MAX:
         raise S3Error(
@@ -73,5 +72,6 @@ def shown_headers(
     shown = list(headers)
     if not headers or not any(name == "content-type" for name, _ in headers):
         shown.append(_DEFAULT)
-    shown += [(METADATA_PREFIX + name, value) for name, value in metadata]
+    if metadata:
+        shown += [(METADATA_PREFIX + name, value) for name, value in metadata]
     return shown

@@ -22,12 +22,17 @@ def leave(
 ) -> Capability:
     named = None if key is None else Key(key)
 
-    def renew(newer: BucketRecord) -> Capability:
-        return leave(newer, action, key, principal=principal, version_id=version_id)
+    return _make(principal, action, record, named, version_id)
 
-    return Capability(
-        principal, action, bucket=record, key=named, version_id=version_id, renew=renew
-    )
+
+def _make(
+    principal: Principal,
+    action: str,
+    record: BucketRecord,
+    key: Key | None,
+    version_id: VersionId | None,
+) -> Capability:
+    return Capability(principal, action, record, key, version_id, _make)
 
 
 put_leave = partial(leave, action="s3:PutObject")

@@ -61,3 +61,18 @@ async def test_who_serves_no_client_has_only_its_calls_limits(autojump_clock: An
     patience._current.set(None)
     for _ in range(3):
         assert await call(60, limit_ms=5_000) == pytest.approx(5)
+
+
+async def test_who_serves_no_client_has_the_deadlines_around_it(
+    autojump_clock: Any,
+) -> None:
+    patience._current.set(None)
+    with trio.fail_after(3):
+        with patience.waiting(5_000) as timeout_ms:
+            assert timeout_ms == pytest.approx(3_000, abs=1)
+        with patience.waiting(2_000) as timeout_ms:
+            assert timeout_ms == 2_000
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with patience.waiting(5_000) as timeout_ms:
+            assert timeout_ms == 1
