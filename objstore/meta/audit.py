@@ -84,7 +84,7 @@ def _take_version(found: _Found, key: bytes, payload: bytes) -> None:
     found.last_key = key[:-8]
     if is_current and not head.is_delete_marker:
         found.count(bucket, Count.OBJECTS, 1)
-        found.listed[key[3:-8]] = payloads.pack(payloads.listed(head))
+        found.listed[key[3:-8]] = payloads.pack_listed(head, head.time_ms)
     found.count(bucket, Count.VERSIONS, 1)
     found.count(bucket, Count.BYTES, head.size)
     location = head.location()

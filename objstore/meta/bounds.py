@@ -21,9 +21,21 @@ from objstore.limits import (
     SLOT_COUNT,
 )
 from objstore.meta import commands as c
+from objstore.meta import payloads
 from objstore.meta import queries as q
 from objstore.meta.schema import is_hex_16
-from objstore.meta.values import Checksum, Chunks, External, Inline, Location, Parts
+from objstore.meta.values import (
+    Checksum,
+    ChunkRef,
+    Chunks,
+    Draft,
+    External,
+    Inline,
+    Location,
+    PackedDraft,
+    Parts,
+    Traits,
+)
 from objstore.ring.layout import decode as decode_layout
 
 _ENVELOPE_SIZE_MAX = 64
@@ -128,11 +140,63 @@ def _check_checksum(checksum: Checksum | None) -> None:
         _require(0 < len(checksum.value) <= 64, "a checksum of 1 to 64 bytes")
 
 
-def _check_draft(draft: Any) -> None:
-    _check_number(draft.size, OBJECT_SIZE_MAX)
+def _check_draft(packed: PackedDraft) -> None:
+    """Unpack what replicas and readers will unpack: they trust what is in a log."""
+    _check_number(packed.size, OBJECT_SIZE_MAX)
+    try:
+        traits = payloads.unpack_traits(packed.traits)
+        draft = payloads.unpack_draft(packed)
+        has_types = _has_types_of_draft(draft, traits)
+    except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise InvalidRequest(f"a draft that cannot be unpacked: {error}") from error
+    except AssertionError as error:
+        raise InvalidRequest("a draft of parts that do not fit") from error
+    _require(has_types, "a draft with fields of other types")
+    has_checksum = traits.checksum_algorithm is not None
+    _require(has_checksum == (packed.checksum is not None), "a checksum has a value")
     _check_checksum(draft.checksum)
     _require(not isinstance(draft.location, Parts), "only a completion makes parts")
     _check_location(draft.location)
+
+
+def _has_types_of_draft(draft: Draft, traits: Traits) -> bool:
+    """Whether fields that were packed are what their class says."""
+    return (
+        [type(text) for text in traits] in _TYPES_OF_TRAITS
+        and all(map(_is_pairs, (draft.headers, draft.user_metadata, draft.tags)))
+        and _has_types_of_location(draft.location)
+    )
+
+
+_NONE = type(None)
+_TYPES_OF_TRAITS = ([str, str, str, str], [str, str, _NONE, _NONE])
+
+
+def _is_pairs(pairs: object) -> bool:
+    return type(pairs) is tuple and all(
+        type(pair) is tuple and [type(text) for text in pair] == [str, str]
+        for pair in pairs
+    )
+
+
+def _has_types_of_location(location: Location) -> bool:
+    match location:
+        case Inline(data):
+            return type(data) is bytes
+        case Chunks(scheme, chunks):
+            return type(scheme) is str and all(map(_has_types_of_chunk, chunks))
+        case Parts(upload, part_count):
+            return type(upload) is str and type(part_count) is int
+        case External(target, reference):
+            return type(target) is str and type(reference) is bytes
+
+
+def _has_types_of_chunk(ref: ChunkRef) -> bool:
+    return (
+        (type(ref.chunk), type(ref.size), type(ref.epoch)) == (bytes, int, int)
+        and all(type(displaced.index) is int for displaced in ref.displaced)
+        and all(type(displaced.node) in (str, _NONE) for displaced in ref.displaced)
+    )
 
 
 def _check_location(location: Location) -> None:

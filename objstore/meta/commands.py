@@ -32,8 +32,8 @@ from objstore.meta.values import (
     BucketState,
     ChunkPlace,
     ChunkRef,
-    Draft,
     JoinToken,
+    PackedDraft,
     Part,
     Upload,
 )
@@ -63,6 +63,12 @@ class WriteCondition:
 
 
 UNCONDITIONAL = WriteCondition()
+
+
+def asked(condition: WriteCondition) -> WriteCondition | None:
+    """As a command carries it: nothing, where nothing is asked, as of most writes."""
+    return None if condition == UNCONDITIONAL else condition
+
 
 # ---- slot commands: each has `slot`, and is routed by it ------------------------------
 
@@ -104,7 +110,7 @@ class DropBucket:
     bucket: BucketId
 
 
-@wire("c.put_version")
+@wire("c.put_version", version=2)  # Version 1 had a draft that was not packed.
 @frozen
 class PutVersion:
     """Make a version the current one of its key.  Result: PutResult.
@@ -116,8 +122,8 @@ class PutVersion:
     slot: Slot
     ref: BucketRef
     key: Key
-    draft: Draft
-    condition: WriteCondition = UNCONDITIONAL
+    draft: PackedDraft
+    condition: WriteCondition | None = None
     intent: IntentId | None = None
 
 
@@ -131,7 +137,7 @@ class PutResult:
     term: int
 
 
-@wire("c.delete_version")
+@wire("c.delete_version", version=2)  # Version 1 always had a condition.
 @frozen
 class DeleteVersion:
     """Delete a key's current version, or a named one.  Result: DeleteResult.
@@ -144,7 +150,7 @@ class DeleteVersion:
     ref: BucketRef
     key: Key
     version_id: VersionId | None = None
-    condition: WriteCondition = UNCONDITIONAL
+    condition: WriteCondition | None = None
 
 
 @wire("c.delete_result")
@@ -222,7 +228,7 @@ class PartRef:
     checksum: bytes | None = None
 
 
-@wire("c.complete_upload")
+@wire("c.complete_upload", version=2)  # Version 1 always had a condition.
 @frozen
 class CompleteUpload:
     """Make a version of the listed parts.  Result: CompleteResult.
@@ -238,7 +244,7 @@ class CompleteUpload:
     key: Key
     upload: UploadId
     parts: tuple[PartRef, ...]
-    condition: WriteCondition = UNCONDITIONAL
+    condition: WriteCondition | None = None
     expected_size: int | None = None  # x-amz-mp-object-size
     expected_checksum: bytes | None = None  # Of the whole object, where the client sent it.
     part_size_min: int = PART_SIZE_MIN  # Of all but the last; of the node that was asked.

@@ -44,7 +44,7 @@ def drop_intent(work: Work, command: DropIntent) -> None:
 
 
 def use_intent(
-    work: Work, bucket: BucketId, intent: IntentId | None, location: Location
+    work: Work, bucket: BucketId, intent: IntentId | None, location: Location | None
 ) -> None:
     """Check that `location` may be committed, and use its intent up.
 

@@ -7,10 +7,10 @@
     FFFE 04                                the last generation that was given out
     FFFE 05 table u8, name                 the view's copy of a row of the cluster shard
     FFFE 06                                the version of that copy
-    FFFE 07                                which rows there are for each object, u16be: 5.
-                                           Of 1 to 4, which had no LISTED, another, a
-                                           CHANGE, or REQUEST without a period, nothing
-                                           was released
+    FFFE 07                                which rows there are for each object, u16be: 6.
+                                           Of 1 to 5, which had no LISTED, another, a
+                                           CHANGE, REQUEST without a period, or other
+                                           versions, nothing was released
 
 Each value is sealed with its whole key.
 """
@@ -37,7 +37,7 @@ GENERATION_KEY = LOCAL_PREFIX + b"\4"
 VIEW_PREFIX = LOCAL_PREFIX + b"\5"
 VIEW_VERSION_KEY = LOCAL_PREFIX + b"\6"
 FORMAT_KEY = LOCAL_PREFIX + b"\7"
-FORMAT = 5
+FORMAT = 6
 
 
 @frozen

@@ -2,9 +2,10 @@
 
     listed       [time as text, size, etag, bytes of traits]
     traits       [owner, class, checksum algorithm | nil, checksum kind | nil]
-    version      [id, order, time, index, term, size, etag, owner, class, checksum,
-                  body | nil]
-      body       bytes of [headers, user metadata, tags, location]; nil: a delete marker
+    version      [id, order, time, index, term, size, etag, bytes of traits,
+                  checksum's value | nil, bytes of about, bytes of location | nil]
+      about      [headers, user metadata, tags]
+      location   nil: a delete marker
     part         [size, etag, time, checksum, bytes of location]
     location     [1, bytes] inline | [2, scheme, [chunk ...]] | [3, upload, part count]
                  | [4, target, reference] external
@@ -14,8 +15,9 @@
     counters     [objects, versions, bytes, uploads, below objects, below bytes]
     state        [floor epoch, next released]
 
-A list grows at its end only: a reader takes the items that it knows.  Body and location
-are packed apart, so that lists and conditions need not decode them.  Values that are not
+A list grows at its end only: a reader takes the items that it knows.  What lists and
+conditions need not know of a version is packed apart, by the node that proposes it: no
+replica unpacks it to apply it.  Values that are not
 hot are packed by `rpc.codec` instead.  Nobody checks here: the envelope did (`schema`).
 """
 
@@ -40,6 +42,7 @@ from objstore.meta.values import (
     Listed,
     ListedVersion,
     Location,
+    PackedDraft,
     Part,
     Parts,
     Traits,
@@ -61,6 +64,7 @@ NO_BYTES = Inline(b"")  # Stands where a location was left out of an answer.
 _INLINE, _CHUNKS, _PARTS, _EXTERNAL = 1, 2, 3, 4
 
 Packed = tuple[Any, ...]
+Pairs = tuple[tuple[str, str], ...]
 
 
 # ---- locations ------------------------------------------------------------------------
@@ -132,45 +136,80 @@ class VersionHead(NamedTuple):
     term: int
     size: int
     etag: str
-    owner: str
-    storage_class: str
-    checksum: Packed | None
-    body: bytes | None  # None: a delete marker.
+    traits: bytes
+    checksum: bytes | None
+    about: bytes
+    packed_location: bytes | None  # None: a delete marker.
 
     @property
     def is_delete_marker(self) -> bool:
-        return self.body is None
+        return self.packed_location is None
 
     def location(self) -> Location | None:
-        return None if self.body is None else unpack_location(unpack(self.body)[3])
+        packed = self.packed_location
+        return None if packed is None else unpack_location(unpack(packed))
 
 
 _VERSION_FIELDS = len(VersionHead._fields)
-_BODY = VersionHead._fields.index("body")
+_LOCATION = VersionHead._fields.index("packed_location")
+_MARKER = (0, "", b"", None, b"", None)
+_INLINE_HEAD = pack((_INLINE, 0))[:2]
 
 
-def pack_version(version: Version) -> bytes:
-    v, draft = version, version.draft
-    if draft is None:
-        return pack(
-            (v.version_id, v.order, v.time_ms, v.index, v.term, 0, "", "", "", None, None)
-        )
-    body = pack(
-        (draft.headers, draft.user_metadata, draft.tags, pack_location(draft.location))
+def pack_draft(draft: Draft) -> PackedDraft:
+    checksum = draft.checksum or _NO_CHECKSUM
+    algorithm, kind = checksum.algorithm or None, checksum.kind or None
+    return PackedDraft(
+        draft.size,
+        draft.etag,
+        _pack_traits(draft.owner, draft.storage_class, algorithm, kind),
+        checksum.value or None,
+        pack((draft.headers, draft.user_metadata, draft.tags)),
+        pack(pack_location(draft.location)),
     )
+
+
+_NO_CHECKSUM = Checksum("", b"", "")
+
+
+def unpack_draft(packed: PackedDraft) -> Draft:
+    """The draft; of bytes that nobody looked at, nothing is checked here."""
+    location = unpack_location(unpack(packed.location))
+    return _draft(packed, location)
+
+
+def unpack_outside(packed: bytes | None) -> Location | None:
+    """A version's location if bytes are outside its row.  Inline ones are not unpacked."""
+    if packed is None or packed.startswith(_INLINE_HEAD):
+        return None
+    return unpack_location(unpack(packed))
+
+
+def pack_version(
+    version_id: VersionId,
+    draft: PackedDraft | None,
+    *,
+    order: int,
+    time_ms: int,
+    index: int,
+    term: int,
+) -> bytes:
+    """A row of VERSION; without a draft: of a delete marker."""
+    if draft is None:
+        return pack((version_id, order, time_ms, index, term, *_MARKER))
     return pack(
         (
-            v.version_id,
-            v.order,
-            v.time_ms,
-            v.index,
-            v.term,
+            version_id,
+            order,
+            time_ms,
+            index,
+            term,
             draft.size,
             draft.etag,
-            draft.owner,
-            draft.storage_class,
-            _pack_checksum(draft.checksum),
-            body,
+            draft.traits,
+            draft.checksum,
+            draft.about,
+            draft.location,
         )
     )
 
@@ -182,30 +221,18 @@ def unpack_head(payload: bytes) -> VersionHead:
 def unpack_version(payload: bytes) -> Version:
     """The whole version of a row of VERSION."""
     head = unpack_head(payload)
-    draft = None
-    if head.body is not None:
-        headers, metadata, tags, location = unpack(head.body)[:4]
-        draft = _draft(head, headers, metadata, tags, unpack_location(location))
-    return _version(head, draft)
+    location = head.location()
+    return _version(head, None if location is None else _draft(head, location))
 
 
 def listed(head: VersionHead) -> Listed:
     """A version as lists show it."""
-    algorithm, _, kind = head.checksum or _NO_CHECKSUM
-    traits = _pack_traits(head.owner, head.storage_class, algorithm, kind)
-    return Listed(iso_time(head.time_ms), head.size, head.etag, traits)
+    return Listed(iso_time(head.time_ms), head.size, head.etag, head.traits)
 
 
-_NO_CHECKSUM = (None, b"", None)
-
-
-def listed_draft(draft: Draft, time_ms: int) -> Listed:
-    """Likewise, of what becomes a version at that time."""
-    checksum = draft.checksum
-    algorithm = None if checksum is None else checksum.algorithm
-    kind = None if checksum is None else checksum.kind
-    traits = _pack_traits(draft.owner, draft.storage_class, algorithm, kind)
-    return Listed(iso_time(time_ms), draft.size, draft.etag, traits)
+def pack_listed(draft: PackedDraft | VersionHead, time_ms: int) -> bytes:
+    """A row of LISTED: what is, or becomes, a version at that time."""
+    return pack((iso_time(time_ms), draft.size, draft.etag, draft.traits))
 
 
 def listed_version(head: VersionHead) -> ListedVersion:
@@ -234,22 +261,35 @@ def _pack_traits(
     return pack((owner, storage_class, algorithm, kind))
 
 
+@lru_cache(maxsize=1024)
 def unpack_traits(packed: bytes) -> Traits:
     return Traits._make(unpack(packed)[: len(Traits._fields)])
 
 
-def _draft(
-    head: VersionHead, headers: Packed, metadata: Packed, tags: Packed, location: Location
-) -> Draft:
+@lru_cache(maxsize=128)  # Most objects have nothing but a Content-Type; some have 16 KiB.
+def unpack_about(packed: bytes) -> tuple[Pairs, Pairs, Pairs]:
+    """(headers, user metadata, tags)."""
+    headers, metadata, tags = unpack(packed)[:3]
+    return headers, metadata, tags
+
+
+def _draft(packed: PackedDraft | VersionHead, location: Location) -> Draft:
+    headers, metadata, tags = unpack_about(packed.about)
+    owner, storage_class, algorithm, kind = unpack_traits(packed.traits)
+    checksum = None
+    if packed.checksum is not None:
+        assert algorithm is not None
+        assert kind is not None
+        checksum = Checksum(algorithm, packed.checksum, kind)
     return Draft(
-        size=head.size,
-        etag=head.etag,
+        size=packed.size,
+        etag=packed.etag,
         headers=headers,
         user_metadata=metadata,
         location=location,
-        owner=head.owner,
-        checksum=_unpack_checksum(head.checksum),
-        storage_class=head.storage_class,
+        owner=owner,
+        checksum=checksum,
+        storage_class=storage_class,
         tags=tags,
     )
 
@@ -268,9 +308,8 @@ def _version(head: VersionHead, draft: Draft | None) -> Version:
 def relocated(payload: bytes, location: Location) -> bytes:
     """The payload of a version whose bytes are now at `location`."""
     fields = unpack(payload)
-    body = unpack(fields[_BODY])
-    body = pack((*body[:3], pack_location(location), *body[4:]))
-    return pack((*fields[:_BODY], body, *fields[_BODY + 1 :]))
+    packed = pack(pack_location(location))
+    return pack((*fields[:_LOCATION], packed, *fields[_LOCATION + 1 :]))
 
 
 # ---- parts ----------------------------------------------------------------------------

@@ -191,6 +191,23 @@ class Draft:
     tags: tuple[tuple[str, str], ...] = ()
 
 
+@wire("v.packed_draft")
+@frozen
+class PackedDraft:
+    """A draft as commands carry it and rows keep it, packed once by who proposes it.
+
+    Replicas look at its size, its etag and, unless the bytes are inline, its location;
+    `bounds` looks at all of it before it is in a log.  See `payloads` for what is packed.
+    """
+
+    size: int
+    etag: str
+    traits: bytes  # What lists show: owner, class, the checksum's algorithm and kind.
+    checksum: bytes | None  # Its value.
+    about: bytes  # Headers, user metadata, tags.
+    location: bytes = attrs.field(repr=False)
+
+
 @wire("v.version")
 @frozen
 class Version:

@@ -28,7 +28,6 @@ from collections.abc import Iterable
 from objstore.ids import NULL_VERSION, BucketId, Key, Slot, VersionId
 from objstore.meta import fences, intents, payloads, references, schema
 from objstore.meta.commands import (
-    UNCONDITIONAL,
     DeleteResult,
     DeleteVersion,
     PutResult,
@@ -38,7 +37,7 @@ from objstore.meta.commands import (
 from objstore.meta.errors import NoSuchKey, PreconditionFailed
 from objstore.meta.payloads import Place, VersionHead
 from objstore.meta.rows import RowView, first_row
-from objstore.meta.values import Draft, Listed, Version
+from objstore.meta.values import PackedDraft
 from objstore.meta.work import ORDER_SHIFT, Count, Work
 
 UNVERSIONED = "unversioned"
@@ -118,12 +117,12 @@ def etag_of(found: Found | None) -> str | None:
     return None if found is None or found[1].is_delete_marker else found[1].etag
 
 
-def check_condition(condition: WriteCondition, etag: str | None) -> None:
+def check_condition(condition: WriteCondition | None, etag: str | None) -> None:
     """Judge a write's condition by the etag of the object that is there (None: none).
 
     Raises NoSuchKey, PreconditionFailed.
     """
-    if condition is UNCONDITIONAL or condition == UNCONDITIONAL:
+    if condition is None:
         return
     if condition.if_match:
         if etag is None:
@@ -146,74 +145,95 @@ def put_version(work: Work, command: PutVersion) -> PutResult:
     versioning = fences.require(work.rows, work.slot, ref)
     prefix = schema.versions_prefix(work.slot, ref.bucket, key)
     top = current(work.rows, prefix)
-    check_condition(command.condition, etag_of(top))
-    intents.use_intent(work, ref.bucket, command.intent, draft.location)
-    return store_version(work, ref.bucket, key, draft, versioning=versioning, top=top)
+    if command.condition is not None:
+        check_condition(command.condition, etag_of(top))
+    outside = payloads.unpack_outside(draft.location)
+    if command.intent is not None or outside is not None:
+        intents.use_intent(work, ref.bucket, command.intent, outside)
+    result = store_version(work, ref.bucket, key, draft, versioning=versioning, top=top)
+    if outside is not None:
+        order = work.context.time_ms << ORDER_SHIFT
+        references.hold(work, Place(ref.bucket, key, order, "", 0), outside)
+    return result
 
 
 def store_version(
     work: Work,
     bucket: BucketId,
     key: Key,
-    draft: Draft | None,
+    draft: PackedDraft | None,
     *,
     versioning: str,
     top: Found | None,
 ) -> PutResult:
     """Make `draft` (None: a delete marker) the current version.
 
-    top: the version that was current.
+    top: the version that was current.  The caller sees to what the draft refers to.
     """
     context = work.context
+    time_ms = context.time_ms
     prefix = schema.versions_prefix(work.slot, bucket, key)
-    before = top
+    _show_after(work, bucket, key, before=top, draft=draft)
+    more_versions, more_bytes = 1, 0 if draft is None else draft.size
     if versioning != ENABLED:
         replaced = top
         if versioning != UNVERSIONED:
             replaced = _find_null(work.rows, work.slot, bucket, key, prefix)
         if replaced is not None:
-            _remove_row(work, bucket, key, replaced, versioning)
+            _delete_row(work, bucket, key, replaced, versioning)
+            more_versions, more_bytes = 0, more_bytes - replaced[1].size
             if top is not None and replaced[0] == top[0]:
                 top = None  # The rest, if any, is buried already.
     if top is not None:
         _bury(work, bucket, key, prefix, top)
-    order = context.time_ms << ORDER_SHIFT
-    version_id = (
-        version_id_of(order, context.index) if versioning == ENABLED else NULL_VERSION
-    )
-    version = Version(
-        version_id, order, context.time_ms, draft, context.index, context.term
-    )
-    work.rows.put(schema.current_key(prefix), payloads.pack_version(version))
-    shown = None if draft is None else payloads.listed_draft(draft, context.time_ms)
-    _show(work, bucket, key, before=before, now=shown)
-    work.count(bucket, Count.VERSIONS, 1)
-    if draft is not None:
-        work.count(bucket, Count.BYTES, draft.size)
-        place = Place(bucket, key, order, "", 0)
-        references.hold(work, place, draft.location)
-    return PutResult(
-        version_id=version_id,
-        time_ms=context.time_ms,
-        etag="" if draft is None else draft.etag,
+    order = time_ms << ORDER_SHIFT
+    version_id = NULL_VERSION
+    if versioning == ENABLED:
+        version_id = version_id_of(order, context.index)
+    row = payloads.pack_version(
+        version_id,
+        draft,
+        order=order,
+        time_ms=time_ms,
         index=context.index,
         term=context.term,
     )
+    work.rows.put(schema.current_key(prefix), row)
+    if more_versions:
+        work.count(bucket, Count.VERSIONS, more_versions)
+    if more_bytes:
+        work.count(bucket, Count.BYTES, more_bytes)
+    etag = "" if draft is None else draft.etag
+    return PutResult(version_id, time_ms, etag, context.index, context.term)
+
+
+def _show_after(
+    work: Work,
+    bucket: BucketId,
+    key: Key,
+    *,
+    before: Found | None,
+    draft: PackedDraft | None,
+) -> None:
+    """Show a key as it is from now on."""
+    row = None
+    if draft is not None:
+        row = payloads.pack_listed(draft, work.context.time_ms)
+    _show(work, bucket, key, before=before, row=row)
 
 
 def _show(
-    work: Work, bucket: BucketId, key: Key, *, before: Found | None, now: Listed | None
+    work: Work, bucket: BucketId, key: Key, *, before: Found | None, row: bytes | None
 ) -> None:
     """Show a key in lists, or no longer, whose current version was `before`.
 
-    now: the current version; None where that is a delete marker, or there is none.
+    row: of the current version; None where that is a delete marker, or there is none.
     """
     was_object = before is not None and not before[1].is_delete_marker
-    if was_object != (now is not None):
+    if was_object != (row is not None):
         work.count(bucket, Count.OBJECTS, -1 if was_object else 1)
-    if now is not None:
-        row_key = schema.listed_key(work.slot, bucket, key)
-        work.rows.put(row_key, payloads.pack(now))
+    if row is not None:
+        work.rows.put(schema.listed_key(work.slot, bucket, key), row)
     elif was_object:
         work.rows.delete(schema.listed_key(work.slot, bucket, key))
 
@@ -246,12 +266,21 @@ def _promote(work: Work, bucket: BucketId, key: Key, prefix: bytes) -> VersionHe
 def _remove_row(
     work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
 ) -> None:
-    """Remove a version's row and what hangs on it; the caller sees to `_show`."""
+    """Remove a version; the caller sees to `_show`."""
+    _delete_row(work, bucket, key, found, versioning)
+    work.count(bucket, Count.VERSIONS, -1)
+    work.count(bucket, Count.BYTES, -found[1].size)
+
+
+def _delete_row(
+    work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
+) -> None:
+    """Delete a version's row and what hangs on it."""
     row_key, head = found
     work.rows.delete(row_key)
-    work.count(bucket, Count.VERSIONS, -1)
-    work.count(bucket, Count.BYTES, -head.size)
-    references.let_go(work, bucket, key, head.location())
+    outside = payloads.unpack_outside(head.packed_location)
+    if outside is not None:
+        references.let_go(work, bucket, key, outside)
     if head.version_id == NULL_VERSION and versioning != UNVERSIONED:
         work.rows.delete(schema.null_key(work.slot, bucket, key))
 
@@ -269,7 +298,7 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
     check_condition(command.condition, etag_of(top))
     if versioning == UNVERSIONED:
         if top is not None:
-            _show(work, ref.bucket, key, before=top, now=None)
+            _show(work, ref.bucket, key, before=top, row=None)
             _remove_row(work, ref.bucket, key, top, versioning)
         return DeleteResult(None, is_delete_marker=False)
     marker = store_version(work, ref.bucket, key, None, versioning=versioning, top=top)
@@ -289,8 +318,8 @@ def _delete_named(
     _remove_row(work, bucket, key, found, versioning)
     if top is not None and top[0] == found[0]:
         now = _promote(work, bucket, key, prefix)
-        shown = None
+        row = None
         if now is not None and not now.is_delete_marker:
-            shown = payloads.listed(now)
-        _show(work, bucket, key, before=top, now=shown)
+            row = payloads.pack_listed(now, now.time_ms)
+        _show(work, bucket, key, before=top, row=row)
     return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)

@@ -13,6 +13,7 @@ from objstore.meta.commands import (
     DeleteResult,
     DeleteVersion,
     WriteCondition,
+    asked,
 )
 from objstore.objects.capability import Capability
 from objstore.objects.parallel import outcomes
@@ -33,10 +34,11 @@ async def delete_object(
     If cancelled, the version may be gone all the same.
     """
     capability.require("s3:DeleteObject", "s3:DeleteObjectVersion")
+    wish = asked(condition)
 
     def attempt(newer: Capability) -> Awaitable[DeleteResult]:
         slot, ref, key = store.place_of(newer)
-        return store.propose(DeleteVersion(slot, ref, key, newer.version_id, condition))
+        return store.propose(DeleteVersion(slot, ref, key, newer.version_id, wish))
 
     return await store.fenced(capability, attempt)
 

@@ -19,6 +19,7 @@ from objstore.meta.commands import (
     PartRef,
     PutPart,
     WriteCondition,
+    asked,
 )
 from objstore.meta.queries import GetUpload
 from objstore.meta.values import Part, Upload
@@ -178,7 +179,7 @@ async def complete_upload(
                 key=newer.object_key,
                 upload=upload,
                 parts=completion.parts,
-                condition=completion.condition,
+                condition=asked(completion.condition),
                 expected_size=completion.expected_size,
                 expected_checksum=completion.expected_checksum,
                 part_size_min=store.options.part_size_min,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from functools import partial
 
 from objstore.frozen import frozen
-from objstore.meta.commands import PutResult, PutVersion, WriteCondition
+from objstore.meta.commands import PutResult, PutVersion, WriteCondition, asked
 from objstore.meta.errors import NoSuchKey
+from objstore.meta.payloads import pack_draft
 from objstore.meta.queries import GetVersion
 from objstore.meta.values import Checksum, Draft, Version
 from objstore.meta.versions import check_condition
@@ -52,9 +53,9 @@ async def put_object(
 
     async def commit(newer: Capability, received: Received) -> Stored:
         slot, ref, key = store.place_of(newer)
-        draft = _draft(newer, attributes, received)
+        draft = pack_draft(_draft(newer, attributes, received))
         result = await store.propose(
-            PutVersion(slot, ref, key, draft, attributes.condition, received.intent)
+            PutVersion(slot, ref, key, draft, asked(attributes.condition), received.intent)
         )
         return Stored(result, received.size, received.checksum)
 

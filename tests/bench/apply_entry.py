@@ -30,6 +30,7 @@ from objstore.host.rocks_kv import RocksStore
 from objstore.ids import BucketId, Epoch, IntentId, Key, NodeId, RequestId, Slot, chunk_id
 from objstore.meta import commands as c
 from objstore.meta import envelope
+from objstore.meta.payloads import pack_draft
 from objstore.meta.store import MetaStore, ShardMachine
 from objstore.meta.values import (
     BucketFence,
@@ -75,7 +76,7 @@ def intent(number: int) -> IntentId:
 
 
 def put(number: int) -> c.PutVersion:
-    return c.PutVersion(SLOT, REF, key(number), draft(Inline(BODY)))
+    return c.PutVersion(SLOT, REF, key(number), pack_draft(draft(Inline(BODY))))
 
 
 def begin(number: int) -> c.BeginIntent:
@@ -84,7 +85,7 @@ def begin(number: int) -> c.BeginIntent:
 
 def put_chunk(number: int) -> c.PutVersion:
     ref = ChunkRef(chunk_id(intent(number), 0), 1 << 20, Epoch(1))
-    made = draft(Chunks("replicate:3", (ref,)), 1 << 20)
+    made = pack_draft(draft(Chunks("replicate:3", (ref,)), 1 << 20))
     return c.PutVersion(SLOT, REF, key(number), made, intent=intent(number))
 
 

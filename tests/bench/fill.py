@@ -24,6 +24,7 @@ from objstore.ids import Key, RequestId, ShardId
 from objstore.meta import apply
 from objstore.meta.commands import BucketRef, PutVersion
 from objstore.meta.local import Progress
+from objstore.meta.payloads import pack_draft
 from objstore.meta.rows import StagedRows
 from objstore.meta.schema import Table
 from objstore.meta.slots import slot_of
@@ -83,7 +84,9 @@ def _put(record: BucketRecord, number: int, body: bytes) -> PutVersion:
         owner=record.owner,
     )
     slot = slot_of(record.bucket, key, record.span)
-    return PutVersion(slot, BucketRef(record.bucket, record.config_version), key, draft)
+    return PutVersion(
+        slot, BucketRef(record.bucket, record.config_version), key, pack_draft(draft)
+    )
 
 
 def _apply(machine: ShardMachine, commands: Iterable[PutVersion]) -> None:

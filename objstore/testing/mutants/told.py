@@ -13,7 +13,7 @@ from objstore.chunks.driver import Commit
 from objstore.ids import Slot
 from objstore.meta import apply, fences, intents, payloads, reads, schema
 from objstore.meta.client import DEFAULT_TIMEOUT_MS, MetaClient
-from objstore.meta.commands import UNCONDITIONAL, BucketRef, Command, PutVersion
+from objstore.meta.commands import BucketRef, Command, PutVersion
 from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import GetVersion, ListKeys, Query
 from objstore.meta.rows import RowView
@@ -54,7 +54,7 @@ async def _check_then_act(
     client: MetaClient, command: Command, *, timeout_ms: int = DEFAULT_TIMEOUT_MS
 ) -> Any:
     """The condition is judged by who proposes, and not again where it is applied."""
-    if isinstance(command, PutVersion) and command.condition != UNCONDITIONAL:
+    if isinstance(command, PutVersion) and command.condition is not None:
         etag = None
         asked = GetVersion(command.slot, command.ref, command.key)
         try:
@@ -63,7 +63,7 @@ async def _check_then_act(
         except NoSuchKey:
             pass
         check_condition(command.condition, etag)
-        command = attrs.evolve(command, condition=UNCONDITIONAL)
+        command = attrs.evolve(command, condition=None)
     return await _propose(client, command, timeout_ms=timeout_ms)
 
 

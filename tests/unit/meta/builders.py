@@ -22,6 +22,7 @@ from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import reads, schema
 from objstore.meta.apply import apply
+from objstore.meta.payloads import pack_draft
 from objstore.meta.rows import Columns, StagedRows, page_of
 from objstore.meta.values import (
     BucketFence,
@@ -31,6 +32,7 @@ from objstore.meta.values import (
     Displaced,
     Draft,
     Inline,
+    PackedDraft,
     Part,
     Upload,
     Version,
@@ -110,7 +112,7 @@ class Shard:
 
     def put(self, key: bytes, data: bytes = b"x", **more: Any) -> Any:
         ref = more.pop("ref", REF)
-        return self.do(c.PutVersion(self.slot, ref, Key(key), draft(data), **more))
+        return self.do(c.PutVersion(self.slot, ref, Key(key), packed(data), **more))
 
     def get(self, key: bytes, version_id: Any = None, ref: c.BucketRef = REF) -> Version:
         return self.ask(q.GetVersion(self.slot, ref, Key(key), version_id))
@@ -145,6 +147,10 @@ def draft(data: bytes = b"x", **more: Any) -> Draft:
         "owner": "owner",
     }
     return Draft(**(fields | more))
+
+
+def packed(data: bytes = b"x", **more: Any) -> PackedDraft:
+    return pack_draft(draft(data, **more))
 
 
 def intent(number: int) -> IntentId:

@@ -20,6 +20,7 @@ from objstore.meta.errors import (
     StaleBucket,
     StaleEpoch,
 )
+from objstore.meta.payloads import pack_draft
 from objstore.meta.values import BucketFence, Displaced, Usage
 from tests.unit.meta.builders import (
     BUCKET,
@@ -31,6 +32,7 @@ from tests.unit.meta.builders import (
     draft,
     intent,
     large_draft,
+    packed,
 )
 
 CREATE = c.WriteCondition(if_none_match=("*",))
@@ -123,7 +125,7 @@ def test_r13_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) ->
     """R13: a delayed first attempt must not succeed after its retry failed."""
     shard.put(b"key")
     before = dict(shard.view.rows)
-    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"new"), CREATE)
+    put = c.PutVersion(SLOT, REF, Key(b"key"), packed(b"new"), CREATE)
     assert isinstance(shard.do(put, b"r" * 16), PreconditionFailed)
     added = [key for key in shard.view.rows if key not in before]
     assert [key[2] for key in added] == [schema.Table.REQUEST]
@@ -140,7 +142,7 @@ def test_r13_a_failed_command_changes_nothing_but_is_remembered(shard: Shard) ->
 def test_r13_a_command_that_comes_again_applies_once_and_answers_the_same(
     shard: Shard,
 ) -> None:
-    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"), CREATE)
+    put = c.PutVersion(SLOT, REF, Key(b"key"), packed(b"one"), CREATE)
     first = shard.do(put, b"r" * 16)
     assert shard.do(put, b"r" * 16) == first
     shard.put(b"key", b"two")
@@ -165,7 +167,7 @@ def test_r13_a_request_id_is_known_for_its_whole_time(
 ) -> None:
     """Wherever in a period it came."""
     shard.time_ms = 3 * REQUEST_ID_KEPT_MS + into_period_ms - 1
-    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"))
+    put = c.PutVersion(SLOT, REF, Key(b"key"), packed(b"one"))
     first = shard.do(put, b"r" * 16)
     shard.time_ms += REQUEST_ID_KEPT_MS - 1
     assert shard.do(put, b"r" * 16) == first
@@ -173,7 +175,7 @@ def test_r13_a_request_id_is_known_for_its_whole_time(
 
 
 def test_a_request_id_is_unknown_after_two_periods(shard: Shard) -> None:
-    put = c.PutVersion(SLOT, REF, Key(b"key"), draft(b"one"))
+    put = c.PutVersion(SLOT, REF, Key(b"key"), packed(b"one"))
     first = shard.do(put, b"r" * 16)
     shard.time_ms += 2 * REQUEST_ID_KEPT_MS
     assert shard.do(put, b"r" * 16) != first
@@ -261,7 +263,7 @@ def begin(shard: Shard, number: int) -> None:
 def put_large(shard: Shard, number: int, **more: object) -> object:
     location = chunks(intent(number), **more)  # type: ignore[arg-type]
     command = c.PutVersion(
-        SLOT, REF, Key(b"key"), large_draft(location), intent=intent(number)
+        SLOT, REF, Key(b"key"), pack_draft(large_draft(location)), intent=intent(number)
     )
     return shard.do(command)
 
@@ -375,7 +377,9 @@ def test_chunks_with_missing_fragments_are_listed_most_endangered_first(
         location = chunks(intent(number), missing=gone, away=away)
         key = Key(b"key%d" % number)
         shard.must(
-            c.PutVersion(SLOT, REF, key, large_draft(location), intent=intent(number))
+            c.PutVersion(
+                SLOT, REF, key, pack_draft(large_draft(location)), intent=intent(number)
+            )
         )
     assert below(shard) == [(1, 2), (2, 1), (200, 3)]
     assert shard.usage().below_objects == 2

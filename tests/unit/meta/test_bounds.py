@@ -6,14 +6,19 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from objstore.errors import InvalidRequest
 from objstore.ids import BucketId, ChunkId, Epoch, Key, NodeId, Slot
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
 from objstore.meta import commands as c
 from objstore.meta import errors as meta_errors
+from objstore.meta import payloads
 from objstore.meta import queries as q
+from objstore.meta.audit import audit_slot
 from objstore.meta.bounds import check_command, check_query
+from objstore.meta.payloads import pack_draft
 from objstore.meta.values import (
     AccessKey,
     BucketFence,
@@ -22,6 +27,7 @@ from objstore.meta.values import (
     ChunkRef,
     External,
     JoinToken,
+    PackedDraft,
     Parts,
 )
 from objstore.ring.layout import encode
@@ -30,10 +36,11 @@ from tests.unit.meta.builders import (
     BUCKET,
     REF,
     SLOT,
+    Shard,
     chunks,
-    draft,
     intent,
     large_draft,
+    packed,
     part,
     upload,
     upload_id,
@@ -50,8 +57,10 @@ COMMANDS: list[Any] = [
     c.OpenBucket(SLOT, BucketFence(BUCKET, 1, "enabled", is_open=True)),
     c.CloseBucket(SLOT, BUCKET, 2),
     c.DropBucket(SLOT, BUCKET),
-    c.PutVersion(SLOT, REF, KEY, draft(b"x"), c.WriteCondition(if_match=("a", "b"))),
-    c.PutVersion(SLOT, REF, KEY, large_draft(chunks(intent(1), 3)), intent=intent(1)),
+    c.PutVersion(SLOT, REF, KEY, packed(b"x"), c.WriteCondition(if_match=("a", "b"))),
+    c.PutVersion(
+        SLOT, REF, KEY, pack_draft(large_draft(chunks(intent(1), 3))), intent=intent(1)
+    ),
     c.DeleteVersion(SLOT, REF, KEY, "null"),  # type: ignore[arg-type]
     c.BeginIntent(SLOT, REF, KEY, intent(1), is_renewal=True),
     c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", (ChunkRef(CHUNK, 1, Epoch(1)),)),
@@ -120,13 +129,15 @@ OUT_OF_BOUNDS: list[Any] = [
     attrs.evolve(PUT, key=Key(b"k" * 1025)),
     attrs.evolve(PUT, ref=c.BucketRef(BucketId(-1), 1)),
     attrs.evolve(PUT, ref=c.BucketRef(BucketId(1 << 64), 1)),
-    attrs.evolve(PUT, draft=draft(b"x", size=-1)),
-    attrs.evolve(PUT, draft=draft(b"x", size=1 << 62)),
-    attrs.evolve(PUT, draft=draft(b"x", location=Parts(upload_id(1), 1))),
-    attrs.evolve(PUT, draft=draft(b"x", location=External("tier", b""))),
+    attrs.evolve(PUT, draft=packed(b"x", size=-1)),
+    attrs.evolve(PUT, draft=packed(b"x", size=1 << 62)),
+    attrs.evolve(PUT, draft=packed(b"x", location=Parts(upload_id(1), 1))),
+    attrs.evolve(PUT, draft=packed(b"x", location=External("tier", b""))),
     attrs.evolve(LARGE, intent=b"short"),
-    attrs.evolve(LARGE, draft=large_draft(chunks(intent(1), scheme="nonsense"))),
-    attrs.evolve(LARGE, draft=large_draft(chunks(intent(1), away=(256,)))),
+    attrs.evolve(
+        LARGE, draft=pack_draft(large_draft(chunks(intent(1), scheme="nonsense")))
+    ),
+    attrs.evolve(LARGE, draft=pack_draft(large_draft(chunks(intent(1), away=(256,))))),
     c.PurgeStep(Slot(SLOT_COUNT + 1)),
     c.CreateBucketRecord("name", "owner", (), "replicate:3"),
     c.CreateBucketRecord("name", "owner", (Slot(5000),), "replicate:3"),
@@ -144,6 +155,84 @@ def test_what_could_not_be_applied_is_refused_before_it_is_logged(command: Any) 
     """F32."""
     with pytest.raises(InvalidRequest):
         check_command(command, encoded_size=100)
+
+
+PACKED = PUT.draft
+PACK = payloads.pack
+TRAITS = ("owner", "STANDARD", "CRC32", "FULL_OBJECT")
+
+
+def _with_chunk(*chunk: object) -> bytes:
+    return PACK((2, "replicate:3", (chunk,)))
+
+
+MALFORMED: list[Any] = [
+    attrs.evolve(PACKED, traits=b""),
+    attrs.evolve(PACKED, traits=b"\xc1"),
+    attrs.evolve(PACKED, traits=PACKED.traits + b"\0"),
+    attrs.evolve(PACKED, traits=PACK(7)),
+    attrs.evolve(PACKED, traits=PACK(TRAITS[:3])),
+    attrs.evolve(PACKED, traits=PACK((b"owner", *TRAITS[1:])), checksum=b"c"),
+    attrs.evolve(PACKED, traits=PACK((*TRAITS[:3], None)), checksum=b"c"),
+    attrs.evolve(PACKED, traits=PACK(TRAITS), checksum=None),
+    attrs.evolve(PACKED, traits=PACK(TRAITS), checksum=b""),
+    attrs.evolve(PACKED, traits=PACK(TRAITS), checksum=b"c" * 65),
+    attrs.evolve(PACKED, checksum=b"c"),
+    attrs.evolve(PACKED, about=b""),
+    attrs.evolve(PACKED, about=PACK(((), ()))),
+    attrs.evolve(PACKED, about=PACK((None, (), ()))),
+    attrs.evolve(PACKED, about=PACK(((("a",),), (), ()))),
+    attrs.evolve(PACKED, about=PACK(((("a", 1),), (), ()))),
+    attrs.evolve(PACKED, about=PACK("abc")),
+    attrs.evolve(PACKED, location=b""),
+    attrs.evolve(PACKED, location=PACK((9, b""))),
+    attrs.evolve(PACKED, location=PACK((1,))),
+    attrs.evolve(PACKED, location=PACK((1, "text"))),
+    attrs.evolve(PACKED, location=PACK((1, b"x"))[:-1]),
+    attrs.evolve(PACKED, location=PACK((2, b"replicate:3", ()))),
+    attrs.evolve(PACKED, location=PACK((2, "replicate:3", 5))),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, 1, 1)),
+    attrs.evolve(PACKED, location=_with_chunk("c" * 16, 1, 1, ())),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK[1:], 1, 1, ())),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, None, 1, ())),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, 1, 1 << 63, ())),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, 1, 1, ((1,),))),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, 1, 1, ((1, b"node"),))),
+    attrs.evolve(PACKED, location=_with_chunk(CHUNK, 1, 1, ((256, None),))),
+]
+
+
+@pytest.mark.parametrize("made", MALFORMED)
+def test_a_draft_that_cannot_be_unpacked_is_refused_before_it_is_logged(made: Any) -> None:
+    """Replicas do not look at it any more, and readers trust it."""
+    with pytest.raises(InvalidRequest):
+        check_command(attrs.evolve(PUT, draft=made), encoded_size=100)
+
+
+@given(
+    st.sampled_from(["traits", "about", "location"]),
+    st.sampled_from([packed(b"data"), pack_draft(large_draft(chunks(intent(1), 2)))]),
+    st.integers(0, 10_000),
+    st.integers(0, 255),
+)
+def test_a_draft_with_any_byte_changed_is_refused_or_can_be_kept_and_read(
+    name: str, made: PackedDraft, place: int, byte: int
+) -> None:
+    part = bytearray(getattr(made, name))
+    part[place % len(part)] = byte
+    changed = attrs.evolve(made, **{name: bytes(part)})
+    shard = Shard()
+    shard.open()
+    shard.must(c.BeginIntent(SLOT, REF, KEY, intent(1)))
+    command = c.PutVersion(SLOT, REF, KEY, changed, intent=intent(1))
+    try:
+        check_command(command, encoded_size=100)
+    except InvalidRequest:
+        return
+    if isinstance(shard.do(command), c.PutResult):
+        assert codec.decode(codec.encode(shard.get(KEY))) == shard.get(KEY)
+        shard.must(c.DeleteVersion(SLOT, REF, KEY))
+    assert audit_slot(shard.view.rows.items()) == []
 
 
 def test_a_command_larger_than_an_entry_is_refused() -> None:

@@ -22,7 +22,7 @@ from objstore.meta.bucket_steps import BucketSteps
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.schema import CLUSTER_SLOT, Table
 from objstore.meta.values import BucketRecord, BucketState
-from tests.unit.meta.builders import Shard, draft
+from tests.unit.meta.builders import Shard, packed
 
 NAME = "bucket"
 SPAN = (Slot(1), Slot(2))
@@ -111,7 +111,7 @@ class World:
         if (known := self.known()) is not None:
             ref = c.BucketRef(known.bucket, known.config_version)
             slot = self.random.choice(SPAN)
-            result = self.do(c.PutVersion(slot, ref, Key(b"k"), draft()))
+            result = self.do(c.PutVersion(slot, ref, Key(b"k"), packed()))
             assert isinstance(result, c.PutResult | StaleBucket)
 
     def remove(self) -> None:
@@ -188,7 +188,7 @@ class World:
         assert now == steps.record
         for slot in SPAN:
             ref = c.BucketRef(last.bucket, now.config_version if now else 1)
-            result = self.do(c.PutVersion(slot, ref, Key(b"k"), draft()))
+            result = self.do(c.PutVersion(slot, ref, Key(b"k"), packed()))
             assert isinstance(result, StaleBucket if now is None else c.PutResult)
 
 

@@ -22,7 +22,7 @@ from objstore.meta.errors import (
 from objstore.meta.slots import choose_span, slot_of
 from objstore.meta.values import BucketFence, BucketRecord, BucketState
 from objstore.ring.layout import encode, with_member, with_member_state
-from tests.unit.meta.builders import draft
+from tests.unit.meta.builders import draft, packed
 from tests.unit.meta.cluster_of import (
     GRACE_MS,
     Cluster,
@@ -49,7 +49,7 @@ def put(record: BucketRecord, name: bytes, data: bytes = b"x", **more: Any) -> A
     key = Key(name)
     slot = slot_of(record.bucket, key, record.span)
     ref = c.BucketRef(record.bucket, record.config_version)
-    return c.PutVersion(slot, ref, key, draft(data), **more)
+    return c.PutVersion(slot, ref, key, packed(data), **more)
 
 
 def get(record: BucketRecord, name: bytes) -> q.GetVersion:

@@ -35,7 +35,7 @@ from objstore.meta.values import (
     JoinToken,
 )
 from objstore.ring.layout import Member, encode, found, with_member
-from tests.unit.meta.builders import Shard, draft
+from tests.unit.meta.builders import Shard, packed
 
 NODE = NodeId("a" * 16)
 LAYOUT = found([Member(NODE, 1)], partition_count=16, widths=(3,))
@@ -170,7 +170,7 @@ class Both:
     def put(self, record: BucketRecord, key: bytes = b"k") -> Any:
         ref = c.BucketRef(record.bucket, record.config_version)
         slot = slot_of(record.bucket, key, record.span)  # type: ignore[arg-type]
-        return self.objects.do(c.PutVersion(slot, ref, key, draft()))  # type: ignore[arg-type]
+        return self.objects.do(c.PutVersion(slot, ref, key, packed()))  # type: ignore[arg-type]
 
     def record(self) -> BucketRecord | None:
         return cluster._bucket(self.cluster.view, "bucket")

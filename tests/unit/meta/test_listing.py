@@ -17,7 +17,7 @@ from objstore.meta.audit import audit_slot
 from objstore.meta.slots import slot_of
 from objstore.meta.values import BucketFence
 from objstore.rpc import codec
-from tests.unit.meta.builders import BUCKET, REF, Shard, draft, upload, upload_id
+from tests.unit.meta.builders import BUCKET, REF, Shard, draft, packed, upload, upload_id
 
 SPAN = (Slot(7), Slot(9), Slot(2000))
 Entry = tuple[bytes, bool]  # (name, whether it is a common prefix)
@@ -34,7 +34,7 @@ def put_all(shard: Shard, names: set[bytes], deleted: set[bytes]) -> None:
         shard.must(c.OpenBucket(slot, fence))
     for name in sorted(names | deleted):
         slot = slot_of(BUCKET, Key(name), SPAN)
-        shard.must(c.PutVersion(slot, REF, Key(name), draft(name)))
+        shard.must(c.PutVersion(slot, REF, Key(name), packed(name)))
         if name in deleted:
             shard.must(c.DeleteVersion(slot, REF, Key(name)))
 
@@ -155,7 +155,7 @@ def test_version_pages_show_every_version_newest_first(
         if is_delete:
             result = shard.must(c.DeleteVersion(slot, REF, Key(name)))
         else:
-            result = shard.must(c.PutVersion(slot, REF, Key(name), draft(name)))
+            result = shard.must(c.PutVersion(slot, REF, Key(name), packed(name)))
         history.setdefault(name, []).insert(0, result.version_id)
     expected: list[tuple[bytes, str | None]] = []
     for name, is_prefix in model(set(history), prefix, delimiter):

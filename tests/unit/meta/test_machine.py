@@ -20,6 +20,7 @@ from objstore.meta import audit, reads
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta.errors import NoSuchKey, NoSuchUpload
+from objstore.meta.payloads import pack_draft
 from objstore.meta.values import BucketFence
 from tests.unit.meta.builders import (
     BUCKET,
@@ -31,6 +32,7 @@ from tests.unit.meta.builders import (
     etag_of,
     intent,
     large_draft,
+    packed,
     part,
     upload,
     upload_id,
@@ -103,7 +105,7 @@ class MetaMachine(RuleBasedStateMachine):
             "swap": c.WriteCondition(if_match=(current or "x",)),
             "wrong": c.WriteCondition(if_match=("no such etag",)),
         }[condition]
-        result = self._do(c.PutVersion(SLOT, self.ref, Key(key), draft(data), wish))
+        result = self._do(c.PutVersion(SLOT, self.ref, Key(key), packed(data), wish))
         wins = {
             "none": True,
             "create": current is None,
@@ -124,7 +126,9 @@ class MetaMachine(RuleBasedStateMachine):
             mine, 2, missing=tuple(gone), away=stand_ins, scheme="replicate:4"
         )
         made = large_draft(location)
-        result = self._do(c.PutVersion(SLOT, self.ref, Key(key), made, intent=mine))
+        result = self._do(
+            c.PutVersion(SLOT, self.ref, Key(key), pack_draft(made), intent=mine)
+        )
         self._stored(key, result.version_id, made.etag, made.size)
 
     @rule(key=keys)

@@ -6,12 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objstore.ids import BucketId, Key, RequestId, Slot, UploadId
+from objstore.ids import NULL_VERSION, BucketId, Key, RequestId, Slot, UploadId
 from objstore.meta import commands as c
 from objstore.meta import envelope, part_map, payloads, schema
-from objstore.meta.values import Version
+from objstore.meta.values import Checksum, Inline, Version
 from objstore.rpc import codec
-from tests.unit.meta.builders import BUCKET, REF, SLOT, chunks, draft, intent, large_draft
+from tests.unit.meta.builders import (
+    BUCKET,
+    REF,
+    SLOT,
+    chunks,
+    draft,
+    intent,
+    large_draft,
+    packed,
+)
 
 keys = st.binary(min_size=1, max_size=8).map(Key)
 orders = st.integers(0, (1 << 64) - 2)
@@ -133,8 +142,28 @@ def test_values_under_each_other_s_keys_are_refused() -> None:
 def test_versions_are_packed_and_read_back_whole() -> None:
     location = chunks(intent(1), 3, missing=(0,), away=(2,))
     for made in (None, draft(b"data"), large_draft(location, tags=(("a", "b"),))):
-        version = Version("null", 77 << 20, 77, made, 12, 3)  # type: ignore[arg-type]
-        assert payloads.unpack_version(payloads.pack_version(version)) == version
+        version = Version(NULL_VERSION, 77 << 20, 77, made, 12, 3)
+        row = payloads.pack_version(
+            version.version_id,
+            None if made is None else payloads.pack_draft(made),
+            order=version.order,
+            time_ms=version.time_ms,
+            index=version.index,
+            term=version.term,
+        )
+        assert payloads.unpack_version(row) == version
+
+
+def test_drafts_are_packed_and_unpacked_whole() -> None:
+    for made in (
+        draft(b"data"),
+        draft(b"data", checksum=Checksum("SHA256", bytes(32), "COMPOSITE")),
+        large_draft(chunks(intent(1), 2), storage_class="GLACIER", headers=()),
+    ):
+        packed_draft = payloads.pack_draft(made)
+        assert payloads.unpack_draft(packed_draft) == made
+        outside = payloads.unpack_outside(packed_draft.location)
+        assert outside == (None if isinstance(made.location, Inline) else made.location)
 
 
 # ---- the envelope of log entries ------------------------------------------------------
@@ -142,7 +171,7 @@ def test_versions_are_packed_and_read_back_whole() -> None:
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, (1 << 64) - 1))
 def test_an_entry_is_read_back(request: bytes, stamp_ms: int) -> None:
-    command = c.PutVersion(SLOT, REF, Key(b"k"), draft(b"data"))
+    command = c.PutVersion(SLOT, REF, Key(b"k"), packed(b"data"))
     data = envelope.encode(RequestId(request), stamp_ms, codec.encode(command))
     assert envelope.decode(data) == envelope.Envelope(RequestId(request), stamp_ms, command)
 

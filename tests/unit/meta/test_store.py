@@ -20,6 +20,7 @@ from objstore.meta import queries as q
 from objstore.meta import store as store_module
 from objstore.meta.errors import PreconditionFailed
 from objstore.meta.local import VIEW_PREFIX
+from objstore.meta.payloads import pack_draft
 from objstore.meta.snapshot import CorruptSnapshot
 from objstore.meta.store import KvRows, MetaStore, ShardMachine, verify
 from objstore.meta.values import BucketFence
@@ -34,6 +35,7 @@ from tests.unit.meta.builders import (
     draft,
     intent,
     large_draft,
+    packed,
     part,
     upload,
     upload_id,
@@ -74,7 +76,7 @@ def open_bucket(slot: Slot = SLOT) -> c.OpenBucket:
 
 
 def put(key: bytes, data: bytes = b"x", slot: Slot = SLOT, **more: Any) -> c.PutVersion:
-    return c.PutVersion(slot, REF, Key(key), draft(data), **more)
+    return c.PutVersion(slot, REF, Key(key), packed(data), **more)
 
 
 def get(machine: ShardMachine, key: bytes, slot: Slot = SLOT) -> Any:
@@ -98,7 +100,7 @@ def history(seed: int, count: int = 60) -> list[Entry]:
                 slot,
                 REF,
                 key,
-                large_draft(chunks(intent(index - 1), missing=(1,))),
+                pack_draft(large_draft(chunks(intent(index - 1), missing=(1,)))),
                 intent=intent(index - 1),
             ),
             c.CreateUpload(slot, REF, upload(1, bytes(key))),
@@ -557,7 +559,9 @@ def test_slots_with_work_for_repair_are_known() -> None:
     machine = disk.store.machine(GROUP)
     begin = c.BeginIntent(SLOT, REF, Key(b"k"), intent(1))
     location = chunks(intent(1), missing=(1,))
-    large = c.PutVersion(SLOT, REF, Key(b"k"), large_draft(location), intent=intent(1))
+    large = c.PutVersion(
+        SLOT, REF, Key(b"k"), pack_draft(large_draft(location)), intent=intent(1)
+    )
     machine.apply([entry(1, open_bucket()), entry(2, begin), entry(3, large)], MEMBERS)
     assert disk.store.slots_below(GROUP) == [SLOT]
     assert disk.store.slots_released(GROUP) == []

@@ -15,6 +15,7 @@ from objstore.meta.commands import (
     WriteCondition,
 )
 from objstore.meta.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
+from objstore.meta.payloads import unpack_draft
 from objstore.meta.values import Chunks, Inline
 from objstore.objects import copy, delete, get, put
 from objstore.objects.budget import Budget, Overloaded
@@ -75,7 +76,7 @@ async def test_large_object_is_cut_into_chunks_under_an_intent(size):
         body = BytesBody(content(size))
         await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
         assert c.meta.names()[before:] == ["BeginIntent", "PutVersion"]
-        location = c.meta.proposed[-1].draft.location
+        location = unpack_draft(c.meta.proposed[-1].draft).location
         assert isinstance(location, Chunks)
         assert [ref.size for ref in location.chunks] == [
             min(2 * MiB, size - offset) for offset in range(0, size, 2 * MiB)
@@ -328,7 +329,7 @@ async def test_copy_of_a_small_object_stays_inline_and_of_a_large_one_is_new_chu
             stored = await copy.copy_object(c.store, source, version, target, PLAIN)
             assert stored.result.etag == version.draft.etag
             assert await fetch(c.store, record, key + b"-copy") == data
-            copied = c.meta.proposed[-1].draft.location
+            copied = unpack_draft(c.meta.proposed[-1].draft).location
             assert type(copied) is type(version.draft.location)
             assert copied != version.draft.location or isinstance(copied, Inline)
 

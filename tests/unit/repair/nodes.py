@@ -14,6 +14,7 @@ from objstore.ids import ChunkId, FragmentId, Key, NodeId, ShardId, Slot, chunk_
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import schema
+from objstore.meta.payloads import pack_draft
 from objstore.meta.values import BucketFence, ChunkRef, Chunks, Displaced
 from objstore.repair.damage import DamageQueue
 from objstore.repair.freeing import Freer
@@ -149,7 +150,9 @@ class Repairs:
         displaced.sort(key=lambda it: it.index)
         ref = ChunkRef(chunk, size, self.bench.ring.epoch, tuple(displaced))
         draft = large_draft(Chunks("replicate:3", (ref,)))
-        self.meta.shard.must(c.PutVersion(slot, REF, Key(key), draft, intent=of))
+        self.meta.shard.must(
+            c.PutVersion(slot, REF, Key(key), pack_draft(draft), intent=of)
+        )
         return ref
 
     async def move(self, chunk: ChunkId, index: int, place: int) -> None:

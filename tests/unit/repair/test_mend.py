@@ -10,6 +10,7 @@ from objstore.errors import OutOfSpace, Unavailable
 from objstore.ids import FragmentId, Key, Slot, chunk_id
 from objstore.meta import commands as c
 from objstore.meta import schema
+from objstore.meta.payloads import pack_draft
 from objstore.meta.values import Chunks, Displaced
 from objstore.repair.worker import WorkerState
 from objstore.testing.disk import DiskFault
@@ -288,7 +289,9 @@ async def test_a_scheme_that_cannot_be_rebuilt_yet_is_left_as_it_is(
         r.meta.shard.must(c.BeginIntent(SLOT, REF, KEY, of))
         coded = attrs.evolve(ref, chunk=chunk_id(of, 0))
         draft = large_draft(Chunks("ec:2+1", (coded,)))
-        r.meta.shard.must(c.PutVersion(SLOT, REF, Key(b"coded"), draft, intent=of))
+        r.meta.shard.must(
+            c.PutVersion(SLOT, REF, Key(b"coded"), pack_draft(draft), intent=of)
+        )
         await r.mender.work_once()
         assert [it.chunk for it in r.meta.below()] == [coded.chunk]
 

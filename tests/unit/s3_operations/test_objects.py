@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from objstore.ids import FragmentId
+from objstore.meta.payloads import unpack_draft
 from objstore.units import KiB, MiB
 from tests.unit.objects.composition import BOB, ROOT
 from tests.unit.s3_operations.front import front_door
@@ -353,7 +354,8 @@ async def test_stranger_learns_nothing_not_even_whether_a_key_exists():
 async def test_damaged_object_is_an_error_before_its_first_byte(autojump_clock):
     async with front_door() as front:
         await front.put("/photos/k", LARGE[: 64 * KiB])
-        (ref,) = front.composition.meta.proposed[-1].draft.location.chunks
+        draft = unpack_draft(front.composition.meta.proposed[-1].draft)
+        (ref,) = draft.location.chunks  # type: ignore[union-attr]
         await front.composition.chunks.delete([FragmentId(ref.chunk, 0)])
         with capture_logs() as logs:
             answer = await front.get("/photos/k")
