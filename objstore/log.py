@@ -24,8 +24,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from types import NoneType
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 import trio
@@ -185,34 +184,24 @@ class FrequentLog:
         self._pieces: list[str] = []
         for key in keys:
             start = ", " if self._pieces else "{"
-            self._pieces += (f"{start}{_quoted(key)}: ", "")
-        ends = f', "event": {_quoted(event)}, "node": {_quoted(node)}, "level": "info"'
+            self._pieces += (f"{start}{quoted(key)}: ", "")
+        ends = f', "event": {quoted(event)}, "node": {quoted(node)}, "level": "info"'
         self._pieces += (f'{ends}, "timestamp": "', "", '"}')
 
-    def info(self, *values: str | float | bool | None) -> None:
-        """Write a line; a value for each of its keys, in their order."""
+    def info(self, *texts: str) -> None:
+        """Write a line; texts: the value of each of its keys, in their order, as JSON."""
         output = _installed.output
         # Tests put another processor into the list, to see what is logged.
         if output is None or _installed.processors[-1] is not _installed.renderer:
+            values = map(json.loads, texts)
             self._log.info(self._event, **dict(zip(self._keys, values, strict=True)))
         elif _installed.has_info:
-            texts = [_JSON[type(value)](value) for value in values]
-            texts.append(_timestamp())
             pieces = self._pieces.copy()
-            pieces[1::2] = texts
+            pieces[1::2] = (*texts, _timestamp())
             output.info("".join(pieces))
 
 
-_quoted: Callable[[str], str] = encode_basestring_ascii
-_word = {True: "true", False: "false", None: "null"}.__getitem__
-# Whatever is called here is C: a lambda would cost as much as all else about its value.
-_JSON: dict[type, Callable[[Any], str]] = {
-    str: _quoted,
-    int: repr,
-    float: repr,
-    bool: _word,
-    NoneType: _word,
-}
+quoted: Callable[[str], str] = encode_basestring_ascii  # A text as JSON.
 
 
 def _timestamp() -> str:

@@ -50,13 +50,12 @@ def encode_head(
             lines.append(f"Content-Length: {content_length}")
     if is_last:
         lines.append("Connection: close")
-    lines.append("\r\n")
-    text = "\r\n".join(lines)
-    ends = len(lines)  # One a line; the last is the empty one.
-    if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
+    text = "".join(lines)
+    if "\n" in text or "\r" in text or "\0" in text:
         raise LocalProtocolError("a line end or NUL inside a header field")
+    lines.append("\r\n")
     try:
-        return text.encode("latin-1")
+        return "\r\n".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
         raise LocalProtocolError(f"a header field that is not latin-1: {error}") from error
 

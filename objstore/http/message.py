@@ -11,12 +11,15 @@ percent-encoded and never normalised: what they mean is the handler's affair.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import lru_cache
 from typing import Protocol, overload
 
 import attrs
 
 from objstore.errors import RemoteProtocolError
 
+# A client's requests of one kind have fields of the same names.
+_NAMES_KEPT = 128
 Bytes = bytes | bytearray | memoryview
 
 
@@ -34,7 +37,7 @@ class Headers:
 
     __slots__ = ("_extensions", "_fields", "by_name")
 
-    _extensions: list[str] | None
+    _extensions: tuple[str, ...] | None
     _fields: list[tuple[str, str]] | None  # None: each of `by_name` is one.
     by_name: dict[str, str]  # Lower-case name -> joined value; nobody changes it.
 
@@ -77,10 +80,10 @@ class Headers:
         return names.isdisjoint(self.by_name)
 
     @property
-    def extensions(self) -> list[str]:
+    def extensions(self) -> tuple[str, ...]:
         """The names that begin with "x-", lower-case: those that HTTP leaves to others."""
         if self._extensions is None:
-            self._extensions = [name for name in self.by_name if name[:2] == "x-"]
+            self._extensions = _extensions_of(tuple(self.by_name))
         return self._extensions
 
     def get_all(self, name: str) -> list[str]:
@@ -118,6 +121,11 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({', '.join(self.by_name)})"  # Values may be secrets.
+
+
+@lru_cache(_NAMES_KEPT)
+def _extensions_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name.startswith("x-"))
 
 
 class Body(Protocol):

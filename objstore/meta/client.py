@@ -20,7 +20,6 @@ exact pages, usage is summed.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -152,28 +151,31 @@ class MetaClient:
 
     # ---- asking -----------------------------------------------------------------------
 
-    async def query(self, query: q.Query, *, timeout_ms: int = DEFAULT_TIMEOUT_MS) -> Any:
+    def query(
+        self, query: q.Query, *, timeout_ms: int = DEFAULT_TIMEOUT_MS
+    ) -> Awaitable[Any]:
         """Ask, linearizably; the answer that the query's docstring names.
 
-        Raises `meta.errors`, Unavailable.
+        Raises `meta.errors`, Unavailable: when it is called, or awaited.
         """
         slot: Slot | None = getattr(query, "slot", None)
         if slot is not None:
-            return await self._ask(self.view.shard_of(slot), query, timeout_ms)
+            return self._ask(self.view.shard_of(slot), query, timeout_ms)
         if isinstance(query, q.ClusterChanges):
-            return await self._ask(CLUSTER_SHARD, query, timeout_ms)
+            return self._ask(CLUSTER_SHARD, query, timeout_ms)
         if isinstance(query, q.ListKeys):
-            return await self._list_keys(query, timeout_ms)
-        return await self._ask_all(query, timeout_ms)
+            return self._list_keys(query, timeout_ms)
+        return self._ask_all(query, timeout_ms)
 
     async def _ask(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
         if self.server.raft.serves_reads(shard):
             began_s = trio.current_time()
             own_ms = min(timeout_ms, _ATTEMPT_MS)
-            # Its leader is gone, or slow: whoever leads will answer, as for a stranger.
-            with contextlib.suppress(WrongShard, Unavailable):
+            try:
                 return await self.server.query(shard, query, timeout_ms=own_ms)
-            timeout_ms -= round((trio.current_time() - began_s) * 1000)
+            except (WrongShard, Unavailable):
+                # Its leader is gone, or slow: whoever leads will answer, as for a stranger.
+                timeout_ms -= round((trio.current_time() - began_s) * 1000)
         return await self._ask_others(shard, query, timeout_ms)
 
     async def _ask_others(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:

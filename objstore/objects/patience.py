@@ -30,27 +30,30 @@ _current: ContextVar[Patience | None] = ContextVar("patience", default=None)
 class Patience:
     """What is left of one request's time for metadata."""
 
-    limit_s: float
-    left_s: float
-    since: float = -inf  # trio time at which `left_s` was right.
+    limit_ms: int
+    spent_s: float = 0.0
+    since: float = -inf  # trio time at which `spent_s` was right.
 
-    def left_at(self, time: float) -> float:
-        """Seconds left at a trio time that is not before `since`."""
-        return min(self.limit_s, self.left_s + (time - self.since) * _RETURN_RATE)
+    def left_ms_at(self, time: float) -> int:
+        """Milliseconds left at a trio time that is not before `since`; 1 for none."""
+        if not self.spent_s:
+            return self.limit_ms
+        return max(1, self.limit_ms - int(self._spent_at(time) * 1000))
 
-    def spend(self, began: float) -> None:
+    def _spent_at(self, time: float) -> float:
+        return max(0.0, self.spent_s - (time - self.since) * _RETURN_RATE)
+
+    def spend(self, began: float, now: float) -> None:
         """Count a call that ended just now.  Of calls at once, the longest counts."""
-        now = trio.current_time()
-        if now - began >= _FREE_S:
-            counted = max(began, self.since)
-            self.left_s = max(0.0, self.left_at(counted) - (now - counted))
-            self.since = now
+        counted = max(began, self.since)
+        spent_s = self._spent_at(counted) + now - counted
+        self.spent_s = min(spent_s, self.limit_ms / 1000)
+        self.since = now
 
 
 def begin(limit_ms: int) -> None:
     """Give the calling task, which begins a request, this much patience."""
-    limit_s = limit_ms / 1000
-    _current.set(Patience(limit_s, limit_s))
+    _current.set(Patience(max(1, limit_ms)))
 
 
 class waiting:  # noqa: N801 - it is used as a function.
@@ -70,12 +73,14 @@ class waiting:  # noqa: N801 - it is used as a function.
         if self._patience is None:
             return _until_deadline(self._limit_ms)
         self._began = trio.current_time()
-        left_ms = int(self._patience.left_at(self._began) * 1000)
-        return max(1, min(self._limit_ms, left_ms))
+        left_ms = self._patience.left_ms_at(self._began)
+        return min(self._limit_ms, left_ms)
 
     def __exit__(self, *_: object) -> None:
         if self._patience is not None:
-            self._patience.spend(self._began)
+            now = trio.current_time()
+            if now - self._began >= _FREE_S:
+                self._patience.spend(self._began, now)
 
 
 def _until_deadline(limit_ms: int) -> int:

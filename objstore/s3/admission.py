@@ -63,24 +63,27 @@ class Admission:
     def waiting(self) -> int:
         return len(self._queue)
 
-    def enter_now(self) -> _Second | None:
-        """A place, where one is free and nobody waits for it; else None: `enter`."""
+    def enter_now(self, now: float) -> _Second | None:
+        """A place, where one is free and nobody waits for it; else None: `enter`.
+
+        now: trio's time, or a moment ago: when the request came will do.
+        """
         if self._waiting or self._taken >= self._places:
             return None
-        second = self._now()
+        second = self._second_at(now)
         second.places += 1
         self._taken += 1
         return second
 
     async def enter(self) -> _Second:
         """A place; `leave` gives it back.  Raises Overloaded."""
-        second = self._now()
+        second = self._second_at(trio.current_time())
         if self._taken + self._called >= self._places or self._queue:
             if len(self._queue) >= self._queue_max:
                 raise Overloaded(f"{self._taken} requests, and {self._queue_max} wait")
             if not await self._wait():
                 raise Overloaded(f"{self._taken} requests are being served")
-            second = self._now()
+            second = self._second_at(trio.current_time())
         second.places += 1
         self._taken += 1
         return second
@@ -103,7 +106,8 @@ class Admission:
                 return True
         finally:
             self._waiting -= 1
-        self._now()  # Where nobody leaves, somebody must notice that places have aged.
+        # Where nobody leaves, somebody must notice that places have aged.
+        self._second_at(trio.current_time())
         self._wake()
         return False
 
@@ -112,11 +116,11 @@ class Admission:
             self._queue.unpark()
             self._called += 1
 
-    def _now(self) -> _Second:
-        """The second it is; places older than KEPT_S are forgotten."""
-        number = int(trio.current_time())
-        while self._seconds and self._seconds[0].number <= number - KEPT_S:
-            self._taken -= self._seconds.popleft().places
-        if not self._seconds or self._seconds[-1].number != number:
-            self._seconds.append(_Second(number))
-        return self._seconds[-1]
+    def _second_at(self, now: float) -> _Second:
+        """The second of `now`, or the newest; places older than KEPT_S are forgotten."""
+        number, seconds = int(now), self._seconds
+        if not seconds or seconds[-1].number < number:
+            while seconds and seconds[0].number <= number - KEPT_S:
+                self._taken -= seconds.popleft().places
+            seconds.append(_Second(number))
+        return seconds[-1]

@@ -28,7 +28,7 @@ from objstore.host.entropy import Entropy
 from objstore.host.network import Address
 from objstore.http.framing import Refused
 from objstore.http.message import Bytes, Headers, Request, Response
-from objstore.log import FrequentLog
+from objstore.log import FrequentLog, quoted
 from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
 from objstore.objects.store import Store
@@ -192,7 +192,9 @@ class S3App:
             exchange.answer_slowly,
         )
         # Not before it is known who asks: strangers take no places.
-        place = self._admission.enter_now() or await self._admission.enter()
+        place = self._admission.enter_now(exchange.started)
+        if place is None:
+            place = await self._admission.enter()
         try:
             return await operation(call)
         finally:
@@ -233,7 +235,6 @@ class _Exchange:
         "_log",
         "_sent",
         "_slow",
-        "_started",
         "body",
         "host_id",
         "principal",
@@ -241,6 +242,7 @@ class _Exchange:
         "request",
         "request_id",
         "route",
+        "started",
     )
 
     def __init__(
@@ -264,7 +266,7 @@ class _Exchange:
         self._log = log
         self._error_code = ""
         self._sent = 0
-        self._started = trio.current_time()
+        self.started = trio.current_time()
 
     @property
     def operation(self) -> str:
@@ -352,7 +354,7 @@ class _Exchange:
 
     def done(self, *, status: int, is_whole: bool) -> None:
         """Count and log; once a request."""
-        duration_s = trio.current_time() - self._started
+        duration_s = trio.current_time() - self.started
         request, route, principal = self.request, self.route, self.principal
         received = 0 if self.body is None else self.body.received
         operation, bucket, key = _UNROUTED, None, None
@@ -364,19 +366,19 @@ class _Exchange:
         counts.sent += self._sent
         counts.count(operation, status, duration_s)
         self._log.info(
-            self.request_id,
-            operation,
-            request.method,
-            bucket,
-            key,
-            None if principal is None else principal.access_key,
-            request.remote,
-            status,
-            self._error_code or None,
-            received,
-            self._sent,
-            round(duration_s * 10_000) / 10,  # In ms; a third of what round(..., 1) costs.
-            is_whole,
+            quoted(self.request_id),
+            quoted(operation),
+            quoted(request.method),
+            "null" if bucket is None else quoted(bucket),
+            "null" if key is None else quoted(key),
+            "null" if principal is None else quoted(principal.access_key),
+            quoted(request.remote),
+            str(status),
+            quoted(self._error_code) if self._error_code else "null",
+            str(received),
+            str(self._sent),
+            str(round(duration_s * 10_000) / 10),  # ms; round(..., 1) costs three times it.
+            "true" if is_whole else "false",
         )
 
 

@@ -77,7 +77,7 @@ class Authenticator:
         credential = await self.credentials(signer.access_key)
         if credential is None:
             raise _unknown(signer.access_key)
-        key = self._keys.get(credential.secret_key, day=signer.day, region=signer.region)
+        key = self._keys.get(credential.secret_key, signer.day, signer.region)
         verified = verify(
             claim,
             key,

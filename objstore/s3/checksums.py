@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from objstore.http.message import Headers
 from objstore.objects.requests import CHECKSUM_ALGORITHMS, MD5, ExpectedDigest
 from objstore.s3.errors import S3Error
+from objstore.s3.sigv4 import OF_EVERY_REQUEST
 
 PREFIX = "x-amz-checksum-"
 SIZES = {"CRC32": 4, "CRC32C": 4, "CRC64NVME": 8, "SHA1": 20, "SHA256": 32, MD5: 16}
@@ -61,7 +62,8 @@ def expected_digests(headers: Headers) -> list[ExpectedDigest]:
     Raises S3Error InvalidDigest, InvalidRequest, NotImplemented.
     """
     if headers.lacks(_FURTHER):
-        return _checksums(headers)
+        plain = OF_EVERY_REQUEST.issuperset(headers.extensions)
+        return [] if plain else _checksums(headers)
     digests = []
     md5 = headers.get("content-md5")
     if md5 is not None:
@@ -95,15 +97,10 @@ def trailing_algorithm(headers: Headers) -> str | None:
 
 
 def _checksums(headers: Headers) -> list[ExpectedDigest]:
-    sent = [
-        header
-        for header in headers.extensions
-        if header.startswith(PREFIX) and header not in _NOT_VALUES
-    ]
-    if not sent:
-        return []
     found = []
-    for header in sent:
+    for header in headers.extensions:
+        if not header.startswith(PREFIX) or header in _NOT_VALUES:
+            continue
         algorithm = _HEADERS.get(header)
         if algorithm is None:
             raise S3Error("NotImplemented", details={"Header": header})

@@ -43,20 +43,6 @@ class Route:
     key: Key | None
 
 
-@frozen
-class Place:
-    """What an address names, before it is known what is to be done with it."""
-
-    bucket: str | None
-    key: Key | None
-
-    @property
-    def target(self) -> str:
-        if self.key is not None:
-            return OBJECT
-        return SERVICE if self.bucket is None else BUCKET
-
-
 def parse_query(query: str) -> dict[str, str]:
     """Decode a raw query.  Raises S3Error InvalidURI, InvalidArgument for repetitions."""
     parameters: dict[str, str] = {}
@@ -77,7 +63,7 @@ def parse_query(query: str) -> dict[str, str]:
     return parameters
 
 
-def locate(path: str, host: str, domains: Sequence[str]) -> Place:
+def locate(path: str, host: str, domains: Sequence[str]) -> tuple[str | None, Key | None]:
     """The bucket and key that a raw path, asked of `host`, names.
 
     host: as the header has it, with its port.
@@ -90,11 +76,11 @@ def locate(path: str, host: str, domains: Sequence[str]) -> Place:
     if bucket is None:
         raw_bucket, _, raw_key = raw_key.partition("/")
         if not raw_bucket and not raw_key and path == "/":
-            return Place(None, None)
+            return None, None
         bucket = _decode_text(raw_bucket)
     if not is_bucket_name(bucket):
         raise S3Error("InvalidBucketName", details={"BucketName": bucket})
-    return Place(bucket, _decode_key(raw_key) if raw_key else None)
+    return bucket, _decode_key(raw_key) if raw_key else None
 
 
 def resolve(
@@ -109,19 +95,20 @@ def resolve(
     """What a request asks for.  Arguments as for `locate` and `operation_of`."""
     if path == _OBJECT_LAMBDA_PATH and method == "POST":
         return Route("WriteGetObjectResponse", None, None)
-    place = locate(path, host, domains)
-    return Route(operation_of(method, place, query, headers), place.bucket, place.key)
+    bucket, key = locate(path, host, domains)
+    target = OBJECT if key is not None else SERVICE if bucket is None else BUCKET
+    return Route(operation_of(method, target, query, headers), bucket, key)
 
 
 def operation_of(
-    method: str, place: Place, query: Mapping[str, str], headers: Headers
+    method: str, target: str, query: Mapping[str, str], headers: Headers
 ) -> str:
     """The name of the operation that a request is.
 
+    target: SERVICE, BUCKET or OBJECT, as its address names one.
     Raises S3Error MethodNotAllowed, NotImplemented, InvalidArgument.
     """
     table = _table()
-    target = place.target
     present = table.plain
     if query:
         _refuse_unknown(query, table)

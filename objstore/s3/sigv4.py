@@ -50,6 +50,7 @@ STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
 STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+OF_EVERY_REQUEST = frozenset({"x-amz-date", "x-amz-content-sha256"})  # Headers.
 _COMMON_PAYLOADS = {EMPTY_SHA256, UNSIGNED_PAYLOAD}
 STREAMING = {STREAMING_SIGNED, STREAMING_SIGNED_TRAILER, STREAMING_UNSIGNED_TRAILER}
 
@@ -67,7 +68,7 @@ _TIMESTAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _EXPIRES = re.compile(r"[0-9]{1,10}")
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+(?:;[!#$%&'*+.^_`|~0-9a-z-]+)*")
 # A path that is already in canonical form: unreserved bytes and upper-case escapes.
-_CANONICAL = re.compile(r"(?:[A-Za-z0-9\-._~/]|%[0-9A-F]{2})*")
+_CANONICAL = re.compile(r"[A-Za-z0-9\-._~/]*(?:%[0-9A-F]{2}[A-Za-z0-9\-._~/]*)*")
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -403,7 +404,8 @@ def check_claim(claim: Claim, headers: Headers, *, region: str, now_ms: int) -> 
     """
     if claim.signer.scope != f"{claim.timestamp[:8]}/{region}/{_SERVICE}/{_TERMINATOR}":
         _refuse_scope(claim, region)
-    _check_time(claim, now_ms)
+    if claim.is_presigned or abs(now_ms - claim.time_ms) > SKEW_MAX_MS:
+        _judge_time(claim, now_ms)
     _check_signed_headers(claim, headers)
 
 
@@ -428,18 +430,17 @@ def _refuse_scope(claim: Claim, region: str) -> NoReturn:
     raise error
 
 
-def _check_time(claim: Claim, now_ms: int) -> None:
+def _judge_time(claim: Claim, now_ms: int) -> None:
+    """Refuse a time that is not now, or a presigned URL's that is not yet or no more."""
     if not claim.is_presigned:
-        if abs(now_ms - claim.time_ms) > SKEW_MAX_MS:
-            raise S3Error(
-                "RequestTimeTooSkewed",
-                details={
-                    "RequestTime": claim.timestamp,
-                    "ServerTime": _iso(now_ms),
-                    "MaxAllowedSkewMilliseconds": SKEW_MAX_MS,
-                },
-            )
-        return
+        raise S3Error(
+            "RequestTimeTooSkewed",
+            details={
+                "RequestTime": claim.timestamp,
+                "ServerTime": _iso(now_ms),
+                "MaxAllowedSkewMilliseconds": SKEW_MAX_MS,
+            },
+        )
     if claim.time_ms > now_ms + SKEW_MAX_MS:
         raise S3Error(
             "AccessDenied",
@@ -492,7 +493,7 @@ class SigningKeys:
         self._size_max = size_max
         self._keys: dict[tuple[str, str, str], bytes] = {}
 
-    def get(self, secret: str, *, day: str, region: str) -> bytes:
+    def get(self, secret: str, day: str, region: str) -> bytes:
         name = (secret, day, region)
         key = self._keys.get(name)
         if key is None:

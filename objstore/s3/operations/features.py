@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from objstore.http.message import Headers
 from objstore.s3.errors import S3Error
+from objstore.s3.sigv4 import OF_EVERY_REQUEST
 
 _NOT_IMPLEMENTED_PREFIXES = (
     "x-amz-server-side-encryption",
@@ -21,7 +22,6 @@ _NOT_IMPLEMENTED_PREFIXES = (
     "x-amz-if-match-",
     "x-amz-bucket-namespace",
 )
-_ON_EVERY_REQUEST = {"x-amz-date", "x-amz-content-sha256"}
 _CHOICES = frozenset({"x-amz-acl", "x-amz-storage-class"})
 # Header -> values that are the case anyway.
 _TRUE_ANYWAY = {
@@ -53,9 +53,9 @@ _KNOWN_CHECKSUM_HEADERS = {
 
 def refuse_unknown_features(headers: Headers) -> None:
     """Raise S3Error for the first header that asks for what is not done here."""
+    if OF_EVERY_REQUEST.issuperset(headers.extensions):
+        return
     for name in headers.extensions:
-        if name in _ON_EVERY_REQUEST:
-            continue
         value = headers[name]
         if name.startswith(_NOT_IMPLEMENTED_PREFIXES):
             raise not_implemented(name)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from objstore.http.message import Headers
 from objstore.limits import USER_METADATA_SIZE_MAX
 from objstore.s3.errors import S3Error
+from objstore.s3.sigv4 import OF_EVERY_REQUEST
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"  # What AWS says where nobody did.
 METADATA_PREFIX = "x-amz-meta-"
@@ -51,10 +52,13 @@ def _without_aws_chunked(value: str) -> str:
 
 def user_metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The user metadata, names without prefix.  Raises S3Error MetadataTooLarge."""
-    names = [name for name in headers.extensions if name.startswith(METADATA_PREFIX)]
-    if not names:
+    if OF_EVERY_REQUEST.issuperset(headers.extensions):
         return ()
-    metadata = tuple((name.removeprefix(METADATA_PREFIX), headers[name]) for name in names)
+    metadata = tuple(
+        (name.removeprefix(METADATA_PREFIX), headers[name])
+        for name in headers.extensions
+        if name.startswith(METADATA_PREFIX)
+    )
     size = sum(len(name) + len(value) for name, value in metadata)
     if size > USER_METADATA_SIZE_MAX:
         raise S3Error(

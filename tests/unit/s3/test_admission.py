@@ -131,20 +131,24 @@ async def test_a_free_place_is_had_at_once_unless_somebody_waits_for_one(
     autojump_clock: Any,
 ) -> None:
     admission = Admission(1, wait_s=10)
-    place = admission.enter_now()
+    place = admission.enter_now(trio.current_time())
     assert place is not None
-    assert admission.enter_now() is None
+    assert admission.enter_now(trio.current_time()) is None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, admission, 1, [], 1)
         await trio.testing.wait_all_tasks_blocked()
         admission.leave(place)
-        assert admission.enter_now() is None, "it is called and has yet to come"
+        assert admission.enter_now(trio.current_time()) is None, (
+            "it is called and has yet to come"
+        )
         await trio.sleep(0.5)
-        assert admission.enter_now() is None, "it is in its place"
-    place = admission.enter_now()
+        assert admission.enter_now(trio.current_time()) is None, "it is in its place"
+    place = admission.enter_now(trio.current_time())
     assert place is not None
     await trio.sleep(KEPT_S + 1)
-    assert admission.enter_now() is None, "whether a place is kept too long, `enter` sees"
+    assert admission.enter_now(trio.current_time()) is None, (
+        "whether a place is kept too long, `enter` sees"
+    )
     admission.leave(await admission.enter())
     admission.leave(place)
     assert (admission.taken, admission.waiting) == (0, 0)
