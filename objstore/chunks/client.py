@@ -24,7 +24,7 @@ import trio
 from objstore.chunks import messages as msg
 from objstore.chunks.format import crc32c as checksum
 from objstore.chunks.fragment import Block, FragmentHeader, FragmentStat
-from objstore.chunks.store import ChunkStore, Run
+from objstore.chunks.store import BegunRun, ChunkStore, Run
 from objstore.chunks.writer import FragmentWriter
 from objstore.errors import CorruptData, ObjstoreError, RemoteProtocolError, Unavailable
 from objstore.host.disk import Buffer
@@ -205,12 +205,18 @@ class ChunkClient:
             stats += found
         return stats
 
+    def begin_run(
+        self, node: NodeId, fragment: FragmentId, offset: int, end: int
+    ) -> Run | BegunRun | None:
+        """Begin one step of a read here; None: `read_run` is to be asked, in a task."""
+        return self.local.begin_run(fragment, offset, end) if node == self.node else None
+
     async def read_run(
         self, node: NodeId, fragment: FragmentId, offset: int, end: int
     ) -> Run:
-        """One step of a read; see `ChunkStore.read_run`."""
+        """One step of a read that `begin_run` could not begin."""
         if node == self.node:
-            return await self.local.read_run(fragment, offset, end)
+            return await self.local.read_run(fragment, offset, end, on_thread=True)
         request = msg.ReadFragment(fragment, offset, end)
         reply = await self.call(node, msg.READ, request)
         run = _value_of(node, reply, msg.BlockRun)
@@ -443,12 +449,59 @@ async def _abort_when_there(task: _Task[FragmentWriter]) -> None:
 # ---- reader ---------------------------------------------------------------------------
 
 
+class _Asked:
+    """A run asked for: begun, in a task, or there already."""
+
+    __slots__ = ("_begun", "_end", "_run", "_start", "_stream", "_task")
+
+    def __init__(self, stream: BlockStream, start: int, end: int) -> None:
+        self._stream, self._start, self._end = stream, start, end
+        self._run: Run | None = None
+        self._begun: BegunRun | None = None
+        self._task: _Task[Run] | None = None
+        begun = stream.client.begin_run(stream.node, stream.fragment, start, end)
+        if begun is None:
+            self._start_task()
+        elif isinstance(begun, BegunRun):
+            self._begun = begun
+        else:
+            self._run = begun
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` returns without waiting, most likely."""
+        return self._run is not None or (self._begun is not None and self._begun.is_done)
+
+    async def result(self) -> Run:
+        """The run.  If cancelled, it may be waited for again."""
+        if self._run is not None:
+            return self._run
+        if self._begun is not None:
+            self._run = await self._begun.wait()
+            if self._run is not None:
+                return self._run
+            self._begun = None
+            self._start_task()
+        assert self._task is not None
+        return await self._task.result()
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start_task(self) -> None:
+        stream, start, end = self._stream, self._start, self._end
+        self._task = stream.client.start(
+            lambda: stream.client.read_run(stream.node, stream.fragment, start, end)
+        )
+
+
 class BlockStream:
     """Blocks of one range of one fragment of one node.
 
     The first step asks for one run, which tells the size of blocks; from then on up to
-    READS_AHEAD runs are under way in the client's tasks.  A step that is cancelled loses
-    nothing: the next step waits for the same run.
+    READS_AHEAD runs are under way, read by the system or in the client's tasks.  A step
+    that is cancelled loses nothing: the next step waits for the same run.
     """
 
     def __init__(
@@ -457,12 +510,12 @@ class BlockStream:
         assert 0 <= offset <= end
         self.node = node
         self.fragment = fragment
-        self._client = client
+        self.client = client
         self._position = offset  # Of the next block to give.
-        self._asked = offset  # Where the runs asked for end.
+        self._next = offset  # Where the runs asked for end.
         self._end = end
         self._run_size = 0  # Known after the first run.
-        self._tasks: deque[_Task[Run]] = deque()
+        self._asked: deque[_Asked] = deque()
         self._blocks: deque[Block] = deque()
 
     def __aiter__(self) -> AsyncIterator[Block]:
@@ -472,31 +525,33 @@ class BlockStream:
         if self._position >= self._end:
             raise StopAsyncIteration
         while not self._blocks:
-            if not self._tasks:
+            if not self._asked:
                 self._ask(self._end)
-            run = await self._tasks[0].result()
-            self._tasks.popleft()
+            run = await self._asked[0].result()
+            self._asked.popleft()
             self._take(run)
         block = self._blocks.popleft()
         self._position += len(block.data)
         return block
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next step needs no waiting, most likely; asks for its run."""
+        if not self._asked and not self._blocks and self._position < self._end:
+            self._ask(self._end)
+        return bool(self._blocks) or not self._asked or self._asked[0].is_done
+
     def close(self) -> None:
         """Stop what is under way.  The stream ends."""
         self._end = self._position
-        for task in self._tasks:
-            task.cancel()
-        self._tasks.clear()
+        for asked in self._asked:
+            asked.cancel()
+        self._asked.clear()
         self._blocks.clear()
 
     def _ask(self, end: int) -> None:
-        start, stop = self._asked, min(end, self._end)
-        self._tasks.append(
-            self._client.start(
-                lambda: self._client.read_run(self.node, self.fragment, start, stop)
-            )
-        )
-        self._asked = stop
+        start, self._next = self._next, min(end, self._end)
+        self._asked.append(_Asked(self, start, self._next))
 
     def _take(self, run: Run) -> None:
         expected = self._position + sum(len(block.data) for block in self._blocks)
@@ -512,11 +567,11 @@ class BlockStream:
         self._blocks.extend(run.blocks)
         if self._run_size == 0:
             self._run_size = _run_size(run.block_size)
-            self._asked = expected  # The first run was asked for without a size.
-        elif not self._tasks and expected < self._asked:
-            self._asked = expected  # It gave less than asked for, and nothing follows.
-        while self._asked < self._end and len(self._tasks) < READS_AHEAD:
-            self._ask(self._asked - self._asked % run.block_size + self._run_size)
+            self._next = expected  # The first run was asked for without a size.
+        elif not self._asked and expected < self._next:
+            self._next = expected  # It gave less than asked for, and nothing follows.
+        while self._next < self._end and len(self._asked) < READS_AHEAD:
+            self._ask(self._next - self._next % run.block_size + self._run_size)
 
 
 def _run_size(block_size: int) -> int:

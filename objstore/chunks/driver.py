@@ -33,11 +33,11 @@ from objstore.chunks.index import Index, Location
 from objstore.chunks.segment import Segment
 from objstore.errors import Conflict, OutOfSpace
 from objstore.host.clock import Clock
-from objstore.host.disk import Buffer, Directory, File
+from objstore.host.disk import BegunWrite, Buffer, Directory, File
 from objstore.host.entropy import Entropy
 from objstore.host.threads import Threads, Worker
 from objstore.ids import DriveId, FragmentId
-from objstore.limits import POOL_THREADS_MAX
+from objstore.limits import BLOCK_SIZE, POOL_THREADS_MAX
 from objstore.units import MiB
 
 T = TypeVar("T")
@@ -48,10 +48,13 @@ log = structlog.get_logger()
 OPEN_FILES_MAX = 64
 # Each may be opened twice: for whole pages, and for the rest (`host.disk`, "direct").
 DESCRIPTORS_MAX = 2 * OPEN_FILES_MAX
-# Reads are counted, a MiB of a segment at a time: 8 GiB of them, in 1 MiB of memory.  So
-# many make a place in the page cache worth its cost.
+# What is read is counted, by windows of a segment: of 8 GiB of them, in 1 MiB of memory.
 READS_KEPT = 8192
-READS_OFTEN = 2
+READ_WINDOW = BLOCK_SIZE
+READ_SIZE_MIN = READ_WINDOW // 4  # Counts a read: the smallest costs the drive a turn too.
+# So often, on average of a window's bytes, makes a place in the page cache worth its cost:
+# filling it costs as much as is saved by a few reads from it (docs/internals/cost.md).
+READS_OFTEN = 3
 SEGMENT_SIZE_MIN = 4 * MiB
 # A drive holds at least so many segments, so that compaction has something to choose from.
 SEGMENTS_PER_DRIVE_MIN = 64
@@ -103,6 +106,35 @@ class _OpenFile:
     file: File
     users: int = 0
     is_evicted: bool = False
+
+
+async def _write_without_thread(batch: Sequence[Commit]) -> bool:
+    """Write and sync; False: a thread has to, from the beginning.  Raises OSError."""
+    commit = batch[0]
+    if len(batch) == 1 and commit.offset == commit.location.place:
+        # The whole record in one write, and nothing else to be synced.
+        begun = commit.file.begin_write(commit.offset, commit.buffers, sync=True)
+        return begun is not None and await begun.wait()
+    if not await _all_done(
+        [it.file.begin_write(it.offset, it.buffers, sync=False) for it in batch]
+    ):
+        return False
+    files = {id(commit.file): commit.file for commit in batch}.values()
+    return await _all_done([file.begin_sync() for file in files])
+
+
+async def _all_done(begun: Sequence[BegunWrite | None]) -> bool:
+    """Wait for all of them, also where one fails.  Raises OSError."""
+    is_done = True
+    failure: OSError | None = None
+    for write in begun:
+        try:
+            is_done = write is not None and await write.wait() and is_done
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return is_done
 
 
 def _write_and_sync(batch: Sequence[Commit]) -> None:
@@ -235,6 +267,24 @@ class Drive:
         except OSError as error:
             raise self.failed(error) from error
 
+    async def write(
+        self, file: File, offset: int, buffers: Sequence[Buffer], *, sync: bool
+    ) -> None:
+        """Write to a segment, without a thread where that can be.
+
+        sync: flush what was written so far, so that a later sync has less to do.
+        Raises DriveFenced, OutOfSpace.  Not cancelled half-way.
+        """
+        self.check()
+        begun = file.begin_write(offset, buffers, sync=sync)
+        if begun is not None:
+            try:
+                if await begun.wait():
+                    return
+            except OSError as error:
+                raise self.failed(error) from error
+        await self.io(_write, file, offset, buffers, sync)
+
     def failed(self, error: OSError) -> OutOfSpace | DriveFenced:
         """Fence where `error` asks for it; what to raise instead."""
         if error.errno in _NO_SPACE:
@@ -275,19 +325,30 @@ class Drive:
             if entry.is_evicted and entry.users == 0:
                 entry.file.close()
 
-    def is_read_often(self, segment: Segment, window: int) -> bool:
-        """Whether this part of the segment was read before, not long ago.
+    def is_read_often(self, segment: Segment, offset: int) -> bool:
+        """Whether what lies around `offset` of the segment was read so often, not long ago.
 
         Only then is it worth a place in the page cache: what is read once, a scan or a
         backup, leaves there what is read often.  And only then is it looked for there:
         asking for what is not there makes the kernel read it in, and more behind it.
         """
-        key = (segment.number, window)
-        count = self._reads.pop(key, 0) + 1
-        self._reads[key] = count
+        read_size = self._reads.get((segment.number, offset // READ_WINDOW), 0)
+        return read_size >= READS_OFTEN * READ_WINDOW
+
+    def note_read(self, segment: Segment, offset: int, size: int) -> None:
+        """Count a read of so many bytes from `offset` on."""
+        key = (segment.number, offset // READ_WINDOW)
+        self._reads[key] = self._reads.pop(key, 0) + max(size, READ_SIZE_MIN)
         if len(self._reads) > READS_KEPT:
             self._reads.popitem(last=False)
-        return count >= READS_OFTEN
+
+    def file_now(self, segment: Segment) -> File | None:
+        """The segment's file where it is open; for use at once, as nobody keeps it so."""
+        entry = self._files.get(segment.number)
+        if entry is None:
+            return None
+        self._files.move_to_end(segment.number)
+        return entry.file
 
     async def _open(self, number: int) -> _OpenFile:
         with trio.CancelScope(shield=True):  # Or the file would stay open for ever.
@@ -490,7 +551,8 @@ class Drive:
         try:
             self.check()
             with metrics.CHUNKS_SYNC_SECONDS.time():
-                await self._syncer.run(_write_and_sync, batch)
+                if not await _write_without_thread(batch):
+                    await self._syncer.run(_write_and_sync, batch)
         except DriveFenced as error:
             self._fail(batch, error)
         except OSError as error:
@@ -512,6 +574,12 @@ class Drive:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _write(file: File, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:
+    file.write_at(offset, buffers)
+    if sync:
+        file.sync()
 
 
 def _remove(directory: Directory, name: str) -> None:

@@ -208,6 +208,28 @@ class RangeRead:
     entries: tuple[int, ...]
 
 
+def span_of(extent: Extent, start: int, end: int, *, is_known: bool) -> tuple[int, int]:
+    """What to read at once, in the record, for the payload's bytes [start, end).
+
+    is_known: the record's table is.
+    """
+    first, last = extent.piece_at(start), extent.piece_at(end - 1)
+    here = extent.payload_offset + extent.piece(first)[0]
+    there = extent.payload_offset + extent.piece(last)[1]
+    if not is_known:
+        if here <= _GAP_MAX:
+            here = 0
+        if extent.table_offset - there <= _GAP_MAX:
+            there = extent.table_offset + extent.tail_size
+    return here, there
+
+
+def is_enough(extent: Extent, span: tuple[int, int], *, is_known: bool) -> bool:
+    """Whether what lies in `span` of a record can be verified without another read."""
+    here, there = span
+    return is_known or (here == 0 and there > extent.table_offset)
+
+
 def read_range(
     read: Reader,
     fragment: FragmentId,
@@ -225,40 +247,63 @@ def read_range(
     entries: the record's table, where it is known already.
     Raises CorruptRecord for anything that does not verify, OSError, NotInMemory.
     """
-    first, last = extent.piece_at(start), extent.piece_at(end - 1)
-    pieces_start, pieces_end = extent.piece(first)[0], extent.piece(last)[1]
-    # What is read at once, relative to the record: from here to there.
-    here = extent.payload_offset + pieces_start
-    there = extent.payload_offset + pieces_end
-    is_known = entries is not None
-    if not is_known:
-        if here <= _GAP_MAX:
-            here = 0
-        if extent.table_offset - there <= _GAP_MAX:
-            there = extent.table_offset + extent.tail_size
-    buffer = memoryview(_read(read, place + here, there - here))
-    if not is_known:
+    here, there = span_of(extent, start, end, is_known=entries is not None)
+    buffer = _read(read, place + here, there - here)
+    return range_in(
+        memoryview(buffer),
+        here,
+        fragment,
+        nonce=nonce,
+        place=place,
+        extent=extent,
+        start=start,
+        end=end,
+        entries=entries,
+        read=read,
+    )
+
+
+def range_in(
+    buffer: memoryview,
+    here: int,
+    fragment: FragmentId,
+    *,
+    nonce: bytes,
+    place: int,
+    extent: Extent,
+    start: int,
+    end: int,
+    entries: tuple[int, ...] | None,
+    read: Reader,
+) -> RangeRead:
+    """The payload's bytes [start, end), of what `span_of` said and `buffer` is.
+
+    here: where in the record it begins.
+    read: for what is not in it, where it is not enough (`is_enough`).
+    Raises as `read_range`.
+    """
+    if entries is None:
         # Deleted, and the index went back to before that?
         magic = buffer if here == 0 else _read(read, place, len(DEAD_MAGIC))
         if bytes(magic[: len(DEAD_MAGIC)]) == DEAD_MAGIC:
             raise CorruptRecord(place, "deleted")
-    if entries is None:
-        if there > extent.table_offset:
+        if here + len(buffer) > extent.table_offset:
             tail: Buffer = buffer[extent.table_offset - here :]
         else:
             tail = _read(read, place + extent.table_offset, extent.tail_size)
         entries = _entries(tail, fragment, nonce=nonce, place=place, extent=extent)
-    skipped = extent.payload_offset + pieces_start - here
-    payload = buffer[skipped : skipped + pieces_end - pieces_start]
-    if len(payload) != pieces_end - pieces_start:
-        raise CorruptRecord(place, "payload cut short")
+    first, last = extent.piece_at(start), extent.piece_at(end - 1)
+    payload = buffer[extent.payload_offset - here :] if here == 0 else buffer
+    begun = extent.piece(first)[0] if here else 0  # Where `payload` begins.
     name = fragment.encode()
     for number in range(first, last + 1):
         begin, stop = extent.piece(number)
-        crc = fmt.crc32c(payload[begin - pieces_start : stop - pieces_start])
-        if fmt.entry_of(name, number, crc) != entries[number]:
+        piece = payload[begin - begun : stop - begun]
+        if len(piece) != stop - begin:
+            raise CorruptRecord(place, "payload cut short")
+        if fmt.entry_of(name, number, fmt.crc32c(piece)) != entries[number]:
             raise CorruptRecord(place, f"piece {number}: checksum mismatch")
-    return RangeRead(payload[start - pieces_start : end - pieces_start], entries)
+    return RangeRead(payload[start - begun : end - begun], entries)
 
 
 def _read(read: Reader, offset: int, size: int) -> Buffer:

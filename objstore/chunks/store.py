@@ -37,6 +37,7 @@ from objstore.chunks import segment as seg
 from objstore.chunks.driver import Commit, Drive, DriveSpace, MovedAway
 from objstore.chunks.format import (
     CorruptRecord,
+    Extent,
     RecordHeader,
     RecordState,
     extent_of,
@@ -56,9 +57,9 @@ from objstore.chunks.recovery import Recovery, RecoveryReport
 from objstore.chunks.segment import Segment
 from objstore.chunks.writer import FragmentWriter, HeldBlocks
 from objstore.config import ChunksConfig
-from objstore.errors import ConfigError, CorruptData, OutOfSpace
+from objstore.errors import ConfigError, CorruptData, ObjstoreError, OutOfSpace
 from objstore.host.buffers import POOL
-from objstore.host.disk import Directory, File
+from objstore.host.disk import BegunRead, Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
 from objstore.ids import ClusterId, DriveId, FragmentId, NodeId
@@ -96,6 +97,76 @@ class _Located:
     drive: Drive
     segment: Segment
     location: Location
+
+
+@attrs.frozen
+class _Wanted:
+    """A range of a fragment, and what is known of its record."""
+
+    at: _Located
+    start: int
+    end: int
+    entries: tuple[int, ...] | None  # The record's table; None: not known.
+
+    def read(self, read: seg.Reader) -> seg.RangeRead:
+        """Raises as `segment.read_range`."""
+        location = self.at.location
+        return seg.read_range(
+            read,
+            self.at.fragment,
+            nonce=self.at.segment.nonce,
+            place=location.place,
+            extent=location.extent,
+            start=self.start,
+            end=self.end,
+            entries=self.entries,
+        )
+
+    def take(self, buffer: memoryview, here: int) -> seg.RangeRead:
+        """Raises as `segment.range_in`."""
+        location = self.at.location
+        return seg.range_in(
+            buffer,
+            here,
+            self.at.fragment,
+            nonce=self.at.segment.nonce,
+            place=location.place,
+            extent=location.extent,
+            start=self.start,
+            end=self.end,
+            entries=self.entries,
+            read=_read_nothing,
+        )
+
+
+class BegunRun:
+    """A run that the system reads, without a thread."""
+
+    __slots__ = ("_begun", "_here", "_store", "_wanted")
+
+    def __init__(
+        self, store: ChunkStore, wanted: _Wanted, begun: BegunRead, here: int
+    ) -> None:
+        self._store, self._wanted, self._begun, self._here = store, wanted, begun, here
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `wait` returns at once."""
+        return self._begun.is_done
+
+    async def wait(self) -> Run | None:
+        """The run; None: `read_run` is to be asked, and says what is wrong, if anything.
+
+        If cancelled, it may be waited for again, or be forgotten.
+        """
+        data = await self._begun.wait()
+        if data is None:
+            return None
+        try:
+            found = self._wanted.take(memoryview(data), self._here)
+        except (CorruptRecord, seg.NotInMemory):
+            return None
+        return self._store.run_of(self._wanted, found)
 
 
 @attrs.frozen
@@ -359,12 +430,49 @@ class ChunkStore:
         assert 0 <= size <= READ_SIZE_MAX
         return (await self._read(fragment, offset, offset + size, None)).blocks
 
-    async def read_run(self, fragment: FragmentId, offset: int, end: int) -> Run:
+    async def read_run(
+        self, fragment: FragmentId, offset: int, end: int, *, on_thread: bool = False
+    ) -> Run:
         """Read from `offset` to `end`, or less: blocks of about BLOCK_SIZE, at least one.
 
+        on_thread: `begin_run` said so.
         The run ends where a block ends, or at `end`.  Raises as `read`.
         """
+        if not on_thread:
+            begun = self.begin_run(fragment, offset, end)
+            run = await begun.wait() if isinstance(begun, BegunRun) else begun
+            if run is not None:
+                return run
         return await self._read(fragment, offset, end, BLOCK_SIZE)
+
+    def begin_run(
+        self, fragment: FragmentId, offset: int, end: int
+    ) -> Run | BegunRun | None:
+        """As `read_run`, without a thread: the run, where memory has it, or begun.
+
+        None: `read_run` is to be asked, `on_thread`, and says what is wrong, if anything.
+        """
+        try:
+            at = self._locate(fragment)
+        except ObjstoreError:
+            return None
+        stop = _stop_of(at.location.extent, offset, end, BLOCK_SIZE)
+        file = at.drive.file_now(at.segment)
+        if offset >= stop or file is None:
+            return None
+        wanted = _Wanted(at, offset, stop, self._entries_of(at))
+        extent, place = at.location.extent, at.location.place
+        if at.drive.is_read_often(at.segment, place + offset):
+            try:
+                return self.run_of(wanted, wanted.read(file.read_now))
+            except (CorruptRecord, seg.NotInMemory):
+                return None
+        is_known = wanted.entries is not None
+        here, there = span = seg.span_of(extent, offset, stop, is_known=is_known)
+        if not seg.is_enough(extent, span, is_known=is_known):
+            return None
+        begun = file.begin_read(place + here, there - here)
+        return None if begun is None else BegunRun(self, wanted, begun, here)
 
     async def _read(
         self, fragment: FragmentId, offset: int, end: int, size_max: int | None
@@ -373,21 +481,15 @@ class ChunkStore:
         for _ in range(_READ_ATTEMPTS):
             at = self._locate(fragment)
             extent = at.location.extent
-            stop = min(end, extent.payload_size)
+            stop = _stop_of(extent, offset, end, size_max)
             if offset >= stop:
                 return Run([], extent.block_size)
-            if size_max is not None:
-                blocks_max = max(1, size_max // extent.block_size)
-                last = offset // extent.block_size + blocks_max
-                stop = min(stop, last * extent.block_size)
             try:
-                data = await self._read_range(at, offset, stop)
+                return await self._read_range(at, offset, stop)
             except FileNotFoundError:
                 await self._doubt(at, "its segment file is gone")
             except CorruptRecord as error:
                 await self._doubt(at, error.reason)
-            else:
-                return Run(_blocks(data, offset, extent.block_size), extent.block_size)
         raise NoSuchFragment(f"fragment {fragment} moves faster than it can be read")
 
     def _locate(self, fragment: FragmentId) -> _Located:
@@ -414,34 +516,29 @@ class ChunkStore:
             raise CorruptFragment(f"fragment {fragment} is quarantined")
         return _Located(fragment, drive, segment, location)
 
-    async def _read_range(self, at: _Located, start: int, end: int) -> memoryview:
-        table = self._tables.get(at.fragment)
-        if table is not None and table.location != at.location:
-            table = None
-        work = functools.partial(
-            seg.read_range,
-            fragment=at.fragment,
-            nonce=at.segment.nonce,
-            place=at.location.place,
-            extent=at.location.extent,
-            start=start,
-            end=end,
-            entries=None if table is None else table.entries,
-        )
+    async def _read_range(self, at: _Located, start: int, end: int) -> Run:
+        wanted = _Wanted(at, start, end, self._entries_of(at))
         async with at.drive.using(at.segment) as file:
-            window = (at.location.place + start) // BLOCK_SIZE
-            if at.drive.is_read_often(at.segment, window):
-                try:
-                    found = work(file.read_now)
-                except seg.NotInMemory:
-                    found = await at.drive.io(work, file.read_at)
-            else:
-                found = await at.drive.io(work, file.read_past)
-        if table is None and 1 < len(found.entries) <= TABLE_PIECES_KEPT:
+            is_often = at.drive.is_read_often(at.segment, at.location.place + start)
+            read = file.read_at if is_often else file.read_past
+            found = await at.drive.io(wanted.read, read)
+        return self.run_of(wanted, found)
+
+    def _entries_of(self, at: _Located) -> tuple[int, ...] | None:
+        """The record's table, if it is known."""
+        table = self._tables.get(at.fragment)
+        return table.entries if table and table.location == at.location else None
+
+    def run_of(self, wanted: _Wanted, found: seg.RangeRead) -> Run:
+        """What was read: counted, and its table kept for the next read."""
+        at, start = wanted.at, wanted.start
+        at.drive.note_read(at.segment, at.location.place + start, len(found.data))
+        if wanted.entries is None and 1 < len(found.entries) <= TABLE_PIECES_KEPT:
             self._tables[at.fragment] = _Table(at.location, found.entries)
             if len(self._tables) > TABLES_KEPT:
                 self._tables.popitem(last=False)
-        return found.data
+        block_size = at.location.extent.block_size
+        return Run(_blocks(found.data, start, block_size), block_size)
 
     async def _doubt(self, at: _Located, reason: str) -> None:
         """A record did not verify: was it deleted or moved meanwhile, or is it damaged?
@@ -652,6 +749,21 @@ def _by_segment(
             (fragment, location)
         )
     return groups
+
+
+def _stop_of(extent: Extent, offset: int, end: int, size_max: int | None) -> int:
+    """Where a run from `offset` on ends; not behind it: there is nothing."""
+    stop = min(end, extent.payload_size)
+    if size_max is None:
+        return stop
+    blocks_max = max(1, size_max // extent.block_size)
+    last = offset // extent.block_size + blocks_max
+    return min(stop, last * extent.block_size)
+
+
+def _read_nothing(offset: int, size: int) -> None:
+    """Of a segment: what is not there is not waited for."""
+    del offset, size
 
 
 def _blocks(data: memoryview, offset: int, block_size: int) -> list[Block]:

@@ -1,9 +1,8 @@
 """One fragment on its way to a drive: what is written when.
 
-    block 0 ... n-2        as they come, in any order, each in one hop to a thread; the
-                           record's header goes with block 0
+    block 0 ... n-2        as they come, in any order; the record's header goes with block 0
     block n-1              waits in memory, so that it, table and trailer need one write,
-                           in the hop of the commit
+                           that of the commit
     every SYNC_EVERY       a sync on the way, so that no commit waits for a whole chunk
 
 A fragment of one block is so a single write and a (shared) sync.  Without its trailer a
@@ -11,8 +10,6 @@ record does not exist: a crash, or `abort`, leaves a dead extent.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import attrs
 
@@ -34,7 +31,7 @@ from objstore.limits import RECORD_ALIGNMENT
 from objstore.units import MiB
 
 # Last blocks that wait for their commit, over all writers; beyond it they are written at
-# once, which costs a hop.
+# once, which costs a write.
 HELD_SIZE_MAX = 32 * MiB
 SYNC_EVERY = 16 * MiB
 
@@ -144,7 +141,7 @@ class FragmentWriter:
             self._unsynced = 0
         self._writing += 1
         try:
-            await self._drive.io(_write, self._file, offset, buffers, sync)
+            await self._drive.write(self._file, offset, buffers, sync=sync)
         except BaseException:
             self._is_broken = True  # Written or not: no commit may build on it.
             raise
@@ -227,9 +224,3 @@ def _page_of(data: bytes, size: int = RECORD_ALIGNMENT) -> memoryview:
     page[: len(data)] = data
     page[len(data) :] = bytes(size - len(data))
     return page
-
-
-def _write(file: File, offset: int, buffers: Sequence[Buffer], sync: bool) -> None:
-    file.write_at(offset, buffers)
-    if sync:
-        file.sync()

@@ -54,6 +54,27 @@ class File(Protocol):
         """As `read_at`; of a file opened `direct`, the page cache keeps nothing of it."""
         ...
 
+    def begin_read(self, offset: int, size: int) -> BegunRead | None:
+        """Begin a `read_past` that needs no thread; None: this one needs one.
+
+        On the event loop only, as the other two that begin.
+        """
+        ...
+
+    def begin_write(
+        self, offset: int, data: Sequence[Buffer], *, sync: bool
+    ) -> BegunWrite | None:
+        """Begin a `write_at` that needs no thread; None: this one needs one.
+
+        sync: what is written survives a crash once it is done.  Of other writes that says
+            nothing.
+        """
+        ...
+
+    def begin_sync(self) -> BegunWrite | None:
+        """Begin a `sync` that needs no thread; None: this one needs one."""
+        ...
+
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
         """Write all of `data` (one buffer, or several in a row); extends the file."""
         ...
@@ -77,6 +98,35 @@ class File(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class BegunRead(Protocol):
+    """A read that the system works on."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `wait` returns at once."""
+        ...
+
+    async def wait(self) -> Buffer | None:
+        """The bytes, all that were asked for; None: they are to be read on a thread.
+
+        None also where something is wrong: the thread will say what.  If cancelled, it
+        may be waited for again, or be forgotten.
+        """
+        ...
+
+
+class BegunWrite(Protocol):
+    """A write or a sync that the system works on.  To be waited for, once."""
+
+    async def wait(self) -> bool:
+        """Whether it was done; False: it is to be done on a thread.
+
+        Raises OSError where it failed.  Not cancelled once begun: on cancellation it waits
+        for the end, then raises Cancelled, or OSError where it failed.
+        """
+        ...
 
 
 class DirectFile(Protocol):

@@ -8,7 +8,7 @@ A write with its sync costs a third of what a thread's pwrite and fdatasync do, 
 on the loop waits for the interpreter's lock meanwhile.  `open_direct` tries it out on
 the file's first block and says None where the system cannot: the caller has its thread.
 
-Source: io_submit(2), io_getevents(2), open(2) on O_DIRECT, linux/aio_abi.h.
+Source: as in `real_aio`, which has the calls; open(2) on O_DIRECT.
 """
 
 from __future__ import annotations
@@ -17,78 +17,24 @@ import ctypes
 import errno
 import mmap
 import os
-import platform
 import select
-import sys
-from typing import ClassVar
 
 import trio
 
 from objstore.host.disk import DIRECT_BLOCK_SIZE, Buffer
+from objstore.host.real_aio import (
+    FLAG_RESFD,
+    PWRITE,
+    RWF_DSYNC,
+    Event,
+    Request,
+    address_of,
+    calls,
+    syscall,
+)
 from objstore.units import KiB
 
 _BUFFER_SIZE = 256 * KiB  # Kept; longer data gets a buffer of its own, for once.
-# (io_setup, io_destroy, io_getevents, io_submit)
-_NUMBERS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
-_PWRITE = 1
-_RWF_DSYNC = 0x02
-_FLAG_RESFD = 1
-
-
-class _Request(ctypes.Structure):
-    """struct iocb, little endian."""
-
-    _fields_: ClassVar = [
-        ("data", ctypes.c_uint64),
-        ("key", ctypes.c_uint32),
-        ("rw_flags", ctypes.c_int32),
-        ("opcode", ctypes.c_uint16),
-        ("priority", ctypes.c_int16),
-        ("descriptor", ctypes.c_uint32),
-        ("buffer", ctypes.c_uint64),
-        ("size", ctypes.c_uint64),
-        ("offset", ctypes.c_int64),
-        ("reserved", ctypes.c_uint64),
-        ("flags", ctypes.c_uint32),
-        ("event_descriptor", ctypes.c_uint32),
-    ]
-
-
-class _Event(ctypes.Structure):
-    """struct io_event."""
-
-    _fields_: ClassVar = [
-        ("data", ctypes.c_uint64),
-        ("request", ctypes.c_uint64),
-        ("result", ctypes.c_int64),
-        ("result2", ctypes.c_int64),
-    ]
-
-
-assert ctypes.sizeof(_Request) == 64
-assert ctypes.sizeof(_Event) == 32
-
-
-def _calls() -> tuple[int, int, int, int] | None:
-    if not sys.platform.startswith("linux") or not hasattr(os, "eventfd"):
-        return None
-    return _NUMBERS.get(platform.machine())
-
-
-def _syscall(*arguments: object) -> int:
-    result = int(_libc.syscall(*arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
-def _address(buffer: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 class RealDirectFile:
@@ -96,10 +42,10 @@ class RealDirectFile:
 
     def __init__(self, path: str) -> None:
         """Raises OSError where the file system or the kernel cannot."""
-        calls = _calls()
-        if calls is None:
+        numbers = calls()
+        if numbers is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        setup, self._destroy, self._getevents, self._submit = map(ctypes.c_long, calls)
+        setup, self._destroy, self._getevents, self._submit = map(ctypes.c_long, numbers)
         self._closed = False
         self._path = path
         self._descriptor = self._wake = -1
@@ -108,17 +54,17 @@ class RealDirectFile:
             self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._buffer = mmap.mmap(-1, _BUFFER_SIZE)  # Aligned, as pages are.
-            _syscall(setup, ctypes.c_long(1), ctypes.byref(self._context))
+            syscall(setup, ctypes.c_long(1), ctypes.byref(self._context))
         except OSError:
             self._close_files()
             raise
-        self._event = _Event()
-        self._request = _Request(
-            opcode=_PWRITE,
-            rw_flags=_RWF_DSYNC,
+        self._event = Event()
+        self._request = Request(
+            opcode=PWRITE,
+            rw_flags=RWF_DSYNC,
             descriptor=self._descriptor,
-            buffer=_address(self._buffer),
-            flags=_FLAG_RESFD,
+            buffer=address_of(self._buffer),
+            flags=FLAG_RESFD,
             event_descriptor=self._wake,
         )
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
@@ -148,7 +94,7 @@ class RealDirectFile:
         # In one submission, as each of several would flush the drive's cache.
         buffer = self._buffer if size <= _BUFFER_SIZE else mmap.mmap(-1, size)
         buffer[:size] = data
-        self._request.buffer = _address(buffer)
+        self._request.buffer = address_of(buffer)
         self._begin(offset, size)
         try:
             await trio.lowlevel.wait_readable(self._wake)
@@ -162,19 +108,19 @@ class RealDirectFile:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            _syscall(self._destroy, self._context)  # Waits for what is under way.
+            syscall(self._destroy, self._context)  # Waits for what is under way.
             self._close_files()
 
     def _begin(self, offset: int, size: int) -> None:
         self._request.offset = offset
         self._request.size = size
-        _syscall(self._submit, self._context, ctypes.c_long(1), self._requests)
+        syscall(self._submit, self._context, ctypes.c_long(1), self._requests)
 
     def _end(self, size: int) -> None:
         """Take the answer: it is there once `_wake` is readable."""
         one = ctypes.c_long(1)
         while (
-            _syscall(
+            syscall(
                 self._getevents, self._context, one, one, ctypes.byref(self._event), None
             )
             == 0

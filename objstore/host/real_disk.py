@@ -4,6 +4,7 @@
     read_at           pread, until the size or the end of the file
     read_now          preadv2(RWF_NOWAIT): what the page cache has
     read_past         preadv on O_DIRECT, of the pages around what is wanted
+    begin_read ...    io_submit on O_DIRECT, of whole pages: see `real_aio`
     write_at          pwritev, until all is written (IOV_MAX buffers a call); whole pages on
                       O_DIRECT, of a file opened `direct`
     sync              fdatasync; fsync for a folder
@@ -32,9 +33,12 @@ import stat
 from collections.abc import Sequence
 
 import attrs
+import trio
 
+from objstore.host import real_aio
 from objstore.host.buffers import ALIGNMENT, POOL
 from objstore.host.disk import Buffer, Directory, Space, check_name
+from objstore.host.real_aio import SECTOR_SIZE
 from objstore.host.real_direct import RealDirectFile, open_direct
 from objstore.host.rocks_kv import RocksStore
 from objstore.units import MiB
@@ -44,12 +48,77 @@ FILE_MODE = 0o600
 
 _BUFFERS_MAX = 1024  # IOV_MAX of Linux: more buffers in one pwritev are refused.
 _ZEROS = bytes(MiB)
-_SECTOR = 512
 # A file system without O_DIRECT, or a drive that wants its bytes to lie otherwise.
 _NO_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
+# What the kernel says where it would have to wait, or cannot at all.
+_NOT_BEGUN = {-errno.EAGAIN, *(-number for number in _NO_DIRECT)}
+# Where it said so, so many times more are left to threads before it is asked again.
+_PAUSE_MAX = 256
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@attrs.define(eq=False)
+class _Pause:
+    """Whether it pays to ask for asynchronous work on a file."""
+
+    left: int = 0  # So many times it does not.
+    next: int = 1
+
+    def is_over(self) -> bool:
+        if self.left:
+            self.left -= 1
+            return False
+        return True
+
+    def begin(self) -> None:
+        self.left = self.next
+        self.next = min(2 * self.next, _PAUSE_MAX)
+
+    def forget(self) -> None:
+        self.next = 1
+
+
+@attrs.define(eq=False)
+class _BegunRead:
+    _operation: real_aio.Operation
+    _view: memoryview
+    _skipped: int  # Bytes of the first page before what is wanted.
+    _size: int
+    _pause: _Pause
+
+    @property
+    def is_done(self) -> bool:
+        return self._operation.result is not None
+
+    async def wait(self) -> Buffer | None:
+        count = await self._operation.wait()
+        if count in _NOT_BEGUN:
+            self._pause.begin()
+        if count < self._skipped + self._size:
+            return None
+        self._pause.forget()
+        return self._view[self._skipped : self._skipped + self._size]
+
+
+@attrs.define(eq=False)
+class _BegunWrite:
+    _operation: real_aio.Operation
+    _size: int
+    _pause: _Pause
+
+    async def wait(self) -> bool:
+        with trio.CancelScope(shield=True):
+            count = await self._operation.wait()
+        if count == self._size:
+            self._pause.forget()
+        elif count < 0 and count not in _NOT_BEGUN:
+            raise OSError(-count, os.strerror(-count))
+        else:  # Or in part, up to where it would have had to wait.
+            self._pause.begin()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return count == self._size
 
 
 @attrs.define(eq=False)
@@ -58,6 +127,7 @@ class RealFile:
 
     _descriptor: int  # -1 once closed.
     _direct: int = -1  # The same file on O_DIRECT; -1: not asked for, or not to be had.
+    _pause: _Pause = attrs.field(factory=_Pause)
 
     def set_direct(self, descriptor: int) -> None:
         """Use `descriptor` for whole pages: the same file, opened with O_DIRECT."""
@@ -104,6 +174,47 @@ class RealFile:
         if count < offset - start + size:  # The end of the file, most likely.
             return self.read_at(offset, size)
         return view[offset - start : offset - start + size]
+
+    def begin_read(self, offset: int, size: int) -> _BegunRead | None:
+        if self._direct < 0 or not self._pause.is_over():
+            return None
+        start = offset - offset % ALIGNMENT
+        view = POOL.take(-(-(offset + size) // ALIGNMENT) * ALIGNMENT - start)
+        operation = real_aio.begin(
+            real_aio.PREADV,
+            self._direct,
+            offset=start,
+            buffers=(view,),
+            flags=real_aio.RWF_NOWAIT,
+        )
+        if operation is None:
+            return None
+        return _BegunRead(operation, view, offset - start, size, self._pause)
+
+    def begin_write(
+        self, offset: int, data: Sequence[Buffer], *, sync: bool
+    ) -> _BegunWrite | None:
+        size = sum(map(len, data))
+        if self._direct < 0 or not size or (size | offset) % ALIGNMENT:
+            return None
+        if not self._pause.is_over():
+            return None
+        if not all(map(real_aio.is_aligned, data)):
+            data = (_joined(data, size),)
+        operation = real_aio.begin(
+            real_aio.PWRITEV,
+            self._direct,
+            offset=offset,
+            buffers=data,
+            flags=real_aio.RWF_NOWAIT | (real_aio.RWF_DSYNC if sync else 0),
+        )
+        return None if operation is None else _BegunWrite(operation, size, self._pause)
+
+    def begin_sync(self) -> _BegunWrite | None:
+        if self._direct < 0:
+            return None
+        operation = real_aio.begin(real_aio.FDSYNC, self._direct)
+        return None if operation is None else _BegunWrite(operation, 0, self._pause)
 
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
         pieces: Sequence[Buffer] = (
@@ -152,15 +263,10 @@ class RealFile:
     def _write_past(self, offset: int, pieces: Sequence[Buffer], size: int) -> None:
         """Write whole pages on O_DIRECT, by way of a copy where they lie badly."""
         written = -1
-        if len(pieces) <= _BUFFERS_MAX and not any(len(it) % _SECTOR for it in pieces):
+        if len(pieces) <= _BUFFERS_MAX and not any(len(it) % SECTOR_SIZE for it in pieces):
             written = self._try_past(offset, pieces)
         if written < 0:
-            whole = POOL.take(size)
-            at = 0
-            for piece in pieces:
-                whole[at : at + len(piece)] = piece
-                at += len(piece)
-            pieces = (whole,)
+            pieces = (_joined(pieces, size),)
             written = self._try_past(offset, pieces)
         if written < size:  # Not to be had, or a signal: the rest goes the usual way.
             written = max(0, written)
@@ -188,6 +294,16 @@ class RealFile:
                     raise OSError(errno.EIO, "the file system wrote nothing")
                 rest = rest[count:]
         return offset + size
+
+
+def _joined(pieces: Sequence[Buffer], size: int) -> memoryview:
+    """The same bytes where a drive can take them from."""
+    whole = POOL.take(size)
+    at = 0
+    for piece in pieces:
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
+    return whole
 
 
 @attrs.frozen

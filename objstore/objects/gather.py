@@ -124,8 +124,7 @@ class Gather:
         assert offset + size <= ref.size
         if isinstance(scheme, str):
             scheme = Scheme.parse(scheme)
-        sources = self._sources(ref, scheme, ring)
-        return ChunkStream(self, ref, scheme, sources, (offset, offset + size))
+        return ChunkStream(self, ref, scheme, ring, (offset, offset + size))
 
     async def decode(
         self, scheme: Scheme, fragments: Sequence[Buffer | None], size: int
@@ -136,7 +135,20 @@ class Gather:
             return codec.decode(fragments, size)
         return await self._threads.run(codec.decode, fragments, size)
 
-    def _sources(self, ref: ChunkRef, scheme: Scheme, ring: Placement) -> list[_Source]:
+    def local_source(
+        self, ref: ChunkRef, scheme: Scheme, ring: Placement
+    ) -> _Source | None:
+        """This node's own copy, of a chunk that nothing else is to be known of.
+
+        It is the first of `sources`, and most often the only one that is asked.
+        """
+        if scheme.k > 1 or ref.displaced:
+            return None
+        owners = ring.owners(ref.chunk, scheme.width)
+        node = self.chunks.node
+        return _Source(owners.index(node), node, True) if node in owners else None
+
+    def sources(self, ref: ChunkRef, scheme: Scheme, ring: Placement) -> list[_Source]:
         """All fragments that are somewhere, in the order in which to ask for them."""
         owners = ring.owners(ref.chunk, scheme.width)
         places: dict[int, NodeId | None] = dict(enumerate(owners))
@@ -172,19 +184,22 @@ class ChunkStream:
         gather: Gather,
         ref: ChunkRef,
         scheme: Scheme,
-        sources: list[_Source],
+        ring: Placement,
         wanted: tuple[int, int],
     ) -> None:
         self.ref = ref
         self.scheme = scheme
         self.streams: dict[_Source, BlockStream] = {}
         self._gather = gather
-        self._left = sources
+        self._ring = ring
+        self._first = gather.local_source(ref, scheme, ring)
+        self._left: list[_Source] | None = None  # Behind the first; None: not looked for.
         self._position, self._end = wanted  # In the chunk: what is still to be given.
         self._range = (0, 0)  # In a fragment: what a new stream is asked for.
         self._damaged: list[tuple[_Source, str]] = []  # Not told yet.
         self._failures: list[ObjstoreError] = []
         self.timed_out = False  # Somebody did not answer in time.
+        self._opened: set[_Source] = set()
         self._tried_again: set[_Source] = set()
 
     def __aiter__(self) -> AsyncIterator[memoryview]:
@@ -207,7 +222,11 @@ class ChunkStream:
 
     async def _next_copied(self) -> memoryview:
         self._range = (self._position, self._end)
-        (block,) = (await self._collect()).values()
+        if not self.streams and self.open_next() is None:
+            raise self._exhausted()
+        block = await self._quick_step()
+        if block is None:
+            (block,) = (await self._race(hurry=True)).values()
         assert block.offset == self._position, "a stream jumped"
         return memoryview(block.data)
 
@@ -237,16 +256,18 @@ class ChunkStream:
     # ---- one step ---------------------------------------------------------------------
 
     async def _collect(self) -> dict[_Source, Block]:
+        """The next block of k sources."""
+        while len(self.streams) < self.scheme.k:
+            if self.open_next() is None:
+                raise self._exhausted()
+        return await self._race(hurry=False)
+
+    async def _race(self, *, hurry: bool) -> dict[_Source, Block]:
         """The next block of k sources; those that failed are replaced on the way.
 
         Streams beyond the k that answered first are closed.
         """
-        while len(self.streams) < self.scheme.k:
-            if self.open_next() is None:
-                raise self._exhausted()
-        blocks = await self._quick_step() if self.scheme.k == 1 else None
-        if blocks is None:
-            blocks = await _Race(self, hurry=self.scheme.k == 1).run()
+        blocks = await _Race(self, hurry=hurry).run()
         if len(blocks) < self.scheme.k:
             raise self._exhausted()
         for source in [source for source in self.streams if source not in blocks]:
@@ -255,26 +276,39 @@ class ChunkStream:
             await self._tell_damage(next(iter(blocks)))
         return blocks
 
-    async def _quick_step(self) -> dict[_Source, Block] | None:
-        """The usual case without a nursery: the one stream answers in time."""
+    async def _quick_step(self) -> Block | None:
+        """The usual case of copies without a nursery: the one stream answers in time."""
         ((source, stream),) = self.streams.items()
         try:
+            if stream.is_ready:
+                return await anext(stream)
             with trio.move_on_after(self._gather.hedge_s):
-                return {source: await anext(stream)}
+                return await anext(stream)
         except ObjstoreError as error:
             self.failed(source, error)
         return None
 
     def open_next(self) -> _Source | None:
         """Open a stream to the next source, if there is one."""
-        if not self._left:
-            return None
-        source = self._left.pop(0)
+        source, self._first = self._first, None
+        if source is None:
+            left = self._others()
+            if not left:
+                return None
+            source = left.pop(0)
         start, end = self._range
+        self._opened.add(source)
         self.streams[source] = self._gather.chunks.read(
             source.node, FragmentId(self.ref.chunk, source.index), start, end - start
         )
         return source
+
+    def _others(self) -> list[_Source]:
+        """The sources that are left, but for the first."""
+        if self._left is None:
+            sources = self._gather.sources(self.ref, self.scheme, self._ring)
+            self._left = [source for source in sources if source not in self._opened]
+        return self._left
 
     def failed(self, source: _Source, error: ObjstoreError) -> None:
         """Take a source out, and remember what its failure means."""
@@ -293,7 +327,7 @@ class ChunkStream:
         elif source not in self._tried_again:
             # A link lost, a frame garbled: once more, after all others.
             self._tried_again.add(source)
-            self._left.append(source)
+            self._others().append(source)
 
     def _exhausted(self) -> ObjstoreError:
         """What to raise when too few sources are left."""

@@ -14,8 +14,9 @@ ask for spans then fails with VersionReplaced, and its caller may find the versi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager
 
 from objstore.errors import InvalidRequest, NotFound, Unavailable
 from objstore.meta.errors import NoSuchKey
@@ -31,6 +32,7 @@ from objstore.meta.values import (
 )
 from objstore.objects import gather
 from objstore.objects.capability import Capability
+from objstore.objects.gather import ChunkStream
 from objstore.objects.store import Store
 
 # One answer of part spans: a page covers most objects whole, so that a read seldom asks
@@ -150,7 +152,7 @@ def inline_bytes(version: Version) -> bytes | None:
     return location.data if isinstance(location, Inline) else None
 
 
-async def read(
+def read(
     store: Store,
     capability: Capability,
     version: Version,
@@ -158,33 +160,75 @@ async def read(
     offset: int,
     size: int,
     is_budgeted: bool = False,
-) -> AsyncGenerator[memoryview, None]:
-    """Yield bytes [offset, offset + size) of the version, in pieces as they come.
+) -> Reading:
+    """Bytes [offset, offset + size) of the version, in pieces as they come.
 
     is_budgeted: the caller holds `memory_of` for it already.
-    To be closed (`aclosing`) by who does not exhaust it.  Raises before the last byte
-    where the bytes cannot be had: CorruptData, Unavailable, VersionReplaced.
+    To be closed (`aclosing`) by who does not exhaust it.  A step raises before the last
+    byte where the bytes cannot be had: CorruptData, Unavailable, VersionReplaced.
     """
     capability.require(*_READ_ACTIONS)
     draft = draft_of(version)
     assert min(offset, size) >= 0
     assert offset + size <= draft.size
     location = draft.location
+    budget = None if is_budgeted else store.budget.hold(gather.memory_of(size))
     if isinstance(location, Inline):
-        yield memoryview(location.data)[offset : offset + size]
-        return
+        return Reading(_Located(store, location, offset, size), None)
     if isinstance(location, Parts):
-        pieces = _read_parts(store, capability, version, offset, size)
-    elif isinstance(location, Chunks):
-        pieces = _read_location(store, location, offset, size)
-    else:
-        raise Unavailable(f"{location.target} is a tier that this build cannot read")
-    async with AsyncExitStack() as stack:
-        if not is_budgeted:
-            await stack.enter_async_context(store.budget.hold(gather.memory_of(size)))
-        await stack.enter_async_context(aclosing(pieces))
-        async for piece in pieces:
-            yield piece
+        return Reading(_Parts(store, capability, version, offset, size), budget)
+    if isinstance(location, Chunks):
+        return Reading(_Located(store, location, offset, size), budget)
+    raise Unavailable(f"{location.target} is a tier that this build cannot read")
+
+
+class Reading(AsyncGenerator[memoryview, None]):
+    """The bytes of a version on their way.
+
+    As an async generator is used, but it may be dropped once it has ended, and is none:
+    one costs trio, which keeps a list of them, as much as the read of a small range.
+    """
+
+    def __init__(
+        self, pieces: _Located | _Parts, budget: AbstractAsyncContextManager[None] | None
+    ) -> None:
+        """`budget`: to be held from the first step on; None: it is held."""
+        self._pieces: _Located | _Parts | None = pieces
+        self._budget = budget
+        self._is_held = False
+
+    async def __anext__(self) -> memoryview:
+        if self._pieces is None:
+            raise StopAsyncIteration
+        try:
+            if self._budget is not None and not self._is_held:
+                await self._budget.__aenter__()
+                self._is_held = True
+            piece = await self._pieces.next()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """End it, and let go of what is held for it."""
+        pieces, self._pieces = self._pieces, None
+        if pieces is not None:
+            await pieces.aclose()
+        if self._is_held:
+            assert self._budget is not None
+            self._is_held = False
+            await self._budget.__aexit__(None, None, None)
+
+    async def asend(self, value: None) -> memoryview:  # noqa: ARG002
+        return await self.__anext__()
+
+    async def athrow(self, *_: object) -> memoryview:
+        await self.aclose()
+        raise StopAsyncIteration
 
 
 def memory_of(version: Version, size: int) -> int:
@@ -192,45 +236,94 @@ def memory_of(version: Version, size: int) -> int:
     return 0 if isinstance(draft_of(version).location, Inline) else gather.memory_of(size)
 
 
-async def _read_parts(
-    store: Store, capability: Capability, version: Version, offset: int, size: int
-) -> AsyncGenerator[memoryview, None]:
-    end = offset + size
-    while offset < end:
-        spans = await _read_spans(
-            store, capability, version, offset=offset, size=end - offset
-        )
-        assert spans, "a version has no byte at an offset below its size"
-        for span in spans:
-            skipped = offset - span.offset
-            wanted = min(span.size - skipped, end - offset)
+class _Located:
+    """Bytes of one location, from `offset` on."""
+
+    def __init__(
+        self, store: Store, location: Inline | Chunks, offset: int, size: int
+    ) -> None:
+        self._store = store
+        self._location = location
+        self._offset = offset  # Of what is left, from the chunk `_next` on.
+        self._size = size
+        self._next = 0
+        self._stream: ChunkStream | None = None
+
+    async def next(self) -> memoryview | None:
+        """The next piece; None at the end."""
+        if isinstance(self._location, Inline):
+            start, size = self._offset, self._size
+            self._size = 0
+            return memoryview(self._location.data)[start : start + size] if size else None
+        while True:
+            if self._stream is not None:
+                piece = await anext(self._stream, None)
+                if piece is not None:
+                    return piece
+                self._stream = None
+            if not self._size:
+                return None
+            ref = self._location.chunks[self._next]
+            self._next += 1
+            wanted = min(ref.size - self._offset, self._size)
             if wanted <= 0:
+                self._offset -= ref.size
                 continue
-            pieces = _read_location(store, span.location, skipped, wanted)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-            offset += wanted
-
-
-async def _read_location(
-    store: Store, location: Inline | Chunks, offset: int, size: int
-) -> AsyncGenerator[memoryview, None]:
-    if isinstance(location, Inline):
-        yield memoryview(location.data)[offset : offset + size]
-        return
-    for ref in location.chunks:
-        wanted = min(ref.size - offset, size)
-        if wanted > 0:
-            stream = store.gather.read_chunk(
+            self._stream = self._store.gather.read_chunk(
                 ref,
-                location.scheme,
-                ring=await store.ring_of(ref.epoch),
-                offset=offset,
+                self._location.scheme,
+                ring=await self._store.ring_of(ref.epoch),
+                offset=self._offset,
                 size=wanted,
             )
-            async with aclosing(stream):
-                async for piece in stream:
-                    yield piece
-            size -= wanted
-        offset = max(0, offset - ref.size)
+            self._offset = 0
+            self._size -= wanted
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+
+
+class _Parts:
+    """Bytes of an object of parts: of its spans, a page of which is asked for at a time."""
+
+    def __init__(
+        self, store: Store, capability: Capability, version: Version, offset: int, size: int
+    ) -> None:
+        self._store = store
+        self._capability = capability
+        self._version = version
+        self._offset = offset  # In the object: behind what the span at hand gives.
+        self._end = offset + size
+        self._spans: deque[Span] = deque()
+        self._span: _Located | None = None
+
+    async def next(self) -> memoryview | None:
+        while True:
+            if self._span is not None:
+                piece = await self._span.next()
+                if piece is not None:
+                    return piece
+                self._span = None
+            if self._offset >= self._end:
+                return None
+            if not self._spans:
+                spans = await _read_spans(
+                    self._store,
+                    self._capability,
+                    self._version,
+                    offset=self._offset,
+                    size=self._end - self._offset,
+                )
+                assert spans, "a version has no byte at an offset below its size"
+                self._spans.extend(spans)
+            span = self._spans.popleft()
+            skipped = self._offset - span.offset
+            wanted = min(span.size - skipped, self._end - self._offset)
+            if wanted > 0:
+                self._span = _Located(self._store, span.location, skipped, wanted)
+                self._offset += wanted
+
+    async def aclose(self) -> None:
+        if self._span is not None:
+            await self._span.aclose()

@@ -48,6 +48,7 @@ from objstore.testing.failure import os_error
 from objstore.testing.kv import SimulatedStore, StoreState
 from objstore.units import GiB, MiB
 
+_TO_THREADS = 4  # One in so many calls is said to need a thread.
 SECTOR_SIZE = 512  # What a drive writes whole or not at all.
 
 DiskOperation = Literal["read", "write", "sync", "name"]
@@ -129,6 +130,11 @@ class _FileNode:
         _carry_out(self.present, change)
         self.changes.append(change)
 
+    def write_durably(self, write: _Write) -> None:
+        """This write survives; what was written before it does not for that."""
+        _carry_out(self.present, write)
+        _carry_out(self.durable, write)
+
     def sync(self) -> None:
         self.durable = self.present.copy()
         self.changes.clear()
@@ -192,6 +198,8 @@ class SimulatedDisk:
     capacity: int = 1024 * GiB
     sync_delay_s: float = 0.0  # A slow disk: see SimulatedThreads, which waits for it.
     busy_s: float = 0.0  # Time that calls have taken and nobody has waited for yet.
+    delay_s: float = 0.0  # Of any call that is waited for; `SimulatedThreads` has it too.
+    _begun: int = 0
     _root: _FolderNode = attrs.field(factory=_FolderNode)
     _faults: list[DiskFault] = attrs.field(factory=list)
 
@@ -202,6 +210,11 @@ class SimulatedDisk:
     def heal(self) -> None:
         """Forget all injected faults."""
         self._faults.clear()
+
+    def begins(self) -> bool:
+        """Whether work may be begun without a thread: mostly, so that both are tried."""
+        self._begun += 1
+        return self._begun % _TO_THREADS != 0
 
     def crash(self, random: Random) -> None:
         """Lose the power."""
@@ -312,6 +325,24 @@ class SimulatedFile:
     def read_past(self, offset: int, size: int) -> Buffer:
         return self.read_at(offset, size)
 
+    def begin_read(self, offset: int, size: int) -> SimulatedRead | None:
+        return SimulatedRead(self, offset, size) if self._disk.begins() else None
+
+    def begin_write(
+        self, offset: int, data: Sequence[Buffer], *, sync: bool
+    ) -> SimulatedWrite | None:
+        if not self._disk.begins():
+            return None
+        return SimulatedWrite(self, offset, b"".join(data), sync)
+
+    def begin_sync(self) -> SimulatedWrite | None:
+        return SimulatedWrite(self, 0, b"", True) if self._disk.begins() else None
+
+    async def busy(self) -> None:
+        """Wait for as long as the calls so far have taken."""
+        busy_s, self._disk.busy_s = self._disk.busy_s, 0.0
+        await trio.sleep(self._disk.delay_s + busy_s)
+
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
         one = isinstance(data, bytes | bytearray | memoryview)
         written = bytes(data) if one else b"".join(data)  # type: ignore[arg-type]
@@ -320,6 +351,13 @@ class SimulatedFile:
         self._disk.reserve(self._node, offset, offset + len(written))
         if written:
             self._node.change(_Write(offset, written))
+
+    def write_durably(self, offset: int, data: bytes) -> None:
+        self._check_writable()
+        self._disk.check(self._path, "write")
+        self._disk.reserve(self._node, offset, offset + len(data))
+        self._disk.check(self._path, "sync")
+        self._node.write_durably(_Write(offset, data))
 
     def sync(self) -> None:
         self._check_open()
@@ -361,6 +399,54 @@ class SimulatedFile:
         self._check_open()
         if not self._writable:
             raise os_error(errno.EBADF, self._path)
+
+
+@attrs.define(eq=False)
+class SimulatedRead:
+    """Read when it is waited for."""
+
+    _file: SimulatedFile
+    _offset: int
+    _size: int
+    _data: bytes | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self._data is not None
+
+    async def wait(self) -> Buffer | None:
+        if self._data is None:
+            await self._file.busy()
+            try:
+                self._data = self._file.read_at(self._offset, self._size)
+            except OSError:
+                return None  # The thread meets it again, if it is there to stay.
+        return self._data if len(self._data) == self._size else None
+
+
+@attrs.define(eq=False)
+class SimulatedWrite:
+    """Written, and synced, when it is waited for."""
+
+    _file: SimulatedFile
+    _offset: int
+    _data: bytes  # Nothing: a sync.
+    _is_durable: bool
+
+    async def wait(self) -> bool:
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+            try:
+                if not self._data:
+                    self._file.sync()
+                elif self._is_durable:
+                    self._file.write_durably(self._offset, self._data)
+                else:
+                    self._file.write_at(self._offset, self._data)
+            finally:
+                await self._file.busy()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return True
 
 
 @attrs.define(eq=False)

@@ -19,10 +19,19 @@ from objstore.testing.disk import SimulatedDisk
 T = TypeVar("T")
 
 
-@attrs.define(eq=False)
 class SimulatedThreads:
-    _disk: SimulatedDisk = attrs.field(factory=SimulatedDisk)
-    delay_s: float = 0.0
+    def __init__(self, disk: SimulatedDisk | None = None, *, delay_s: float = 0.0) -> None:
+        self._disk = disk or SimulatedDisk()
+        self.delay_s = delay_s
+
+    @property
+    def delay_s(self) -> float:
+        """The disk's, as what is begun without a thread takes as long."""
+        return self._disk.delay_s
+
+    @delay_s.setter
+    def delay_s(self, delay_s: float) -> None:
+        self._disk.delay_s = delay_s
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         await trio.lowlevel.checkpoint()

@@ -5,6 +5,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from objstore.host.buffers import POOL
 from objstore.host.disk import read_file, write_file_atomically
 from objstore.units import KiB, MiB
 
@@ -79,6 +80,70 @@ def test_what_can_be_read_now_is_what_is_there(file):
     found = file.read_now(10, 100)
     assert found is None or found == b"x" * 100
     assert file.read_now(9_999, 100) is None
+
+
+@pytest.mark.parametrize("size", [4096, 64 * KiB, MiB])
+async def test_what_is_begun_without_a_thread_is_the_same_as_on_one(root, size):
+    """None and False are always allowed: then a thread is to do it."""
+    file = root.open("begun", create=True, direct=True)
+    file.allocate(4 * MiB)
+    data = bytes(range(1, 251)) * (size // 250 + 1)
+    data = data[:size]
+    aligned = POOL.take(size)
+    aligned[:] = data
+    for number, pieces in enumerate([[aligned.toreadonly()], [data[:700], data[700:]]]):
+        offset = 4096 + number * MiB
+        for sync in (False, True):
+            begun = file.begin_write(offset, pieces, sync=sync)
+            if begun is None or not await begun.wait():
+                file.write_at(offset, pieces)
+        syncing = file.begin_sync()
+        assert syncing is None or await syncing.wait() in {True, False}
+        assert file.read_at(offset, size) == data
+        for start, end in ((0, size), (7, 1007), (size - 5, size)):
+            reading = file.begin_read(offset + start, end - start)
+            found = None if reading is None else await reading.wait()
+            assert found is None or found == data[start:end]
+            if reading is not None and found is not None:
+                assert reading.is_done
+                assert await reading.wait() == found
+    file.close()
+
+
+async def test_a_begun_read_may_be_forgotten(root):
+    file = root.open("forgotten", create=True, direct=True)
+    file.write_at(0, bytes(MiB))
+    file.sync()
+    for _ in range(300):  # More than are under way at once.
+        reading = file.begin_read(0, MiB)
+        if reading is not None:
+            with trio.move_on_after(0):
+                await reading.wait()
+    reading = file.begin_read(0, 4096)
+    assert reading is None or await reading.wait() in {None, bytes(4096)}
+    file.close()
+
+
+async def test_a_begun_read_behind_the_end_is_left_to_a_thread(root):
+    file = root.open("short", create=True, direct=True)
+    file.write_at(0, b"x" * 4096)
+    reading = file.begin_read(0, 8192)
+    assert reading is None or await reading.wait() is None
+    file.close()
+
+
+async def test_a_begun_write_is_waited_for_when_it_is_cancelled(root):
+    file = root.open("cancelled", create=True, direct=True)
+    file.allocate(MiB)
+    begun = file.begin_write(0, [b"x" * 4096], sync=True)
+    if begun is not None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await begun.wait()
+        assert scope.cancelled_caught
+        # What a thread was to do is not done.
+        assert file.read_at(0, 4096) in {b"x" * 4096, bytes(4096)}
+    file.close()
 
 
 def test_truncate_cuts_and_lengthens_with_zeros(file):

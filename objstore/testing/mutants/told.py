@@ -81,6 +81,11 @@ def _write_only(batch: Sequence[Commit]) -> None:
         commit.file.write_at(commit.offset, commit.buffers)
 
 
+async def _use_thread(batch: Sequence[Commit]) -> bool:
+    del batch
+    return False
+
+
 MUTANTS = [
     Mutant(
         name="commit-after-intent-expired",
@@ -127,7 +132,12 @@ MUTANTS = [
         breaks="fragments are acknowledged before they are synced",
         checker="fragments",
         scenario=partial(stories.tell, story=stories.blackout),
-        plant=partial(patched, driver, _write_and_sync=_write_only),
+        plant=partial(
+            patched,
+            driver,
+            _write_and_sync=_write_only,
+            _write_without_thread=_use_thread,
+        ),
         seeds_max=_SEEDS_MAX,
     ),
 ]

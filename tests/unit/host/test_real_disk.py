@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from objstore.host import real_disk
+from objstore.host import real_aio, real_disk
+from objstore.host.buffers import POOL
 from objstore.host.real_disk import RealDisks
-from objstore.units import MiB
+from objstore.units import KiB, MiB
 
 
 @pytest.fixture
@@ -172,3 +173,81 @@ def test_direct_files_that_are_not_to_be_had_leave_nothing_open(root, monkeypatc
     assert root.open_direct("log") is None
     assert len(os.listdir("/proc/self/fd")) == len(before)
     file.close()
+
+
+@pytest.fixture
+def direct(root):
+    file = root.open("direct", create=True, direct=True)
+    file.allocate(MiB)
+    yield file
+    file.close()
+
+
+async def test_kernel_that_would_have_to_wait_is_not_asked_for_a_while(direct, monkeypatch):
+    """And for a longer one each time that it says so again."""
+    asked = []
+
+    def begin(opcode, descriptor, **_):
+        asked.append(opcode)
+        operation = real_aio.Operation()
+        operation.end(-errno.EAGAIN)
+        return operation
+
+    monkeypatch.setattr(real_aio, "begin", begin)
+    answers = []
+    for _ in range(12):
+        reading = direct.begin_read(0, 4096)
+        answers.append(reading is not None)
+        assert reading is None or await reading.wait() is None
+    pauses = [True, False, True, False, False, True, False, False, False, False]
+    assert answers == [*pauses, True, False]
+    assert len(asked) == 4
+
+
+async def test_write_that_failed_is_an_error_and_not_left_to_a_thread(direct, monkeypatch):
+    """A second try might succeed, and what the first one left behind nobody knows."""
+
+    def begin(opcode, descriptor, **_):
+        operation = real_aio.Operation()
+        operation.end(-errno.EIO)
+        return operation
+
+    monkeypatch.setattr(real_aio, "begin", begin)
+    for begun in (
+        direct.begin_write(0, [bytes(4096)], sync=False),
+        direct.begin_write(0, [bytes(4096)], sync=True),
+        direct.begin_sync(),
+    ):
+        with pytest.raises(OSError):
+            await begun.wait()
+    assert await direct.begin_read(0, 4096).wait() is None
+
+
+async def test_write_that_was_done_in_part_is_left_to_a_thread(direct, monkeypatch):
+    def begin(opcode, descriptor, **_):
+        operation = real_aio.Operation()
+        operation.end(4096)
+        return operation
+
+    monkeypatch.setattr(real_aio, "begin", begin)
+    assert not await direct.begin_write(0, [bytes(8192)], sync=True).wait()
+
+
+async def test_system_without_asynchronous_calls_has_threads(direct, monkeypatch):
+    monkeypatch.setattr(real_aio, "calls", lambda: None)
+    assert direct.begin_read(0, 4096) is None
+    assert direct.begin_write(0, [bytes(4096)], sync=True) is None
+    assert direct.begin_sync() is None
+
+
+async def test_buffers_are_held_for_the_kernel_whoever_forgets_the_read(direct):
+    """It writes into them, so nobody else may have them before it is done."""
+    reading = direct.begin_read(0, 512 * KiB)
+    if reading is None:
+        pytest.skip("no asynchronous reads here")
+    lent = POOL.lent_count
+    operation = reading._operation
+    del reading
+    assert POOL.lent_count == lent
+    await operation.wait()
+    assert POOL.lent_count == lent - 1
