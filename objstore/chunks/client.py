@@ -163,6 +163,9 @@ class ChunkClient:
     async def _create_local(
         self, header: FragmentHeader, *, into_reserve: bool
     ) -> ChunkWriter:
+        now = self.local.create_now(header, into_reserve=into_reserve)
+        if now is not None:
+            return _LocalWriter(self, header, now)
         task = self.start(lambda: self.local.create(header, into_reserve=into_reserve))
         try:
             writer = await task.result()

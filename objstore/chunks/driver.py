@@ -397,6 +397,15 @@ class Drive:
                 await self._make_room(size, limit)
             return taken
 
+    def reserve_now(
+        self, size: int, into_reserve: bool
+    ) -> tuple[Segment, int, File] | None:
+        """As `reserve`, where there is room in the active segment; None: ask that."""
+        limit = self._reserve // 2 if into_reserve else self._reserve
+        if self.fenced is not None or self._free < limit or self._rolling.locked():
+            return None
+        return self._take(size)
+
     def _take(self, size: int) -> tuple[Segment, int, File] | None:
         segment = self.active
         if segment is None or segment.tail >= self.segment_size:

@@ -310,11 +310,12 @@ class RecordHeader:
     crc: int
 
 
-def encode_record_header(header: FragmentHeader, *, nonce: bytes, place: int) -> bytes:
-    """Pack the header of the record at offset `place`."""
+def encode_record_header(
+    header: FragmentHeader, *, extent: Extent, nonce: bytes, place: int
+) -> bytes:
+    """Pack the header of the record at offset `place`; `extent`: that of the header."""
     assert place % RECORD_ALIGNMENT == 0
     assert len(nonce) == NONCE_SIZE
-    extent = extent_of(header)
     scheme = header.scheme.encode()
     owner = header.owner
     upload = None if owner.upload is None else owner.upload.encode()
@@ -428,22 +429,16 @@ def entries_of(
 ) -> tuple[list[int], int]:
     """The entries of whole pieces, `first` and those behind it; the CRC32C of `data`.
 
-    data: the pieces, which lie in one block or begin one.
+    data: the pieces, which lie in one block.
     """
-    entries = []
+    entries: list[int] = []
     crc = 0
-    begin = extent.piece(first)[0]
-    end = begin + len(data)
-    number = first
-    start = begin
-    while start < end:
-        stop = extent.piece(number)[1]
-        piece = data[start - begin : stop - begin]
+    for start in range(0, len(data), extent.piece_size):
+        piece = data[start : start + extent.piece_size]
         piece_crc = crc32c(piece)
-        entries.append(entry_of(fragment, number, piece_crc))
+        entries.append(entry_of(fragment, first + len(entries), piece_crc))
         # As going over the bytes once more would.
         crc = checksums.combine_crc32c(crc, piece_crc, len(piece))
-        start, number = stop, number + 1
     return entries, crc
 
 

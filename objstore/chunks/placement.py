@@ -32,6 +32,9 @@ D = TypeVar("D", bound=_Drive)
 
 def ranked(fragment: FragmentId, drives: Iterable[D]) -> list[D]:
     """The drives in the order in which to try them."""
+    drives = list(drives)
+    if len(drives) < 2:
+        return drives
     name = fragment.encode()
     return sorted(drives, key=lambda drive: (-_score(name, drive), drive.id))
 

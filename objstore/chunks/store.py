@@ -353,16 +353,27 @@ class ChunkStore:
         Raises OutOfSpace, DriveFenced (no drive is left), CorruptData for a header that no
         record can hold.
         """
-        size = extent_of(header).size
+        extent = extent_of(header)
         error: Exception = DriveFenced("no chunk drive can be written")
         for drive in ranked(header.fragment, self._usable()):
             try:
-                taken = await drive.reserve(size, into_reserve=into_reserve)
+                taken = await drive.reserve(extent.size, into_reserve=into_reserve)
             except (OutOfSpace, DriveFenced) as refusal:
                 error = refusal
                 continue
-            return FragmentWriter(drive, header, taken, held=self._held)
+            return FragmentWriter(drive, header, extent, taken, held=self._held)
         raise error
+
+    def create_now(
+        self, header: FragmentHeader, *, into_reserve: bool = False
+    ) -> FragmentWriter | None:
+        """As `create`, where nothing is to be waited for; None: ask that."""
+        extent = extent_of(header)
+        drive = next(iter(ranked(header.fragment, self._usable())), None)
+        taken = None if drive is None else drive.reserve_now(extent.size, into_reserve)
+        if drive is None or taken is None:
+            return None
+        return FragmentWriter(drive, header, extent, taken, held=self._held)
 
     async def create_move(
         self, header: FragmentHeader, *, moved_from: Location
@@ -370,8 +381,11 @@ class ChunkStore:
         """Begin a copy within a drive, for compaction: its commit checks `moved_from`."""
         drive = self.drives[moved_from.drive]
         # Of the copy: a record of format 1 took less than it will.
-        taken = await drive.reserve(extent_of(header).size, into_reserve=True)
-        return FragmentWriter(drive, header, taken, held=self._held, moved_from=moved_from)
+        extent = extent_of(header)
+        taken = await drive.reserve(extent.size, into_reserve=True)
+        return FragmentWriter(
+            drive, header, extent, taken, held=self._held, moved_from=moved_from
+        )
 
     def _publish(self, batch: Sequence[Commit]) -> None:
         """Make durable records visible: their rows and their segments' in one batch."""

@@ -15,10 +15,10 @@ import attrs
 
 from objstore.chunks.driver import Commit, Drive
 from objstore.chunks.format import (
+    Extent,
     encode_record_header,
     encode_tail,
     entries_of,
-    extent_of,
     first_header_crc,
 )
 from objstore.chunks.fragment import FragmentHeader
@@ -64,6 +64,7 @@ class FragmentWriter:
         self,
         drive: Drive,
         header: FragmentHeader,
+        extent: Extent,
         taken: tuple[Segment, int, File],
         *,
         held: HeldBlocks,
@@ -74,11 +75,11 @@ class FragmentWriter:
         self._drive = drive
         self._segment, self._place, self._file = taken
         self._moved_from = moved_from
-        self._extent = extent_of(header)
-        assert self._segment.open[self._place] == self._extent.size
+        self._extent = extent
+        assert self._segment.open[self._place] == extent.size
         self._name = header.fragment.encode()
         self._head = encode_record_header(
-            header, nonce=self._segment.nonce, place=self._place
+            header, extent=extent, nonce=self._segment.nonce, place=self._place
         )
         self._entries: list[list[int] | None] = [None] * self._extent.block_count
         self._next = 0

@@ -46,7 +46,7 @@ NAME_DEADLINE_S = 5.0
 
 _TRIES_MAX = 8
 _THROUGH_SIZE = 256 * KiB
-# Of a body that is coming: so much is waited for at once, but so long at most; a sender
+# Of a body that is coming: so much is waited for at once, but so long, or twice; a sender
 # that is slower is not waited for in this way for a while.
 _LOW_WATER = 192 * KiB
 _LOW_WATER_MIN = 32 * KiB
@@ -227,21 +227,29 @@ class PlainStream:
     async def _wait_readable(self, expected: int) -> None:
         """Wait for something; of many bytes that will come, for a good part of them.
 
-        Else a body costs a pass of the loop for every packet or two.  Not for long: who
-        sends slowly, or stops, is heard as ever.
+        Else a body costs a pass of the loop for every packet or two.  Not for long
+        (`_Patience`): who sends slowly, or stops, is heard as ever.
         """
         self._is_drained = False
         self._tries = 0
         wanted = min(expected, _LOW_WATER)
-        if wanted >= _LOW_WATER_MIN and self._slow_waits <= 0:
-            self._set_low_water(wanted)
-            with trio.move_on_after(_LOW_WATER_WAIT_S):
-                await trio.lowlevel.wait_readable(self._socket)
-                return
-            self._slow_waits = _SLOW_WAITS
-        self._slow_waits -= 1
+        if wanted < _LOW_WATER_MIN or self._slow_waits > 0:
+            self._slow_waits -= 1
+            self._set_low_water(1)
+            await trio.lowlevel.wait_readable(self._socket)
+            return
+        self._set_low_water(wanted)
+        patience = _patience()
+        patience.add(self)
+        try:
+            await trio.lowlevel.wait_readable(self._socket)
+        finally:
+            patience.discard(self)
+
+    def lower_water(self) -> None:
+        """Make it readable as soon as anything is there: its sender is slow."""
+        self._slow_waits = _SLOW_WAITS
         self._set_low_water(1)
-        await trio.lowlevel.wait_readable(self._socket)
 
     def _set_low_water(self, size: int) -> None:
         """How many bytes make the socket readable."""
@@ -260,6 +268,52 @@ class PlainStream:
         if self._closed:
             return trio.ClosedResourceError("the stream is closed")
         return trio.BrokenResourceError(f"the connection with {self._remote} broke")
+
+
+class _Patience:
+    """The streams that wait for much at once, and the end of their patience.
+
+    One task looks after all of them, as a cancel scope for each wait would cost as much as
+    some of the waits that are saved.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[PlainStream, float] = {}  # In the order in which they came.
+        self._has_come = trio.Event()
+
+    def add(self, stream: PlainStream) -> None:
+        self._since[stream] = trio.current_time()
+        if len(self._since) == 1:
+            self._has_come.set()
+
+    def discard(self, stream: PlainStream) -> None:
+        self._since.pop(stream, None)
+
+    async def serve(self) -> None:
+        """Until trio's run ends."""
+        while True:
+            await self._has_come.wait()
+            self._has_come = trio.Event()
+            while self._since:
+                await trio.sleep(_LOW_WATER_WAIT_S)
+                begun = trio.current_time() - _LOW_WATER_WAIT_S
+                slow = [stream for stream, since in self._since.items() if since <= begun]
+                for stream in slow:
+                    del self._since[stream]
+                    stream.lower_water()  # The kernel wakes who waits.
+
+
+_patiences: trio.lowlevel.RunVar[_Patience] = trio.lowlevel.RunVar("objstore-patience")
+
+
+def _patience() -> _Patience:
+    try:
+        return _patiences.get()
+    except LookupError:
+        patience = _Patience()
+        _patiences.set(patience)
+        trio.lowlevel.spawn_system_task(patience.serve)
+        return patience
 
 
 def _through_buffer() -> memoryview:

@@ -81,7 +81,7 @@ class TlsStream:
         self._begun = b""  # What `try_send` has encrypted and could not send.
         self._begun_size = 0  # So many bytes of the next message are in it.
         self._early = bytearray()  # Received before a half-close, not yet asked for.
-        self._is_dry = False  # The last read took all that had come: feed first.
+        self._is_dry = False  # A read would find too little: feed first.
         self._broken = False
         self._eof_sent = False
         self._closed = False
@@ -143,12 +143,15 @@ class TlsStream:
             buffer[: len(data)] = data
             return len(data)
         while True:
-            self._check_usable()
+            if self._is_dry:
+                self._is_dry = False
+                # Part of a record is here already.
+                await self._feed(len(buffer) - _RECORD_SIZE)
+                self._check_usable()
             try:
                 return self._read_into(buffer)
             except ssl.SSLWantReadError:
-                # Part of a record is here already.
-                await self._feed(len(buffer) - _RECORD_SIZE)
+                self._is_dry = True
             except ssl.SSLError as error:
                 self._broken = True
                 raise self._error(f"TLS failed: {error}") from error
@@ -263,7 +266,8 @@ class TlsStream:
         while missing and self._incoming.pending:
             try:
                 piece = self._object.read(missing)
-            except ssl.SSLError:  # More is needed, or wrong: the next call will tell.
+            except ssl.SSLError as error:  # If it is wrong, the next call will tell.
+                self._is_dry = isinstance(error, ssl.SSLWantReadError)
                 break
             if not piece:
                 break
@@ -282,10 +286,14 @@ class TlsStream:
             filled: int = read(size, buffer)
         except ssl.SSLZeroReturnError:
             return 0
-        while 0 < filled < size and incoming.pending:  # A record each.
+        while 0 < filled < size:  # A record each.
+            if not incoming.pending:  # As in `_read`.
+                self._is_dry = True
+                break
             try:
                 more: int = read(size - filled, buffer[filled:])
-            except ssl.SSLError:  # As in `_read`.
+            except ssl.SSLError as error:
+                self._is_dry = isinstance(error, ssl.SSLWantReadError)
                 break
             if not more:
                 break

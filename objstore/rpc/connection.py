@@ -199,20 +199,31 @@ async def close_stream(stream: Stream) -> None:
 
 
 def joined(buffers: list[Buffer]) -> list[Buffer]:
-    """The same bytes in few pieces: small buffers joined, large ones as they are."""
+    """The same bytes in few pieces: small buffers joined, large ones as they are.
+
+    But for the beginning of a large one behind a small one: a frame's head that went alone
+    would wake its receiver for nothing.
+    """
     if len(buffers) == 1:
         return buffers
     pieces: list[Buffer] = []
     run: list[Buffer] = []
     run_size = 0
-    for buffer in buffers:
-        size = len(buffer)
-        if run_size + size > _JOIN_SIZE_MAX and run:
+    for whole in buffers:
+        buffer, size = whole, len(whole)
+        if run and size > _JOIN_SIZE_MAX > run_size:
+            view = memoryview(buffer)
+            begin = _JOIN_SIZE_MAX - run_size
+            pieces.append(b"".join((*run, view[:begin])))
+            run, run_size = [], 0
+            buffer, size = view[begin:], size - begin
+        elif run and run_size + size > _JOIN_SIZE_MAX:
             pieces.append(b"".join(run) if len(run) > 1 else run[0])
             run, run_size = [], 0
         run.append(buffer)
         run_size += size
-    pieces.append(b"".join(run) if len(run) > 1 else run[0])
+    if run:
+        pieces.append(b"".join(run) if len(run) > 1 else run[0])
     return pieces
 
 

@@ -55,7 +55,8 @@ SMALL = FragmentHeader(
 
 
 def packed(header: FragmentHeader = SMALL) -> bytes:
-    return fmt.encode_record_header(header, nonce=NONCE, place=PLACE)
+    extent = fmt.extent_of(header)
+    return fmt.encode_record_header(header, extent=extent, nonce=NONCE, place=PLACE)
 
 
 @given(HEADERS)
