@@ -32,7 +32,7 @@ import trio
 
 from objstore.host.disk import Buffer
 
-OPERATIONS_MAX = 128  # Under way at once; more go to threads.
+OPERATIONS_MAX = 64  # Under way at once, a block each at most; more go to threads.
 BUFFERS_MAX = 8  # Of one operation.
 SECTOR_SIZE = 512  # A drive takes bytes from multiples of it, in memory and in the file.
 # (io_setup, io_destroy, io_getevents, io_submit)
