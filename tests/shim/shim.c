@@ -12,8 +12,9 @@
  * is told in OBJSTORE_TEST_SHIM.log.  Rules are read anew, and calls counted anew, with each
  * generation.
  *
- * An asynchronous write (io_submit) is a write, and a sync where it has RWF_DSYNC.  It too is
- * late without its caller waiting, and fails when it is asked for, as the kernel has it.
+ * An asynchronous request (io_submit) is a read, a write, or a sync; a write with RWF_DSYNC is
+ * both of these.  It too is late without its caller waiting, and fails when it is asked for, as
+ * the kernel has it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -178,9 +179,9 @@ int posix_fallocate64(int file, off64_t offset, off64_t size) {
     return error ? error : REAL(posix_fallocate64)(file, offset, size);
 }
 
-/* ---- asynchronous writes, which have no functions of their own ---- */
+/* ---- asynchronous requests, which have no functions of their own ---- */
 
-#define FAILED_MAX 16
+#define FAILED_MAX 64
 
 struct late {
     aio_context_t context;
@@ -197,10 +198,24 @@ static struct failed {
 
 static long (*real_syscall)(long, ...);
 
+static int fail(aio_context_t context, struct iocb *request, int error) {
+    uint64_t one = 1;
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < FAILED_MAX; i++)
+        if (failed[i].request == NULL) {
+            failed[i] = (struct failed){context, request, error};
+            break;
+        }
+    pthread_mutex_unlock(&mutex);
+    real_syscall(SYS_write, (int)request->aio_resfd, &one, sizeof one);
+    return 1;
+}
+
 static void *submit_late(void *argument) {
     struct late *late = argument;
     sleep_ms(late->delay_ms);
-    real_syscall(SYS_io_submit, late->context, 1L, &late->request);
+    if (real_syscall(SYS_io_submit, late->context, 1L, &late->request) != 1)
+        fail(late->context, late->request, errno);  /* Nobody waits for the call. */
     free(late);
     return NULL;
 }
@@ -215,32 +230,38 @@ static int submit_later(aio_context_t context, struct iocb *request, long delay_
     return 1;
 }
 
-static int fail(aio_context_t context, struct iocb *request, int error) {
-    uint64_t one = 1;
+static long take_failed(aio_context_t context, struct io_event *events, long most) {
+    long found = 0;
     pthread_mutex_lock(&mutex);
-    for (int i = 0; i < FAILED_MAX; i++)
-        if (failed[i].request == NULL) {
-            failed[i] = (struct failed){context, request, error};
-            break;
-        }
-    pthread_mutex_unlock(&mutex);
-    real_syscall(SYS_write, (int)request->aio_resfd, &one, sizeof one);
-    return 1;
-}
-
-static int take_failed(aio_context_t context, struct io_event *event) {
-    int found = 0;
-    pthread_mutex_lock(&mutex);
-    for (int i = 0; i < FAILED_MAX && !found; i++)
+    for (int i = 0; i < FAILED_MAX && found < most; i++)
         if (failed[i].request != NULL && failed[i].context == context) {
-            *event = (struct io_event){.data = failed[i].request->aio_data,
-                                       .obj = (uintptr_t)failed[i].request,
-                                       .res = -failed[i].error};
+            events[found++] = (struct io_event){.data = failed[i].request->aio_data,
+                                                .obj = (uintptr_t)failed[i].request,
+                                                .res = -failed[i].error};
             failed[i].request = NULL;
-            found = 1;
         }
     pthread_mutex_unlock(&mutex);
     return found;
+}
+
+static int judge_request(const struct iocb *request, long *delay_ms) {
+    int file = (int)request->aio_fildes;
+    long sync_delay_ms = 0;
+    int error;
+    switch (request->aio_lio_opcode) {
+    case IOCB_CMD_PREAD:
+    case IOCB_CMD_PREADV:
+        return judge("read", file, delay_ms);
+    case IOCB_CMD_FSYNC:
+    case IOCB_CMD_FDSYNC:
+        return judge("sync", file, delay_ms);
+    default:
+        error = judge("write", file, delay_ms);
+        if (!error && (request->aio_rw_flags & RWF_DSYNC))
+            error = judge("sync", file, &sync_delay_ms);
+        *delay_ms += sync_delay_ms;
+        return error;
+    }
 }
 
 long syscall(long number, ...) {
@@ -254,16 +275,20 @@ long syscall(long number, ...) {
         real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
     if (number == SYS_io_submit && a[1] == 1) {
         struct iocb *request = ((struct iocb **)a[2])[0];
-        long delay_ms, sync_delay_ms = 0;
-        int error = judge("write", request->aio_fildes, &delay_ms);
-        if (!error && (request->aio_rw_flags & RWF_DSYNC))
-            error = judge("sync", request->aio_fildes, &sync_delay_ms);
+        long delay_ms = 0;
+        int error = judge_request(request, &delay_ms);
         if (error)
             return fail(a[0], request, error);
-        if (delay_ms + sync_delay_ms)
-            return submit_later(a[0], request, delay_ms + sync_delay_ms);
+        if (delay_ms)
+            return submit_later(a[0], request, delay_ms);
     }
-    if (number == SYS_io_getevents && take_failed(a[0], (struct io_event *)a[3]))
-        return 1;
+    if (number == SYS_io_getevents) {
+        struct io_event *events = (struct io_event *)a[3];
+        long found = take_failed(a[0], events, a[2]);
+        if (found) {
+            long more = real_syscall(number, a[0], 0L, a[2] - found, events + found, NULL);
+            return found + (more > 0 ? more : 0);
+        }
+    }
     return real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
