@@ -7,7 +7,11 @@ here first: ranges of numbers, sizes of ids and keys, counts of what it lists.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+
+import attrs
 
 from objstore.ec.scheme import Scheme
 from objstore.errors import CorruptData, InvalidRequest
@@ -28,13 +32,11 @@ from objstore.meta.values import (
     Checksum,
     ChunkRef,
     Chunks,
-    Draft,
     External,
     Inline,
     Location,
     PackedDraft,
     Parts,
-    Traits,
 )
 from objstore.ring.layout import decode as decode_layout
 
@@ -42,6 +44,8 @@ _ENVELOPE_SIZE_MAX = 64
 _U63_MAX = (1 << 63) - 1
 _SPANS_MAX = 1024
 _CHUNKS_ASKED_MAX = 4096
+_CHECKSUM_SIZE_MAX = 64
+_NO_LIMIT = f"a limit is 1 to {LIST_PAGE_MAX}"
 
 
 def _require(holds: bool, what: str) -> None:
@@ -51,12 +55,9 @@ def _require(holds: bool, what: str) -> None:
 
 def check_command(command: c.Command, *, encoded_size: int) -> None:
     """Raise InvalidRequest for a command that no front door makes."""
-    _require(
-        encoded_size <= ENTRY_SIZE_MAX - _ENVELOPE_SIZE_MAX,
-        f"a command of {encoded_size} bytes does not fit a log entry",
-    )
-    slots = SLOT_COUNT + 1 if isinstance(command, c.PurgeStep) else SLOT_COUNT
-    _check_common(command, slots=slots)
+    if encoded_size > ENTRY_SIZE_MAX - _ENVELOPE_SIZE_MAX:
+        raise InvalidRequest(f"a command of {encoded_size} bytes does not fit a log entry")
+    _check_common(command)
     match command:
         case c.PutVersion():
             _check_draft(command.draft)
@@ -95,35 +96,70 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
             pass
 
 
-def _check_common(asked: Any, *, slots: int = SLOT_COUNT) -> None:
+def _check_common(asked: Any) -> None:
     """Fields that go by the same name everywhere."""
-    slot = getattr(asked, "slot", None)
-    if slot is not None:
-        _require(0 <= slot < slots, f"slot {slot}")
-    ref = getattr(asked, "ref", None)
-    if ref is not None:
-        _check_number(ref.bucket)
-        _check_number(ref.config_version)
-    key = getattr(asked, "key", None)
-    if isinstance(key, bytes):
+    for name, check in _COMMON[type(asked)]:
+        value = getattr(asked, name)
+        if value is not None:
+            check(value)
+
+
+def _common_of(cls: Any) -> tuple[tuple[str, Callable[[Any], None]], ...]:
+    """The checks for fields that a command or query has."""
+    checks: dict[str, Callable[[Any], None]] = {
+        "slot": _check_any_slot if cls is c.PurgeStep else _check_slot,
+        "ref": _check_ref,
+        "key": _check_key_or_other,
+        "bucket": _check_number,
+        "intent": _check_intent,
+        "upload": _check_upload_or_other,
+    }
+    return tuple((n, check) for n, check in checks.items() if n in attrs.fields_dict(cls))
+
+
+# Of every put, get and delete: what to say is made only where it is said.
+
+
+def _check_slot(slot: int) -> None:
+    if not 0 <= slot < SLOT_COUNT:
+        raise InvalidRequest(f"slot {slot}")
+
+
+def _check_any_slot(slot: int) -> None:
+    """Or the cluster shard's pseudo-slot."""
+    _require(0 <= slot <= SLOT_COUNT, f"slot {slot}")
+
+
+def _check_ref(ref: c.BucketRef) -> None:
+    _check_number(ref.bucket)
+    _check_number(ref.config_version)
+
+
+def _check_key_or_other(key: object) -> None:
+    if isinstance(key, bytes):  # And no access key.
         _check_key(key)
-    bucket = getattr(asked, "bucket", None)
-    if bucket is not None:
-        _check_number(bucket)
-    intent = getattr(asked, "intent", None)
-    if intent is not None:
-        _require(len(intent) == INTENT_ID_SIZE, "an intent id has 12 bytes")
-    upload = getattr(asked, "upload", None)
+
+
+def _check_intent(intent: bytes) -> None:
+    _require(len(intent) == INTENT_ID_SIZE, "an intent id has 12 bytes")
+
+
+def _check_upload_or_other(upload: object) -> None:
     if isinstance(upload, str):
         _require(len(upload) <= KEY_SIZE_MAX, "an upload id that long is none")
 
 
 def _check_number(number: int, most: int = _U63_MAX) -> None:
-    _require(0 <= number <= most, f"{number} is not within 0 and {most}")
+    if not 0 <= number <= most:
+        raise InvalidRequest(f"{number} is not within 0 and {most}")
 
 
 def _check_key(key: bytes) -> None:
-    _require(0 < len(key) <= KEY_SIZE_MAX, f"a key has 1 to {KEY_SIZE_MAX} bytes")
+    if not 0 < len(key) <= KEY_SIZE_MAX:
+        raise InvalidRequest(f"a key has 1 to {KEY_SIZE_MAX} bytes")
+
+
+_COMMON = {cls: _common_of(cls) for cls in (*c.COMMANDS, *q.QUERIES)}
 
 
 def _check_chunk(chunk: bytes, epoch: int) -> None:
@@ -137,39 +173,48 @@ def _check_scheme(scheme: str) -> None:
 
 def _check_checksum(checksum: Checksum | None) -> None:
     if checksum is not None:
-        _require(0 < len(checksum.value) <= 64, "a checksum of 1 to 64 bytes")
+        _require(0 < len(checksum.value) <= _CHECKSUM_SIZE_MAX, "no checksum's size")
 
 
 def _check_draft(packed: PackedDraft) -> None:
     """Unpack what replicas and readers will unpack: they trust what is in a log."""
     _check_number(packed.size, OBJECT_SIZE_MAX)
     try:
-        traits = payloads.unpack_traits(packed.traits)
-        draft = payloads.unpack_draft(packed)
-        has_types = _has_types_of_draft(draft, traits)
+        has_checksum = _check_traits(packed.traits)
+        _check_about(packed.about)
+        location = payloads.unpack_location(payloads.unpack(packed.location))
+        has_types = _has_types_of_location(location)
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"a draft that cannot be unpacked: {error}") from error
     except AssertionError as error:
-        raise InvalidRequest("a draft of parts that do not fit") from error
-    _require(has_types, "a draft with fields of other types")
-    has_checksum = traits.checksum_algorithm is not None
+        raise InvalidRequest("a location of no known kind") from error
+    _require(has_types, "a location with fields of other types")
     _require(has_checksum == (packed.checksum is not None), "a checksum has a value")
-    _check_checksum(draft.checksum)
-    _require(not isinstance(draft.location, Parts), "only a completion makes parts")
-    _check_location(draft.location)
+    if packed.checksum is not None:
+        _require(0 < len(packed.checksum) <= _CHECKSUM_SIZE_MAX, "no checksum's size")
+    _require(not isinstance(location, Parts), "only a completion makes parts")
+    _check_location(location)
 
 
-def _has_types_of_draft(draft: Draft, traits: Traits) -> bool:
-    """Whether fields that were packed are what their class says."""
-    return (
-        [type(text) for text in traits] in _TYPES_OF_TRAITS
-        and all(map(_is_pairs, (draft.headers, draft.user_metadata, draft.tags)))
-        and _has_types_of_location(draft.location)
-    )
+# Most objects of a bucket have the same, and what was good once is so again.
+
+
+@lru_cache(maxsize=128)
+def _check_traits(packed: bytes) -> bool:
+    """Whether there is a checksum."""
+    traits = payloads.unpack_traits(packed)
+    _require([type(text) for text in traits] in _TYPES_OF_TRAITS, "traits are texts")
+    return traits.checksum_algorithm is not None
 
 
 _NONE = type(None)
 _TYPES_OF_TRAITS = ([str, str, str, str], [str, str, _NONE, _NONE])
+
+
+@lru_cache(maxsize=128)
+def _check_about(packed: bytes) -> None:
+    for pairs in payloads.unpack_about(packed):
+        _require(_is_pairs(pairs), "headers, user metadata and tags are pairs of texts")
 
 
 def _is_pairs(pairs: object) -> bool:
@@ -233,11 +278,13 @@ def _check_layout(layout: bytes) -> None:
 def check_query(query: q.Query) -> None:
     """Raise InvalidRequest for a query that no front door makes."""
     _check_common(query)
+    if isinstance(query, q.GetVersion):
+        return  # That was all of it, and it is asked most.
     slots: tuple[int, ...] = getattr(query, "slots", ())
     _require(len(slots) <= SLOT_COUNT, "more slots than there are")
     _require(all(0 <= slot < SLOT_COUNT for slot in slots), "slots")
     limit = getattr(query, "limit", 1)
-    _require(0 < limit <= LIST_PAGE_MAX, f"a limit is 1 to {LIST_PAGE_MAX}")
+    _require(0 < limit <= LIST_PAGE_MAX, _NO_LIMIT)
     match query:
         case q.ListKeys():
             after_version = query.after_version

@@ -74,4 +74,4 @@ def decode(data: bytes) -> Envelope:
     if level > FEATURE_LEVEL or entry_format != _FORMAT:
         raise UnknownFeature(level)
     command = codec.decode(memoryview(data)[_HEAD.size :])
-    return Envelope(RequestId(request), stamp_ms, command, level)
+    return Envelope(request, stamp_ms, command, level)

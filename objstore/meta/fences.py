@@ -31,14 +31,13 @@ def require(view: RowView, slot: Slot, ref: BucketRef) -> str:
     payload = view.get(schema.fence_key(slot, ref.bucket))
     if payload is None:
         raise StaleBucket(f"slot {slot} does not know bucket {ref.bucket:x}")
-    config_version, versioning, is_open = payloads.unpack(payload)[:3]
+    config_version, versioning, is_open = payloads.unpack_fence_state(payload)
     if not is_open or config_version != ref.config_version:
         state = "open" if is_open else "closed"
         raise StaleBucket(
             f"bucket {ref.bucket:x} is {state} at config version {config_version},"
             f" the command has {ref.config_version}"
         )
-    assert type(versioning) is str
     return versioning
 
 

@@ -1,16 +1,17 @@
 """Local rows: what a node keeps of its replicas beside their rows, under FFFE.
 
-    FFFE 01 group u32be                    [index, term, voters, outgoing, learners,
-                                            cluster time, running hash of changes]
+    FFFE 01 group u32be                    index u64be, term u64be, cluster time u64be,
+                                           running hash of changes 16, and as msgpack
+                                           [voters, outgoing, learners]
     FFFE 02 slot u16be                     [generation, group]
     FFFE 03 group, slot, generation        a snapshot is being fed into this
     FFFE 04                                the last generation that was given out
     FFFE 05 table u8, name                 the view's copy of a row of the cluster shard
     FFFE 06                                the version of that copy
-    FFFE 07                                which rows there are for each object, u16be: 6.
-                                           Of 1 to 5, which had no LISTED, another, a
+    FFFE 07                                which rows there are for each object, u16be: 7.
+                                           Of 1 to 6, which had no LISTED, another, a
                                            CHANGE, REQUEST without a period, or other
-                                           versions, nothing was released
+                                           versions or counters, nothing was released
 
 Each value is sealed with its whole key.
 """
@@ -29,6 +30,7 @@ from objstore.raft.state_machine import Applied, Membership
 _GROUP = struct.Struct(">I")
 _SLOT = struct.Struct(">H")
 _INSTALLING = struct.Struct(">IH4s")
+_PROGRESS = struct.Struct(f">QQQ{HASH_SIZE}s")
 
 APPLIED_PREFIX = LOCAL_PREFIX + b"\1"
 SLOT_PREFIX = LOCAL_PREFIX + b"\2"
@@ -37,7 +39,7 @@ GENERATION_KEY = LOCAL_PREFIX + b"\4"
 VIEW_PREFIX = LOCAL_PREFIX + b"\5"
 VIEW_VERSION_KEY = LOCAL_PREFIX + b"\6"
 FORMAT_KEY = LOCAL_PREFIX + b"\7"
-FORMAT = 6
+FORMAT = 7
 
 
 @frozen
@@ -60,24 +62,20 @@ def group_of_applied(key: bytes) -> int:
     return int(_GROUP.unpack_from(key, len(APPLIED_PREFIX))[0])
 
 
-def pack_progress(progress: Progress) -> bytes:
+def pack_members(members: Membership) -> bytes:
+    return payloads.pack((members.voters, members.outgoing, members.learners))
+
+
+def pack_progress(progress: Progress, members: bytes) -> bytes:
+    """members: as `pack_members` packed them, since they hardly ever change."""
     applied = progress.applied
-    members = applied.membership
-    return payloads.pack(
-        (
-            applied.index,
-            applied.term,
-            members.voters,
-            members.outgoing,
-            members.learners,
-            progress.time_ms,
-            progress.chain,
-        )
-    )
+    head = _PROGRESS.pack(applied.index, applied.term, progress.time_ms, progress.chain)
+    return head + members
 
 
 def unpack_progress(payload: bytes) -> Progress:
-    index, term, voters, outgoing, learners, time_ms, chain = payloads.unpack(payload)[:7]
+    index, term, time_ms, chain = _PROGRESS.unpack_from(payload)
+    voters, outgoing, learners = payloads.unpack(payload[_PROGRESS.size :])[:3]
     membership = Membership(_nodes(voters), _nodes(outgoing), _nodes(learners))
     return Progress(Applied(index, term, membership), time_ms, chain)
 

@@ -12,7 +12,8 @@
     chunk        [chunk id, size, epoch, [[fragment index, node | nil] ...]]
     checksum     nil | [algorithm, value, kind]
     fence        [config version, versioning, is open, is dropped]
-    counters     [objects, versions, bytes, uploads, below objects, below bytes]
+    counters     u64be each: objects, versions, bytes, uploads, below objects, below bytes;
+                 no msgpack: each put and delete reads and writes them
     state        [floor epoch, next released]
 
 A list grows at its end only: a reader takes the items that it knows.  What lists and
@@ -23,6 +24,7 @@ hot are packed by `rpc.codec` instead.  Nobody checks here: the envelope did (`s
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -49,10 +51,13 @@ from objstore.meta.values import (
     Usage,
     Version,
 )
-from objstore.packing import make_pack
 from objstore.units import iso_time
 
-pack = make_pack()
+# msgpack's stubs lack types: named once, with what it is.
+_new_packer: Callable[[], Any] = msgpack.Packer  # type: ignore[attr-defined]
+# One packer for all: what is packed here has no hook that could pack meanwhile, and is no
+# larger than a log entry.
+pack: Callable[[object], bytes] = _new_packer().pack
 unpack: Callable[[bytes], Any] = partial(
     msgpack.unpackb,  # type: ignore[attr-defined]
     use_list=False,
@@ -61,6 +66,7 @@ unpack: Callable[[bytes], Any] = partial(
 
 NO_BYTES = Inline(b"")  # Stands where a location was left out of an answer.
 
+_USAGE = struct.Struct(">6Q")
 _INLINE, _CHUNKS, _PARTS, _EXTERNAL = 1, 2, 3, 4
 
 Packed = tuple[Any, ...]
@@ -370,6 +376,13 @@ def pack_fence(fence: BucketFence, *, is_dropped: bool = False) -> bytes:
     return pack((fence.config_version, fence.versioning, fence.is_open, is_dropped))
 
 
+@lru_cache(maxsize=4096)  # Each command asks a fence, which hardly ever changes.
+def unpack_fence_state(payload: bytes) -> tuple[int, str, bool]:
+    """(config version, versioning, whether it is open)."""
+    config_version, versioning, is_open = unpack(payload)[:3]
+    return config_version, versioning, is_open
+
+
 def unpack_fence(bucket: BucketId, payload: bytes) -> tuple[BucketFence, bool]:
     """(fence, whether the bucket was dropped)."""
     config_version, versioning, is_open, is_dropped = unpack(payload)[:4]
@@ -377,12 +390,12 @@ def unpack_fence(bucket: BucketId, payload: bytes) -> tuple[BucketFence, bool]:
 
 
 def pack_usage(counters: list[int]) -> bytes:
-    return pack(counters)
+    return _USAGE.pack(*counters)
 
 
 def unpack_usage(payload: bytes | None) -> list[int]:
     """[objects, versions, bytes, uploads, below objects, below bytes]."""
-    return [0] * 6 if payload is None else list(unpack(payload))
+    return [0] * 6 if payload is None else list(_USAGE.unpack_from(payload))
 
 
 def usage_of(counters: list[int]) -> Usage:

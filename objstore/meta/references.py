@@ -27,7 +27,7 @@ from objstore.meta.values import (
     Location,
     Parts,
 )
-from objstore.meta.work import Count, Work
+from objstore.meta.work import Work
 
 STAND_IN_RANK = 200  # Above any rank that comes of missing fragments.
 
@@ -85,8 +85,7 @@ def _count_below(
 ) -> None:
     objects, size = below_of(chunks)
     if objects:
-        work.count(bucket, Count.BELOW_OBJECTS, sign * objects)
-        work.count(bucket, Count.BELOW_BYTES, sign * size)
+        work.count(bucket, below=(sign * objects, sign * size))
 
 
 def let_go(work: Work, bucket: BucketId, key: Key, location: Location | None) -> None:

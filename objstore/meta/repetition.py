@@ -32,6 +32,10 @@ def period_of(time_ms: int) -> int:
     return time_ms // REQUEST_ID_KEPT_MS + 1
 
 
+def is_new_period(before_ms: int, time_ms: int) -> bool:
+    return before_ms // REQUEST_ID_KEPT_MS != time_ms // REQUEST_ID_KEPT_MS
+
+
 def find(
     rows: RowView, slot: Slot, time_ms: int, request: bytes
 ) -> tuple[bytes, bytes | None]:

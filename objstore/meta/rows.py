@@ -9,7 +9,6 @@ it did, a failed one is rolled back, and the whole goes to the store as one batc
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
@@ -57,46 +56,40 @@ def first_row(view: RowView, start: bytes, end: bytes) -> tuple[bytes, bytes] | 
 
 
 class StagedRows:
-    """Changes over a base, in memory.  `begin` starts a command; `rollback` undoes it."""
+    """Changes over a base, in memory: of commands that are done, and of the one at work.
 
-    __slots__ = ("_base", "_keys", "_undo", "changes")
+    `commit` ends a command, and `rollback` undoes what it did so far.
+    """
+
+    __slots__ = ("_base", "_staged", "changes")
 
     def __init__(self, base: RowView) -> None:
         self._base = base
-        # Of `changes`, sorted; None until a scan needs them, and most commands need none.
-        self._keys: list[bytes] | None = None
-        self._undo: dict[bytes, object] = {}  # What `changes` held before this command.
+        # Of the command at work: payloads, not sealed yet, None: deleted.
+        self._staged: dict[bytes, bytes | None] = {}
         self.changes: dict[bytes, bytes | None] = {}  # Sealed values; None: deleted.
 
     def get(self, key: bytes) -> bytes | None:
-        value = self.changes.get(key, _ABSENT)
-        if value is _ABSENT:
-            return self._base.get(key)
-        return None if value is None else value[:-SEAL_SIZE]  # type: ignore[index]
+        found = self._staged.get(key, _ABSENT)
+        if found is not _ABSENT:
+            return found  # type: ignore[return-value]
+        if self.changes:
+            found = self.changes.get(key, _ABSENT)
+            if found is not _ABSENT:
+                return None if found is None else found[:-SEAL_SIZE]  # type: ignore[index]
+        return self._base.get(key)
 
     def put(self, key: bytes, payload: bytes) -> None:
-        changes = self.changes
-        if key not in self._undo:
-            self._undo[key] = changes.get(key, _ABSENT)
-        changes[key] = seal(key, payload)
-        self._keys = None
+        self._staged[key] = payload
 
     def delete(self, key: bytes) -> None:
-        changes = self.changes
-        if key not in self._undo:
-            self._undo[key] = changes.get(key, _ABSENT)
-        changes[key] = None
-        self._keys = None
+        self._staged[key] = None
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        keys = self._keys
-        if keys is None:
-            keys = self._keys = sorted(self.changes)
-        low = bisect_left(keys, start)
-        high = bisect_left(keys, end, low)
-        if low == high:
-            return self._base.scan(start, end)
-        return self._merged(keys[low:high], self._base.scan(start, end))
+        changed = [key for key in self.changes if start <= key < end]
+        changed += [key for key in self._staged if start <= key < end]
+        below = self._base.scan(start, end)
+        return self._merged(sorted(set(changed)), below) if changed else below
 
     def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
         return page_of(self, base, start, end, limit)
@@ -111,32 +104,30 @@ class StagedRows:
                 below = next(base, None)
             if below is not None and below[0] == key:
                 below = next(base, None)
-            value = self.changes[key]
-            if value is not None:
-                yield key, value[:-SEAL_SIZE]
+            payload = self.get(key)
+            if payload is not None:
+                yield key, payload
         while below is not None:
             yield below
             below = next(base, None)
 
-    def begin(self) -> None:
-        """Start a command: what came before can no longer be undone."""
-        self._undo.clear()
-
     def rollback(self) -> None:
-        """Undo everything since `begin`."""
-        for key, value in self._undo.items():
-            if value is _ABSENT:
-                del self.changes[key]
-            else:
-                self.changes[key] = value  # type: ignore[assignment]
-        self._keys = None
-        self._undo.clear()
+        """Undo everything since the last `commit`."""
+        self._staged.clear()
 
-    def chain(self, before: bytes) -> bytes:
-        """Fold this command's changes into a running hash of all changes (R12)."""
-        parts = [before]
-        for key in self._undo:
-            value = self.changes[key]
-            # A value's seal is a checksum of its key and payload.
-            parts.append(key if value is None else value[-SEAL_SIZE:])
+    def commit(self, chain: bytes) -> bytes:
+        """End a command; `chain`, a running hash of all changes, goes on by its own (R12).
+
+        A row that it changed more than once counts once.
+        """
+        parts = [chain]
+        for key, payload in self._staged.items():
+            if payload is None:
+                self.changes[key] = None
+                parts.append(key)
+            else:
+                value = self.changes[key] = seal(key, payload)
+                # A value's seal is a checksum of its key and payload.
+                parts.append(value[-SEAL_SIZE:])
+        self._staged.clear()
         return blake2b(b"".join(parts), digest_size=HASH_SIZE).digest()

@@ -140,6 +140,7 @@ _KEY_START = _BUCKET.size  # Where key* begins in a logical key.
 
 _FORMAT_BYTE = bytes((ROW_FORMAT,))
 _crc32c = google_crc32c.value
+_pack_seal = _SEAL.pack
 # What a CRC32C is xored with, so that its bytes, appended, make it 0: CRCs are linear.
 _TO_ZERO = 0x9BE09BAB
 assert _crc32c(_SEAL.pack(_crc32c(b"") ^ _TO_ZERO)) == 0
@@ -152,7 +153,7 @@ _GENERATION_SIZE = 4
 def seal(key: bytes, payload: bytes) -> bytes:
     """Put a payload into its envelope.  `key` is logical."""
     body = payload + _FORMAT_BYTE
-    return body + _SEAL.pack(_crc32c(key + body) ^ _TO_ZERO)
+    return body + _pack_seal(_crc32c(key + body) ^ _TO_ZERO)
 
 
 def unseal(key: bytes, value: bytes) -> bytes:
@@ -203,6 +204,7 @@ def unescape(text: bytes) -> bytes:
 _CURRENT = bytes(8)
 _END = b"\0\1"
 _PAST_END = b"\0\2"
+_LISTED = bytes((Table.LISTED,))
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -294,7 +296,12 @@ def null_key(slot: Slot, bucket: BucketId, key: Key) -> bytes:
 
 def listed_key(slot: Slot, bucket: BucketId, key: Key) -> bytes:
     """The row that shows a key in lists, while its current version is an object."""
-    return _BUCKET.pack(slot, Table.LISTED, bucket) + escape(key) + _END
+    return listed_of(versions_prefix(slot, bucket, key))
+
+
+def listed_of(prefix: bytes) -> bytes:
+    """Likewise, of the key that `versions_prefix` gave the prefix of."""
+    return prefix[:2] + _LISTED + prefix[3:]
 
 
 def keys_of_listed(rests: Sequence[bytes]) -> list[bytes]:

@@ -22,7 +22,7 @@ from objstore.limits import SNAPSHOT_PIECE_SIZE
 from objstore.meta import payloads, schema
 
 _MAGIC = b"OSMS"
-_FORMAT = 6  # As local.FORMAT: which rows there are.
+_FORMAT = 7  # As local.FORMAT: which rows there are.
 _HEAD = struct.Struct(">4sHI")
 _ROW = struct.Struct(">HI")
 _END = struct.Struct(">HQI")

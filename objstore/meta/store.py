@@ -87,22 +87,22 @@ class KvRows:
         self._hot: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
-        if key[2] not in _HOT:
-            return self._load(key)
-        payload = self._hot.get(key, b"")  # No payload is empty.
-        if payload == b"":
-            if len(self._hot) >= _HOT_ROWS_MAX:
-                self._hot.clear()
-            payload = self._hot[key] = self._load(key)
-        return payload
-
-    def _load(self, key: bytes) -> bytes | None:
+        is_hot = key[2] in _HOT
+        if is_hot:
+            payload = self._hot.get(key, b"")  # No payload is empty.
+            if payload != b"":
+                return payload
         slot = key[:2]
         generation = self._generations.get(slot)
         if generation is None:
             return None
         value = self._kv.get(slot + generation + key[2:])
-        return None if value is None else schema.unseal(key, value)
+        payload = None if value is None else schema.unseal(key, value)
+        if is_hot:
+            if len(self._hot) >= _HOT_ROWS_MAX:
+                self._hot.clear()
+            self._hot[key] = payload
+        return payload
 
     def wrote(self, key: bytes, value: bytes | None) -> None:
         """Note a row that was just written: its sealed value."""
@@ -186,11 +186,15 @@ class ShardMachine:
         self._installing: ShardInstall | None = None
         # (applied index, running hash of all changes): equal on every replica (R12).
         self.chain_marks: deque[tuple[int, bytes]] = deque(maxlen=_CHAIN_MARKS)
-        payload = _get(self._kv, local.applied_key(group))
+        self._applied_key = local.applied_key(group)
+        payload = _get(self._kv, self._applied_key)
         self._progress = (
             local.NOTHING if payload is None else local.unpack_progress(payload)
         )
         self._durable_index = self._progress.applied.index
+        # The last membership that was written, and how it is packed.
+        membership = self._progress.applied.membership
+        self._members = membership, local.pack_members(membership)
         # When something of a slot is due at the earliest.  May be too early, not too late.
         self._due_ms = dict.fromkeys(generations, 0)
         self._looked = (0, 0)  # The period and applied index of `_has_forgotten`.
@@ -217,9 +221,8 @@ class ShardMachine:
             proposal = envelope.decode(entry.data)
             time_ms = max(proposal.stamp_ms, time_ms + 1)
             context = Context(index, term, time_ms)
-            rows.begin()
             results.append(apply.apply(rows, proposal.request, proposal.command, context))
-            chain = rows.chain(chain)
+            chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
                 self.chain_marks.append((index, chain))
         applied = Applied(index, term, membership)
@@ -230,22 +233,28 @@ class ShardMachine:
 
     def _write(self, rows: StagedRows, progress: local.Progress) -> None:
         batch = self._kv.batch()
-        put, generation_of = batch.put, self._generations.get
+        put = batch.put
+        slot = prefix = b""
         for key, value in rows.changes.items():
-            slot = key[:2]
-            generation = generation_of(slot)
-            if generation is None:
-                generation = self._begin_slot(batch, slot)
+            if key[:2] != slot:  # Most batches have rows of one.
+                slot = key[:2]
+                generation = self._generations.get(slot)
+                if generation is None:
+                    generation = self._begin_slot(batch, slot)
+                prefix = slot + generation
             if value is None:
-                batch.delete(slot + generation + key[2:])
+                batch.delete(prefix + key[2:])
             else:
-                put(slot + generation + key[2:], value)
+                put(prefix + key[2:], value)
             if key[2] in _NOTED:
                 self._note(key, value)
-        before = self._progress
-        if repetition.period_of(progress.time_ms) != repetition.period_of(before.time_ms):
+        if repetition.is_new_period(self._progress.time_ms, progress.time_ms):
             self._forget_requests(batch, rows, progress.time_ms)
-        _put(batch, local.applied_key(self.group), local.pack_progress(progress))
+        membership = progress.applied.membership
+        if membership is not self._members[0]:
+            self._members = membership, local.pack_members(membership)
+        payload = local.pack_progress(progress, self._members[1])
+        put(self._applied_key, schema.seal(self._applied_key, payload))
         self._kv.write(batch)
         self._progress = progress
 
@@ -466,7 +475,8 @@ class ShardInstall:
             row = local.pack_slot(self._generation, machine.group)
             _put(batch, local.slot_key(schema.slot_of_row(slot)), row)
             batch.delete(self._mark(slot))
-        _put(batch, local.applied_key(machine.group), local.pack_progress(progress))
+        members = local.pack_members(applied.membership)
+        _put(batch, machine._applied_key, local.pack_progress(progress, members))
         self._kv.write(batch)
         self._kv.flush()
         machine.installed(dict.fromkeys(self._slots, self._generation), progress)

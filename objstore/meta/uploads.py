@@ -55,7 +55,7 @@ from objstore.meta.errors import (
 from objstore.meta.payloads import PartHead, Place
 from objstore.meta.rows import RowView, first_row
 from objstore.meta.values import Checksum, Draft, Part, Parts, Upload
-from objstore.meta.work import Count, Work
+from objstore.meta.work import Work
 from objstore.rpc import codec
 
 _DIGEST_SIZE = 16  # bytes
@@ -86,7 +86,7 @@ def create_upload(work: Work, command: CreateUpload) -> Upload:
         raise InvalidRequest(f"upload id {upload.upload} is taken")
     work.rows.put(row_key, codec.encode(upload))
     work.rows.put(_by_key(work, ref.bucket, upload), payloads.pack(None))
-    work.count(ref.bucket, Count.UPLOADS, 1)
+    work.count(ref.bucket, uploads=1)
     return upload
 
 
@@ -99,7 +99,7 @@ def _by_key(work: Work, bucket: BucketId, upload: Upload) -> bytes:
 def _delete_upload(work: Work, bucket: BucketId, upload: Upload) -> None:
     work.rows.delete(schema.upload_key(work.slot, bucket, upload.upload))
     work.rows.delete(_by_key(work, bucket, upload))
-    work.count(bucket, Count.UPLOADS, -1)
+    work.count(bucket, uploads=-1)
 
 
 def put_part(work: Work, command: PutPart) -> Part:
@@ -151,7 +151,8 @@ class _Chosen:
 def complete_upload(work: Work, command: CompleteUpload) -> CompleteResult:
     bucket, key = command.ref.bucket, command.key
     versioning = fences.require(work.rows, work.slot, command.ref)
-    top = versions.current(work.rows, schema.versions_prefix(work.slot, bucket, key))
+    prefix = schema.versions_prefix(work.slot, bucket, key)
+    top = versions.current(work.rows, prefix)
     digest = _digest(command)
     if schema.is_hex_16(command.upload):
         repeated = _completed_before(work, command, top, digest)
@@ -163,7 +164,9 @@ def complete_upload(work: Work, command: CompleteUpload) -> CompleteResult:
     _check_expected(command, chosen, checksum)
     versions.check_condition(command.condition, versions.etag_of(top))
     packed = payloads.pack_draft(_draft(upload, chosen, checksum))
-    put = versions.store_version(work, bucket, key, packed, versioning=versioning, top=top)
+    put = versions.store_version(
+        work, bucket, key, packed, prefix=prefix, versioning=versioning, top=top
+    )
     map_key = schema.part_map_key(work.slot, bucket, upload.upload)
     work.rows.put(map_key, chosen.packed_map)
     _delete_upload(work, bucket, upload)

@@ -38,7 +38,7 @@ from objstore.meta.errors import NoSuchKey, PreconditionFailed
 from objstore.meta.payloads import Place, VersionHead
 from objstore.meta.rows import RowView, first_row
 from objstore.meta.values import PackedDraft
-from objstore.meta.work import ORDER_SHIFT, Count, Work
+from objstore.meta.work import ORDER_SHIFT, Work
 
 UNVERSIONED = "unversioned"
 ENABLED = "enabled"
@@ -150,7 +150,9 @@ def put_version(work: Work, command: PutVersion) -> PutResult:
     outside = payloads.unpack_outside(draft.location)
     if command.intent is not None or outside is not None:
         intents.use_intent(work, ref.bucket, command.intent, outside)
-    result = store_version(work, ref.bucket, key, draft, versioning=versioning, top=top)
+    result = store_version(
+        work, ref.bucket, key, draft, prefix=prefix, versioning=versioning, top=top
+    )
     if outside is not None:
         order = work.context.time_ms << ORDER_SHIFT
         references.hold(work, Place(ref.bucket, key, order, "", 0), outside)
@@ -163,24 +165,26 @@ def store_version(
     key: Key,
     draft: PackedDraft | None,
     *,
+    prefix: bytes,
     versioning: str,
     top: Found | None,
 ) -> PutResult:
     """Make `draft` (None: a delete marker) the current version.
 
-    top: the version that was current.  The caller sees to what the draft refers to.
+    prefix: of the key's versions.  top: the version that was current.
+    The caller sees to what the draft refers to.
     """
     context = work.context
     time_ms = context.time_ms
-    prefix = schema.versions_prefix(work.slot, bucket, key)
-    _show_after(work, bucket, key, before=top, draft=draft)
+    shown = None if draft is None else payloads.pack_listed(draft, time_ms)
+    more_objects = _show(work, prefix, before=top, row=shown)
     more_versions, more_bytes = 1, 0 if draft is None else draft.size
     if versioning != ENABLED:
         replaced = top
         if versioning != UNVERSIONED:
             replaced = _find_null(work.rows, work.slot, bucket, key, prefix)
         if replaced is not None:
-            _delete_row(work, bucket, key, replaced, versioning)
+            _remove_row(work, bucket, key, replaced, versioning)
             more_versions, more_bytes = 0, more_bytes - replaced[1].size
             if top is not None and replaced[0] == top[0]:
                 top = None  # The rest, if any, is buried already.
@@ -199,43 +203,25 @@ def store_version(
         term=context.term,
     )
     work.rows.put(schema.current_key(prefix), row)
-    if more_versions:
-        work.count(bucket, Count.VERSIONS, more_versions)
-    if more_bytes:
-        work.count(bucket, Count.BYTES, more_bytes)
+    work.count(bucket, objects=more_objects, versions=more_versions, size=more_bytes)
     etag = "" if draft is None else draft.etag
     return PutResult(version_id, time_ms, etag, context.index, context.term)
 
 
-def _show_after(
-    work: Work,
-    bucket: BucketId,
-    key: Key,
-    *,
-    before: Found | None,
-    draft: PackedDraft | None,
-) -> None:
-    """Show a key as it is from now on."""
-    row = None
-    if draft is not None:
-        row = payloads.pack_listed(draft, work.context.time_ms)
-    _show(work, bucket, key, before=before, row=row)
+def _show(work: Work, prefix: bytes, *, before: Found | None, row: bytes | None) -> int:
+    """Show a key in lists, or no longer; how many objects there are more: 1, 0 or -1.
 
-
-def _show(
-    work: Work, bucket: BucketId, key: Key, *, before: Found | None, row: bytes | None
-) -> None:
-    """Show a key in lists, or no longer, whose current version was `before`.
-
+    prefix: of the key's versions.  before: its current version until now.
     row: of the current version; None where that is a delete marker, or there is none.
     """
-    was_object = before is not None and not before[1].is_delete_marker
-    if was_object != (row is not None):
-        work.count(bucket, Count.OBJECTS, -1 if was_object else 1)
+    was_object = before is not None and before[1].packed_location is not None
     if row is not None:
-        work.rows.put(schema.listed_key(work.slot, bucket, key), row)
-    elif was_object:
-        work.rows.delete(schema.listed_key(work.slot, bucket, key))
+        work.rows.put(schema.listed_of(prefix), row)
+        return 0 if was_object else 1
+    if was_object:
+        work.rows.delete(schema.listed_of(prefix))
+        return -1
+    return 0
 
 
 def _bury(work: Work, bucket: BucketId, key: Key, prefix: bytes, top: Found) -> None:
@@ -266,16 +252,7 @@ def _promote(work: Work, bucket: BucketId, key: Key, prefix: bytes) -> VersionHe
 def _remove_row(
     work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
 ) -> None:
-    """Remove a version; the caller sees to `_show`."""
-    _delete_row(work, bucket, key, found, versioning)
-    work.count(bucket, Count.VERSIONS, -1)
-    work.count(bucket, Count.BYTES, -found[1].size)
-
-
-def _delete_row(
-    work: Work, bucket: BucketId, key: Key, found: Found, versioning: str
-) -> None:
-    """Delete a version's row and what hangs on it."""
+    """Remove a version's row and what hangs on it; the caller shows and counts."""
     row_key, head = found
     work.rows.delete(row_key)
     outside = payloads.unpack_outside(head.packed_location)
@@ -298,10 +275,13 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
     check_condition(command.condition, etag_of(top))
     if versioning == UNVERSIONED:
         if top is not None:
-            _show(work, ref.bucket, key, before=top, row=None)
+            more = _show(work, prefix, before=top, row=None)
             _remove_row(work, ref.bucket, key, top, versioning)
+            work.count(ref.bucket, objects=more, versions=-1, size=-top[1].size)
         return DeleteResult(None, is_delete_marker=False)
-    marker = store_version(work, ref.bucket, key, None, versioning=versioning, top=top)
+    marker = store_version(
+        work, ref.bucket, key, None, prefix=prefix, versioning=versioning, top=top
+    )
     return DeleteResult(marker.version_id, is_delete_marker=True)
 
 
@@ -316,10 +296,12 @@ def _delete_named(
     prefix = schema.versions_prefix(work.slot, bucket, key)
     top = current(work.rows, prefix)
     _remove_row(work, bucket, key, found, versioning)
+    more = 0
     if top is not None and top[0] == found[0]:
         now = _promote(work, bucket, key, prefix)
         row = None
         if now is not None and not now.is_delete_marker:
             row = payloads.pack_listed(now, now.time_ms)
-        _show(work, bucket, key, before=top, row=row)
+        more = _show(work, prefix, before=top, row=row)
+    work.count(bucket, objects=more, versions=-1, size=-found[1].size)
     return DeleteResult(version_id, is_delete_marker=found[1].is_delete_marker)

@@ -36,6 +36,11 @@ class Count(IntEnum):
     BELOW_BYTES = 5
 
 
+# Of every put and delete: plain numbers, which a list finds faster.
+_OBJECTS, _VERSIONS, _BYTES = int(Count.OBJECTS), int(Count.VERSIONS), int(Count.BYTES)
+_NO_CHANGE = (0, 0)
+
+
 class Work:
     """The working set of one command in one slot."""
 
@@ -45,7 +50,8 @@ class Work:
         self.rows = rows
         self.slot = slot
         self.context = context
-        self._counters: dict[BucketId, tuple[list[int], list[int]]] = {}
+        # As they are now, and the payload they were.
+        self._counters: dict[BucketId, tuple[list[int], bytes]] = {}
         self._state: list[int] | None = None
         self._state_before: list[int] = []
 
@@ -73,17 +79,33 @@ class Work:
 
     # ---- counters ---------------------------------------------------------------------
 
-    def count(self, bucket: BucketId, what: Count, change: int) -> None:
-        """Change a counter of a bucket; nothing is counted for one that was dropped."""
+    def count(
+        self,
+        bucket: BucketId,
+        *,
+        objects: int = 0,
+        versions: int = 0,
+        size: int = 0,
+        uploads: int = 0,
+        below: tuple[int, int] = (0, 0),  # Objects, bytes.
+    ) -> None:
+        """Change counters of a bucket; nothing is counted for one that was dropped."""
         held = self._counters.get(bucket)
         if held is None:
             payload = self.rows.get(schema.counters_key(self.slot, bucket))
             if payload is None:
                 return
-            now = payloads.unpack_usage(payload)
-            held = self._counters[bucket] = (now, list(now))
-        held[0][what] += change
-        assert held[0][what] >= 0, f"{what.name} of bucket {bucket} fell below 0"
+            held = self._counters[bucket] = (payloads.unpack_usage(payload), payload)
+        now = held[0]
+        now[_OBJECTS] += objects
+        now[_VERSIONS] += versions
+        now[_BYTES] += size
+        if uploads:
+            now[Count.UPLOADS] += uploads
+        if below != _NO_CHANGE:
+            now[Count.BELOW_OBJECTS] += below[0]
+            now[Count.BELOW_BYTES] += below[1]
+        assert min(now) >= 0, f"a counter of bucket {bucket} fell below 0: {now}"
 
     def usage(self, bucket: BucketId) -> list[int]:
         held = self._counters.get(bucket)
@@ -96,6 +118,6 @@ class Work:
         if self._state is not None and self._state != self._state_before:
             self.rows.put(schema.state_key(self.slot), payloads.pack(self._state))
         for bucket, (now, before) in self._counters.items():
-            if now != before:
-                key = schema.counters_key(self.slot, bucket)
-                self.rows.put(key, payloads.pack_usage(now))
+            payload = payloads.pack_usage(now)
+            if payload != before:
+                self.rows.put(schema.counters_key(self.slot, bucket), payload)

@@ -95,11 +95,10 @@ def _apply(machine: ShardMachine, commands: Iterable[PutVersion]) -> None:
     for number, command in enumerate(commands):
         time_ms += 1
         context = Context(number, progress.applied.term, time_ms)
-        rows.begin()
         result = apply.apply(rows, RequestId(os.urandom(16)), command, context)
         if apply.is_error(result):
             raise SystemExit(f"{command.key!r}: {result}")
-        chain = rows.chain(chain)
+        chain = rows.commit(chain)
     machine._write(rows, Progress(progress.applied, time_ms, chain))
 
 

@@ -90,6 +90,7 @@ class Shard:
         staged = StagedRows(self.view)
         context = Context(self.index, 1, self.time_ms)
         result = apply(staged, RequestId(request), command, context)
+        staged.commit(b"")
         self.view.take(staged.changes)
         return result
 

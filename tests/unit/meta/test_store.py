@@ -612,3 +612,16 @@ def test_nothing_is_looked_for_before_it_is_due(monkeypatch: pytest.MonkeyPatch)
     first = schema.table_prefix(SLOT, schema.Table.EXPIRY)
     rows = list(machine.rows.scan(first, schema.range_end(first)))
     assert schema.expiry_of_row(rows[0][0])[0] >= late_ms + 130
+
+
+# ---- membership -----------------------------------------------------------------------
+
+
+async def test_the_membership_that_is_written_is_the_one_in_force() -> None:
+    disk = Disk()
+    other = Membership((NodeId("a" * 16), NodeId("b" * 16)), (NodeId("a" * 16),))
+    disk.store.machine(GROUP).apply([entry(1, open_bucket())], MEMBERS)
+    for index, members in enumerate((other, other, MEMBERS), start=2):
+        disk.store.machine(GROUP).apply([entry(index, put(b"k"))], members)
+        await disk.store.flush()
+        assert disk.crash().machine(GROUP).applied().membership == members

@@ -97,9 +97,9 @@ class DirectMeta:
         self.time_ms += 1
         self.proposed.append(command)
         staged = StagedRows(self.rows)
-        staged.begin()
         request = RequestId(self.index.to_bytes(16, "big"))
         result = apply(staged, request, command, Context(self.index, 1, self.time_ms))
+        staged.commit(b"")
         self.rows.change(staged.changes)
         await _call(self.after, command)
         if is_error(result):
