@@ -11,7 +11,7 @@ import attrs
 from objstore.chunks import driver
 from objstore.chunks.driver import Commit
 from objstore.ids import Slot
-from objstore.meta import apply, fences, intents, payloads, reads, schema
+from objstore.meta import fences, intents, payloads, reads, repetition, schema
 from objstore.meta.client import DEFAULT_TIMEOUT_MS, MetaClient
 from objstore.meta.commands import BucketRef, Command, PutVersion
 from objstore.meta.errors import NoSuchKey
@@ -46,8 +46,14 @@ _propose = MetaClient.propose
 _query = MetaServer.query
 
 
-def _forget(*_: object) -> None:
-    """No result is kept under its request id."""
+_find = repetition.find
+
+
+def _know_nothing(
+    rows: RowView, slot: Slot, time_ms: int, request: bytes
+) -> tuple[bytes, bytes | None]:
+    """What is kept under a request id is not heeded."""
+    return _find(rows, slot, time_ms, request)[0], None
 
 
 async def _check_then_act(
@@ -108,7 +114,7 @@ MUTANTS = [
         breaks="a request that comes again is applied again",
         checker="registers",
         scenario=partial(stories.tell, story=stories.lost_answers),
-        plant=partial(patched, apply, _remember=_forget),
+        plant=partial(patched, repetition, find=_know_nothing),
         seeds_max=_SEEDS_MAX,
     ),
     Mutant(

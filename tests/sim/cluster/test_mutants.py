@@ -26,6 +26,13 @@ def test_there_are_enough_of_them_and_each_has_a_checker() -> None:
     assert len(set(MUTANTS)) == len(MUTANTS)
 
 
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_can_be_planted_in_the_program_as_it_is(name: str) -> None:
+    """What it patches by name may have another name now."""
+    with MUTANTS[name].plant():
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_bugs_of_consensus_are_caught(name: str) -> None:
