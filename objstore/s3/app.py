@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from random import Random
 
 import structlog
 import trio
@@ -108,7 +109,9 @@ class S3App:
             operations = OPERATIONS
         self._store = store
         self._clock = clock
-        self._random = entropy.random
+        # Of request ids, which are no secrets: so the system need not be asked for each.
+        # Its own, as who sees many of them can tell the next.
+        self._ids = Random(entropy.token(16))  # noqa: S311 - see above.
         self._host_id = base64.b64encode(node.encode()).decode("ascii")
         self._region = region
         self.domains = tuple(domain.lower() for domain in domains)  # Of virtual hosts.
@@ -148,8 +151,7 @@ class S3App:
 
     def _begin(self, request: Request) -> _Exchange:
         metrics.S3.in_flight += 1
-        # It names the request and is no secret, so the system need not be asked for it.
-        request_id = self._random.getrandbits(64).to_bytes(8, "big").hex().upper()
+        request_id = self._ids.getrandbits(64).to_bytes(8, "big").hex().upper()
         return _Exchange(request, request_id, self._host_id, self._slow, self._log)
 
     async def _answer(self, request: Request, exchange: _Exchange) -> Response:
