@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from objstore.errors import RemoteProtocolError
 from objstore.http.framing import ChunkedReader, Refused, take_head
-from objstore.http.head import read_plain
+from objstore.http.head import _field_kept, read_plain
 from objstore.http.message import TruncatedBody
 from objstore.limits import (
     CHUNKS_OF_ANY_SIZE_MAX,
@@ -219,6 +219,18 @@ def test_the_heads_of_common_clients_are_plain():
     for text in COMMON:
         raw = text.removesuffix("\n\n").replace("\n", "\r\n").encode()
         assert read_plain(raw) is not None, text
+
+
+def test_lines_of_a_head_are_kept_unless_it_is_large():
+    _field_kept.cache_clear()
+    small = b"GET / HTTP/1.1\r\nHost: h\r\nX-B: \xe4"
+    large = b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"a" * 4096
+    assert read_plain(large).headers["x-a"] == "a" * 4096
+    assert _field_kept.cache_info().currsize == 0
+    for _ in range(2):
+        assert read_plain(small[:-1]).headers.by_name == {"host": "h", "x-b": ""}
+        assert read_plain(small) is None, "what was kept makes nothing plain"
+    assert _field_kept.cache_info().currsize > 0
 
 
 COMMON = [
