@@ -48,7 +48,12 @@ def find(
     return row_key, known
 
 
-def forgotten(slot: Slot, time_ms: int) -> tuple[bytes, bytes]:
-    """The rows that no command asks for from `time_ms` on: (first, end)."""
-    first = table_prefix(slot, Table.REQUEST)
-    return first, first + _PERIOD.pack(period_of(time_ms) - 1)
+def forgotten(slot: Slot, before_ms: int, time_ms: int) -> tuple[bytes, bytes]:
+    """The rows that are there since `before_ms` and not asked for at `time_ms`.
+
+    (first, end), from the first that can be there: a search from the table's start would
+    walk through all that was dropped and that the store has not cleared away.
+    """
+    table = table_prefix(slot, Table.REQUEST)
+    first, end = period_of(before_ms) - 1, period_of(time_ms) - 1
+    return table + _PERIOD.pack(first), table + _PERIOD.pack(end)

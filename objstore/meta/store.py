@@ -261,7 +261,8 @@ class ShardMachine:
     def _forget_requests(self, batch: Batch, rows: StagedRows, time_ms: int) -> None:
         """Delete the requests of periods that are over, behind what `rows` put."""
         for slot, generation in self._generations.items():
-            start, end = repetition.forgotten(schema.slot_of_row(slot), time_ms)
+            number = schema.slot_of_row(slot)
+            start, end = repetition.forgotten(number, self._progress.time_ms, time_ms)
             if first_row(rows, start, end) is not None:  # Or a tombstone for nothing.
                 first, last = (
                     schema.physical(start, generation),
@@ -386,7 +387,8 @@ class ShardMachine:
         if period <= repetition.period_of(progress.time_ms) or looked == self._looked:
             return False
         for slot in self.slots():
-            if first_row(self._rows, *repetition.forgotten(slot, now_ms)) is not None:
+            start, end = repetition.forgotten(slot, progress.time_ms, now_ms)
+            if first_row(self._rows, start, end) is not None:
                 return True
         self._looked = looked  # Found nothing, and looks again once this has changed.
         return False
