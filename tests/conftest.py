@@ -29,9 +29,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: Any, call: Any) -> Generator[None, Any, Any]:
-    del item
     report = yield
     if call.excinfo is not None and report.failed:
+        harness.failures.append(item.nodeid)
         for cluster in harness.running:
             for node in cluster.nodes:
                 said = node.log.read_text(errors="replace").splitlines()

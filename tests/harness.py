@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -338,6 +339,17 @@ def _end(dev: subprocess.Popen[bytes]) -> None:
 
 
 running: list[Cluster] = []  # For `conftest`, which tells what their nodes said.
+failures: list[str] = []  # Of this run's tests, as `conftest` saw them.
+
+
+def discard(folder: Path) -> None:
+    """Remove what nodes have stored, for pytest keeps folders until its end: 50 GiB.
+
+    Not once a test has failed: somebody will want to look.
+    """
+    if not failures:
+        for node in folder.glob("node*"):
+            shutil.rmtree(node, ignore_errors=True)
 
 
 @contextmanager
@@ -349,7 +361,7 @@ def running_cluster(
     environment: dict[str, str] | None = None,
     wrapper: Sequence[str] = (),
 ) -> Iterator[Cluster]:
-    """A cluster that is stopped, and whose processes are gone, at the end."""
+    """A cluster that is stopped, and whose processes and data are gone, at the end."""
     cluster = start_cluster(
         folder, nodes=nodes, settings=settings, environment=environment, wrapper=wrapper
     )
@@ -362,3 +374,4 @@ def running_cluster(
             cluster.stop()
         finally:
             cluster.kill()
+    discard(folder)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.harness import Cluster, Node, wait_until
+from tests.harness import Cluster, Node, discard, wait_until
 
 _NOBODY = "02:00:00:00:de:ad"
 _HOST = 254
@@ -227,6 +227,7 @@ def namespaced_cluster(
                     node.kill()
         finally:
             network.destroy()
+    discard(folder)
 
 
 def _start(

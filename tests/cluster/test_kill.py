@@ -129,9 +129,11 @@ def test_what_was_written_while_a_node_was_away_is_made_whole(cluster: Cluster) 
 
 
 def test_a_stopped_cluster_resumes_with_all_its_data(tmp_path: Path) -> None:
-    with running_cluster(tmp_path / "c") as first:
+    first = start_cluster(tmp_path / "c")
+    try:
         first.s3().create_bucket(Bucket="kept")
         first.s3().put_object(Bucket="kept", Key="k", Body=b"kept" * 50_000)
+    finally:
         assert first.stop() == 0
     second = start_cluster(tmp_path / "c", resume=True)
     try:
