@@ -186,8 +186,6 @@ def _check_draft(packed: PackedDraft) -> None:
         has_types = _has_types_of_location(location)
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"a draft that cannot be unpacked: {error}") from error
-    except AssertionError as error:
-        raise InvalidRequest("a location of no known kind") from error
     _require(has_types, "a location with fields of other types")
     _require(has_checksum == (packed.checksum is not None), "a checksum has a value")
     if packed.checksum is not None:

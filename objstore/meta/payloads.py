@@ -101,6 +101,7 @@ def pack_location(location: Location) -> Packed:
 
 
 def unpack_location(packed: Packed) -> Location:
+    """Raises ValueError, TypeError or IndexError for what `pack_location` did not make."""
     kind = packed[0]
     if kind == _INLINE:
         return Inline(packed[1])
@@ -108,8 +109,9 @@ def unpack_location(packed: Packed) -> Location:
         return Chunks(packed[1], tuple([unpack_chunk(ref) for ref in packed[2]]))
     if kind == _PARTS:
         return Parts(UploadId(packed[1]), packed[2])
-    assert kind == _EXTERNAL
-    return External(packed[1], packed[2])
+    if kind == _EXTERNAL:
+        return External(packed[1], packed[2])
+    raise ValueError(f"no kind of location: {kind}")
 
 
 def unpack_bytes_location(packed: Packed) -> Inline | Chunks:
