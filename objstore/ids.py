@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 from typing import NewType
 
-import attrs
+from objstore.frozen import frozen
 
 ClusterId = NewType("ClusterId", str)
 NodeId = NewType("NodeId", str)
@@ -46,7 +46,7 @@ _CHUNK_COUNTER = struct.Struct(">I")
 _NODE_ID_DIGITS = 16
 
 
-@attrs.frozen(order=True)
+@frozen(order=True)
 class FragmentId:
     """One of the k + m pieces of a chunk; data fragments first, parity after."""
 

@@ -75,6 +75,7 @@ from awscrt import checksums
 
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.errors import CorruptData
+from objstore.frozen import frozen
 from objstore.host.disk import Buffer
 from objstore.ids import CHUNK_ID_SIZE, BucketId, DriveId, FragmentId, Key, Slot, UploadId
 from objstore.limits import (
@@ -191,7 +192,7 @@ def nonce_of_record(buffer: bytes, *, place: int) -> bytes | None:
 # ---- where the parts of a record lie --------------------------------------------------
 
 
-@attrs.frozen
+@frozen
 class Extent:
     """Where the parts of one record lie, relative to its start, in bytes."""
 
@@ -300,7 +301,7 @@ class RecordState(Enum):
     DEAD = "dead"
 
 
-@attrs.frozen
+@frozen
 class RecordHeader:
     """A record's header, as read from a segment."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import attrs
 
 from objstore.errors import CorruptData, NotFound, Unavailable
+from objstore.frozen import frozen
 from objstore.ids import BucketId, DriveId, FragmentId, Key, Slot, UploadId
 from objstore.rpc.codec import wire, wire_error
 
 
 @wire("chunks.owner")
-@attrs.frozen
+@frozen
 class FragmentOwner:
     """The one row that a fragment's chunk belongs to: kept in the fragment's header.
 
@@ -25,7 +26,7 @@ class FragmentOwner:
 
 
 @wire("chunks.header")
-@attrs.frozen
+@frozen
 class FragmentHeader:
     """What a writer says before the first block."""
 
@@ -49,7 +50,7 @@ class FragmentHeader:
 
 
 @wire("chunks.stat")
-@attrs.frozen
+@frozen
 class FragmentStat:
     """What a store knows of a fragment without reading its payload."""
 
@@ -57,7 +58,7 @@ class FragmentStat:
     drive: DriveId
 
 
-@attrs.frozen
+@frozen
 class Block:
     """A verified piece of a fragment's payload."""
 

@@ -18,10 +18,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-import attrs
-
 from objstore.chunks.format import NONCE_SIZE, Extent, crc32c
 from objstore.errors import CorruptData, Unavailable
+from objstore.frozen import frozen
 from objstore.host.kv import Batch, KeyValueStore
 from objstore.ids import CHUNK_ID_SIZE, DriveId, FragmentId
 from objstore.limits import RECORD_ALIGNMENT
@@ -44,7 +43,7 @@ _SEALED = 1
 _DAMAGED = 2
 
 
-@attrs.frozen
+@frozen
 class Location:
     """Where a fragment's record is."""
 
@@ -55,7 +54,7 @@ class Location:
     is_quarantined: bool = False  # Found damaged: kept, not served.
 
 
-@attrs.frozen
+@frozen
 class SegmentRow:
     """A segment as the index knows it."""
 
@@ -145,7 +144,7 @@ def _decode_segment(body: bytes) -> SegmentRow:
     )
 
 
-@attrs.frozen
+@frozen
 class Change:
     """Rows that change together."""
 
@@ -177,7 +176,7 @@ def _segment_key(drive: DriveId, number: int) -> bytes:
     return _SEGMENTS + bytes.fromhex(drive) + _NUMBER.pack(number)
 
 
-@attrs.frozen
+@frozen
 class Index:
     """Reads and changes the rows.  Calls take microseconds, but for the long scans.
 

@@ -15,9 +15,8 @@ Checksums are the senders' own: a block is verified by whoever receives it.
 
 from __future__ import annotations
 
-import attrs
-
 from objstore.chunks.fragment import FragmentHeader, FragmentStat
+from objstore.frozen import frozen
 from objstore.ids import FragmentId
 from objstore.limits import BLOCK_SIZE
 from objstore.rpc.codec import wire
@@ -36,7 +35,7 @@ FRAGMENTS_A_CALL_MAX = 1000  # Of stat and delete; more are several calls.
 
 
 @wire("chunks.put")
-@attrs.frozen
+@frozen
 class PutFragment:
     """Write a fragment of one block (or none) and commit it."""
 
@@ -46,7 +45,7 @@ class PutFragment:
 
 
 @wire("chunks.begin")
-@attrs.frozen
+@frozen
 class BeginFragment:
     """Begin to write a fragment."""
 
@@ -55,7 +54,7 @@ class BeginFragment:
 
 
 @wire("chunks.append")
-@attrs.frozen
+@frozen
 class AppendBlock:
     """One block of a fragment being written."""
 
@@ -65,7 +64,7 @@ class AppendBlock:
 
 
 @wire("chunks.session")
-@attrs.frozen
+@frozen
 class SessionRef:
     """A write in progress, by the number that the receiver gave it."""
 
@@ -73,7 +72,7 @@ class SessionRef:
 
 
 @wire("chunks.read")
-@attrs.frozen
+@frozen
 class ReadFragment:
     """Read blocks from `offset` on, at least one, at most about BLOCK_SIZE, up to `end`."""
 
@@ -83,7 +82,7 @@ class ReadFragment:
 
 
 @wire("chunks.run")
-@attrs.frozen
+@frozen
 class BlockRun:
     """Verified pieces of a fragment, in order and without gaps, as (size, CRC32C)."""
 
@@ -93,7 +92,7 @@ class BlockRun:
 
 
 @wire("chunks.fragments")
-@attrs.frozen
+@frozen
 class Fragments:
     """Fragments to look for, or to delete."""
 
@@ -101,7 +100,7 @@ class Fragments:
 
 
 @wire("chunks.stats")
-@attrs.frozen
+@frozen
 class FragmentStats:
     """An answer for each fragment asked for."""
 

@@ -26,6 +26,7 @@ from objstore.chunks.format import (
 )
 from objstore.chunks.fragment import FragmentHeader
 from objstore.chunks.index import Location, SegmentRow
+from objstore.frozen import frozen
 from objstore.host.disk import Buffer, Directory, File
 from objstore.ids import FragmentId
 from objstore.limits import RECORD_ALIGNMENT
@@ -200,7 +201,7 @@ class NotInMemory(Exception):
     """What is wanted can only be read by waiting for the drive."""
 
 
-@attrs.frozen
+@frozen
 class RangeRead:
     """What `read_range` found: verified bytes, and the table for the next read."""
 

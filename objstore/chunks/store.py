@@ -58,6 +58,7 @@ from objstore.chunks.segment import Segment
 from objstore.chunks.writer import FragmentWriter, HeldBlocks
 from objstore.config import ChunksConfig
 from objstore.errors import ConfigError, CorruptData, ObjstoreError, OutOfSpace
+from objstore.frozen import frozen
 from objstore.host.buffers import POOL
 from objstore.host.disk import BegunRead, Directory, File
 from objstore.host.host import Host
@@ -81,7 +82,7 @@ _STOP_TIMEOUT_S = 2.0
 _DEAD_KEPT = 10_000  # Replaced records waiting for their mark; more stay unmarked.
 
 
-@attrs.frozen
+@frozen
 class Run:
     """Verified blocks in order and without gaps."""
 
@@ -89,7 +90,7 @@ class Run:
     block_size: int  # Of the fragment.
 
 
-@attrs.frozen
+@frozen
 class _Located:
     """A fragment, and where the index says that it is."""
 
@@ -99,7 +100,7 @@ class _Located:
     location: Location
 
 
-@attrs.frozen
+@frozen
 class _Wanted:
     """A range of a fragment, and what is known of its record."""
 
@@ -169,7 +170,7 @@ class BegunRun:
         return self._store.run_of(self._wanted, found)
 
 
-@attrs.frozen
+@frozen
 class _Table:
     location: Location
     entries: tuple[int, ...]
@@ -511,7 +512,9 @@ class ChunkStore:
 
         Raises NoSuchFragment, CorruptFragment, DriveFenced.
         """
-        location = self._lookup(fragment)
+        # A table goes when the fragment's row changes, so its location is the row's.
+        table = self._tables.get(fragment)
+        location = self._lookup(fragment) if table is None else table.location
         if location is None:
             raise NoSuchFragment(f"fragment {fragment} is not here")
         drive = self.drives.get(location.drive)

@@ -16,6 +16,7 @@ byte where it stopped.  A fragment that is corrupt, or is not where it should be
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -40,6 +41,9 @@ log = structlog.get_logger()
 STEP_TIMEOUT_S = 30.0
 _OWNER_TIMEOUT_S = 2.0
 BLOCKS_AHEAD = 4  # What a stream may hold: for the memory budget.
+
+
+scheme_of = lru_cache(maxsize=64)(Scheme.parse)
 
 
 def memory_of(size: int) -> int:
@@ -123,7 +127,7 @@ class Gather:
         assert min(offset, size) >= 0
         assert offset + size <= ref.size
         if isinstance(scheme, str):
-            scheme = Scheme.parse(scheme)
+            scheme = scheme_of(scheme)
         return ChunkStream(self, ref, scheme, ring, (offset, offset + size))
 
     async def decode(

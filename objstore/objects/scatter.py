@@ -29,7 +29,6 @@ from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
-import attrs
 import structlog
 import trio
 
@@ -40,6 +39,7 @@ from objstore.config import WriteConfig
 from objstore.ec.codec import codec_for
 from objstore.ec.scheme import Scheme
 from objstore.errors import ObjstoreError, OutOfSpace, Unavailable
+from objstore.frozen import frozen
 from objstore.host.clock import Clock
 from objstore.host.disk import Buffer
 from objstore.host.threads import Threads
@@ -90,7 +90,7 @@ def memory_of(size: int) -> int:
     return min(size, blocks * BLOCK_SIZE)
 
 
-@attrs.frozen
+@frozen
 class _Payload:
     """A block as one fragment has it."""
 
@@ -117,7 +117,7 @@ class _StandIns:
         return node
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class _Write:
     """One chunk being written, as all its lanes see it."""
 
