@@ -546,8 +546,7 @@ class Drive:
                 await self._work.wait()
                 self._work = trio.Event()
                 batch, self._waiting = self._waiting, []
-                with trio.CancelScope(shield=True):
-                    await self._commit_batch(batch)
+                await self._commit_batch(batch)
         finally:
             self._is_stopping = True
             self._fail(self._waiting, DriveFenced("this node is stopping"))
@@ -555,13 +554,15 @@ class Drive:
             self._syncer = None
 
     async def _commit_batch(self, batch: list[Commit]) -> None:
+        """Not cancelled."""
         assert self._syncer is not None
         assert self.publish is not None
         try:
             self.check()
             with metrics.CHUNKS_SYNC_SECONDS.time():
                 if not await _write_without_thread(batch):
-                    await self._syncer.run(_write_and_sync, batch)
+                    with trio.CancelScope(shield=True):
+                        await self._syncer.run(_write_and_sync, batch)
         except DriveFenced as error:
             self._fail(batch, error)
         except OSError as error:

@@ -69,6 +69,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import Enum
+from functools import cached_property
 
 import attrs
 from awscrt import checksums
@@ -205,12 +206,12 @@ class Extent:
     def block_count(self) -> int:
         return -(-self.payload_size // self.block_size)
 
-    @property
+    @cached_property
     def pieces_a_block(self) -> int:
         """Of a whole block."""
         return -(-self.block_size // self.piece_size)
 
-    @property
+    @cached_property
     def piece_count(self) -> int:
         blocks, rest = divmod(self.payload_size, self.block_size)
         return blocks * self.pieces_a_block - (-rest // self.piece_size)
@@ -224,7 +225,7 @@ class Extent:
         """Bytes of table and trailer."""
         return _CRC.size * self.piece_count + TRAILER_SIZE
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Of the whole extent, a multiple of RECORD_ALIGNMENT."""
         return align(self.table_offset + self.tail_size)

@@ -123,8 +123,8 @@ class BegunWrite(Protocol):
     async def wait(self) -> bool:
         """Whether it was done; False: it is to be done on a thread.
 
-        Raises OSError where it failed.  Not cancelled once begun: on cancellation it waits
-        for the end, then raises Cancelled, or OSError where it failed.
+        Raises OSError where it failed.  Not cancelled: it waits for the end, and the next
+        checkpoint will tell.
         """
         ...
 

@@ -25,7 +25,7 @@ import mmap
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import trio
@@ -155,11 +155,21 @@ class Operation:
     async def wait(self) -> int:
         """The result.  If cancelled, it goes on; it may be waited for again."""
         if self.result is None:
-            assert self._waiting is None
-            self._waiting = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._forget)
+            await self._wait(self._forget)
         assert self.result is not None
         return self.result
+
+    async def wait_to_end(self) -> int:
+        """The result.  Not cancelled."""
+        if self.result is None:
+            await self._wait(_refuse)
+        assert self.result is not None
+        return self.result
+
+    async def _wait(self, abort: Callable[[object], trio.lowlevel.Abort]) -> None:
+        assert self._waiting is None
+        self._waiting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _forget(self, _: object) -> trio.lowlevel.Abort:
         self._waiting = None
@@ -170,6 +180,10 @@ class Operation:
         if self._waiting is not None:
             trio.lowlevel.reschedule(self._waiting)
             self._waiting = None
+
+
+def _refuse(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
 
 
 class _Slot:

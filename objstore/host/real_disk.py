@@ -33,7 +33,6 @@ import stat
 from collections.abc import Sequence
 
 import attrs
-import trio
 
 from objstore.host import real_aio
 from objstore.host.buffers import ALIGNMENT, POOL
@@ -109,15 +108,13 @@ class _BegunWrite:
     _pause: _Pause
 
     async def wait(self) -> bool:
-        with trio.CancelScope(shield=True):
-            count = await self._operation.wait()
+        count = await self._operation.wait_to_end()
         if count == self._size:
             self._pause.forget()
         elif count < 0 and count not in _NOT_BEGUN:
             raise OSError(-count, os.strerror(-count))
         else:  # Or in part, up to where it would have had to wait.
             self._pause.begin()
-        await trio.lowlevel.checkpoint_if_cancelled()
         return count == self._size
 
 

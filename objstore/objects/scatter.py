@@ -25,6 +25,7 @@ owner has a fragment that the ChunkRef calls missing.  It is overwritten by the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
@@ -280,6 +281,9 @@ class Scatter:
         self._clock = clock
         self._threads = threads
         self._patience_s = config.straggler_timeout_ms / 1000
+        self._watched: dict[int, tuple[list[_Lane], _Write]] = {}  # Under way.
+        self._numbers = itertools.count()
+        self._is_watching = False
 
     async def write_chunk(
         self,
@@ -325,8 +329,8 @@ class Scatter:
             self._forget(lanes, write)
             raise
         homes = {lane.index: lane.node for lane in durable}
-        if scheme.k == 1:
-            failed = [lane.index for lane in lanes if not lane.is_durable]
+        failed = [lane.index for lane in lanes if not lane.is_durable]
+        if failed and scheme.k == 1:
             homes |= await self._copy_all(write, failed, durable[0])
         return ChunkRef(chunk, size, ring.epoch, _displaced(owners, homes))
 
@@ -350,8 +354,8 @@ class Scatter:
         self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Buffer]
     ) -> None:
         failure: Exception | None = None
-        async with trio.open_nursery() as watch:
-            watch.start_soon(self._watch, lanes, write)
+        number = self._watch(lanes, write)
+        try:
             async with trio.open_nursery() as nursery:
                 for lane in lanes:
                     nursery.start_soon(lane.run)
@@ -361,7 +365,8 @@ class Scatter:
                     # Raised outside, so that it does not come in an ExceptionGroup.
                     failure = error
                     nursery.cancel_scope.cancel()
-            watch.cancel_scope.cancel()
+        finally:
+            del self._watched[number]
         if failure is not None:
             raise failure
 
@@ -393,20 +398,36 @@ class Scatter:
             payloads = await self._threads.run(codec.encode, data)
         return [_Payload(payload, crc32c(payload)) for payload in payloads]
 
-    async def _watch(self, lanes: list[_Lane], write: _Write) -> None:
+    def _watch(self, lanes: list[_Lane], write: _Write) -> int:
+        """Have the watcher look at a write; its number among those under way."""
+        if not self._is_watching:  # One for all, as most writes end before its first look.
+            self._chunks.start(self._serve_watch)
+            self._is_watching = True
+        number = next(self._numbers)
+        self._watched[number] = lanes, write
+        return number
+
+    async def _serve_watch(self) -> None:
+        try:
+            while self._watched:
+                await trio.sleep(self._patience_s / 4)
+                for lanes, write in list(self._watched.values()):
+                    self._look_at(lanes, write)
+        finally:
+            self._is_watching = False
+
+    def _look_at(self, lanes: list[_Lane], write: _Write) -> None:
         """Give up nodes that are silent, as far as the write can do without them."""
-        while True:
-            await trio.sleep(self._patience_s / 4)
-            now = trio.current_time()
-            silent = [
-                (now - lane.asked_at, lane) for lane in lanes if lane.asked_at is not None
-            ]
-            for silent_s, lane in sorted(silent, key=lambda entry: -entry[0]):
-                if silent_s < self._patience_s:
-                    continue
-                can_spare = lane.may_be_replaced or _possible(lanes) > write.floor
-                if can_spare or silent_s > GIVE_UP_S:
-                    lane.give_up_node()
+        now = trio.current_time()
+        silent = [
+            (now - lane.asked_at, lane) for lane in lanes if lane.asked_at is not None
+        ]
+        for silent_s, lane in sorted(silent, key=lambda entry: -entry[0]):
+            if silent_s < self._patience_s:
+                continue
+            can_spare = lane.may_be_replaced or _possible(lanes) > write.floor
+            if can_spare or silent_s > GIVE_UP_S:
+                lane.give_up_node()
 
     # ---- afterwards -------------------------------------------------------------------
 

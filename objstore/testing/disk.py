@@ -445,7 +445,6 @@ class SimulatedWrite:
                     self._file.write_at(self._offset, self._data)
             finally:
                 await self._file.busy()
-        await trio.lowlevel.checkpoint_if_cancelled()
         return True
 
 
