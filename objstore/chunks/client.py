@@ -472,8 +472,10 @@ class _Asked:
 
     @property
     def is_done(self) -> bool:
-        """Whether `result` returns without waiting, most likely."""
-        return self._run is not None or (self._begun is not None and self._begun.is_done)
+        """Whether `result` returns without waiting: what was read has come, and is good."""
+        if self._run is None and self._begun is not None:
+            self._run = self._begun.now()
+        return self._run is not None
 
     async def result(self) -> Run:
         """The run.  If cancelled, it may be waited for again."""
@@ -539,7 +541,7 @@ class BlockStream:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the next step needs no waiting, most likely; asks for its run."""
+        """Whether the next step needs no waiting; asks for its run."""
         if not self._asked and not self._blocks and self._position < self._end:
             self._ask(self._end)
         return bool(self._blocks) or not self._asked or self._asked[0].is_done

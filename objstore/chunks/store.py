@@ -60,7 +60,7 @@ from objstore.config import ChunksConfig
 from objstore.errors import ConfigError, CorruptData, ObjstoreError, OutOfSpace
 from objstore.frozen import frozen
 from objstore.host.buffers import POOL
-from objstore.host.disk import BegunRead, Directory, File
+from objstore.host.disk import BegunRead, Buffer, Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
 from objstore.ids import ClusterId, DriveId, FragmentId, NodeId
@@ -150,17 +150,18 @@ class BegunRun:
     ) -> None:
         self._store, self._wanted, self._begun, self._here = store, wanted, begun, here
 
-    @property
-    def is_done(self) -> bool:
-        """Whether `wait` returns at once."""
-        return self._begun.is_done
+    def now(self) -> Run | None:
+        """The run, where it is there already and verified."""
+        return self._verified(self._begun.now())
 
     async def wait(self) -> Run | None:
         """The run; None: `read_run` is to be asked, and says what is wrong, if anything.
 
         If cancelled, it may be waited for again, or be forgotten.
         """
-        data = await self._begun.wait()
+        return self._verified(await self._begun.wait())
+
+    def _verified(self, data: Buffer | None) -> Run | None:
         if data is None:
             return None
         try:
@@ -550,7 +551,12 @@ class ChunkStore:
         """What was read: counted, and its table kept for the next read."""
         at, start = wanted.at, wanted.start
         at.drive.note_read(at.segment, at.location.place + start, len(found.data))
-        if wanted.entries is None and 1 < len(found.entries) <= TABLE_PIECES_KEPT:
+        if (
+            wanted.entries is None
+            and 1 < len(found.entries) <= TABLE_PIECES_KEPT
+            # While it was read the fragment may have been moved, replaced or deleted.
+            and self._lookup(at.fragment) == at.location
+        ):
             self._tables[at.fragment] = _Table(at.location, found.entries)
             if len(self._tables) > TABLES_KEPT:
                 self._tables.popitem(last=False)
@@ -564,6 +570,7 @@ class ChunkStore:
         damaged: it is quarantined then, and whoever mends is told.
         """
         if self._lookup(at.fragment) != at.location:
+            self._tables.pop(at.fragment, None)
             return
         header = await self._header_of(at)
         if self._lookup(at.fragment) != at.location:

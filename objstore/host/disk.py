@@ -103,9 +103,8 @@ class File(Protocol):
 class BegunRead(Protocol):
     """A read that the system works on."""
 
-    @property
-    def is_done(self) -> bool:
-        """Whether `wait` returns at once."""
+    def now(self) -> Buffer | None:
+        """The bytes, where they have come already: all that were asked for."""
         ...
 
     async def wait(self) -> Buffer | None:

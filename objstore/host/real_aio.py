@@ -7,9 +7,10 @@ A hand-over to a thread costs more than what it is for: each time that the threa
 interpreter back, the event loop and it wake each other, a few times over where both have
 much to do (docs/internals/cost.md, Bodies).
 
-RWF_NOWAIT: the call itself never waits for the drive.  Where it would have to (a queue that
-is full because the drive hangs, a map of blocks that is not in memory, a journal) the
-kernel says so, and the caller uses a thread.  So a drive that hangs does not hold the loop.
+RWF_NOWAIT: the call itself does not wait for the drive.  Where it would have to (a queue
+that is full because the drive hangs, a journal, on XFS a map of blocks that is not in
+memory) the kernel says so, and the caller uses a thread.  So a drive that hangs does not
+hold the loop.  On ext4 it would while a map is read: who opens a file loads its map.
 
 Buffers are kept until the kernel is done with them, whoever has lost interest meanwhile.
 One queue for each run of trio; it ends with it, once nothing is under way.
@@ -258,11 +259,19 @@ class _Queue:
             self._closed = True
             syscall(self._destroy, self._context)  # Waits for what is under way.
             os.close(self._wake)
+            # What came of it is lost.  Somebody waits only where trio's run fails: a write
+            # that may have failed must not be taken for done, nor keep the run from ending.
+            for slot in self._slots:
+                if slot.operation is not None:
+                    slot.operation.end(-errno.EIO)
 
     def _reap(self) -> None:
-        count = syscall(
-            self._getevents, self._context, self._none, self._most, self._events, None
-        )
+        try:
+            count = syscall(
+                self._getevents, self._context, self._none, self._most, self._events, None
+            )
+        except InterruptedError:  # A signal came, and nothing else yet.
+            return
         for event in self._events[:count]:
             slot = self._slots[event.data]
             operation, slot.operation, slot.buffers = slot.operation, None, ()

@@ -24,6 +24,7 @@ blocks, and is safe to call from any thread; two calls on one file may run at on
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -53,6 +54,7 @@ _NO_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
 _NOT_BEGUN = {-errno.EAGAIN, *(-number for number in _NO_DIRECT)}
 # Where it said so, so many times more are left to threads before it is asked again.
 _PAUSE_MAX = 256
+_EXT4_PRECACHE_EXTENTS = 0x6612  # EXT4_IOC_PRECACHE_EXTENTS, _IO('f', 18)
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _NOT_SUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS}
@@ -87,14 +89,16 @@ class _BegunRead:
     _size: int
     _pause: _Pause
 
-    @property
-    def is_done(self) -> bool:
-        return self._operation.result is not None
+    def now(self) -> Buffer | None:
+        return self._bytes(self._operation.result or 0)
 
     async def wait(self) -> Buffer | None:
         count = await self._operation.wait()
         if count in _NOT_BEGUN:
             self._pause.begin()
+        return self._bytes(count)
+
+    def _bytes(self, count: int) -> Buffer | None:
         if count < self._skipped + self._size:
             return None
         self._pause.forget()
@@ -129,6 +133,15 @@ class RealFile:
     def set_direct(self, descriptor: int) -> None:
         """Use `descriptor` for whole pages: the same file, opened with O_DIRECT."""
         self._direct = descriptor
+
+    def load_map(self) -> None:
+        """Have the map of the file's blocks in memory, where the file system can.
+
+        For what is begun on the event loop: ext4 reads a part of the map that is not in
+        memory there and then, whatever RWF_NOWAIT says, and a drive may hang.
+        """
+        with contextlib.suppress(OSError):  # Not ext4; or the read will say what it is.
+            fcntl.ioctl(self._descriptor, _EXT4_PRECACHE_EXTENTS)
 
     @property
     def size(self) -> int:
@@ -328,6 +341,7 @@ class RealDirectory:
                 if error.errno not in _NO_DIRECT:
                     file.close()
                     raise
+            file.load_map()
         return file
 
     def open_direct(self, name: str) -> RealDirectFile | None:

@@ -196,10 +196,18 @@ class Reading(AsyncGenerator[memoryview, None]):
         self._pieces: _Located | _Parts | None = pieces
         self._budget = budget
         self._is_held = False
+        self._unread: memoryview | None = None
+
+    def unread(self, piece: memoryview) -> None:
+        """Take a piece back: the next step gives it again."""
+        self._unread = piece
 
     async def __anext__(self) -> memoryview:
         if self._pieces is None:
             raise StopAsyncIteration
+        if self._unread is not None:
+            unread, self._unread = self._unread, None
+            return unread
         try:
             if self._budget is not None and not self._is_held:
                 await self._budget.__aenter__()
@@ -215,7 +223,7 @@ class Reading(AsyncGenerator[memoryview, None]):
 
     async def aclose(self) -> None:
         """End it, and let go of what is held for it."""
-        pieces, self._pieces = self._pieces, None
+        pieces, self._pieces, self._unread = self._pieces, None, None
         if pieces is not None:
             await pieces.aclose()
         if self._is_held:

@@ -410,9 +410,9 @@ class SimulatedRead:
     _size: int
     _data: bytes | None = None
 
-    @property
-    def is_done(self) -> bool:
-        return self._data is not None
+    def now(self) -> Buffer | None:
+        data = self._data
+        return data if data is not None and len(data) == self._size else None
 
     async def wait(self) -> Buffer | None:
         if self._data is None:
@@ -421,7 +421,7 @@ class SimulatedRead:
                 self._data = self._file.read_at(self._offset, self._size)
             except OSError:
                 return None  # The thread meets it again, if it is there to stay.
-        return self._data if len(self._data) == self._size else None
+        return self.now()
 
 
 @attrs.define(eq=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
 from objstore.frozen import frozen
 from objstore.http.conditions import (
     CONDITIONS,
@@ -136,18 +134,8 @@ async def _get_object(call: S3Call) -> Response:
     if first is None or len(first) == answer.size:
         await pieces.aclose()
         return Response(answer.status, headers, first if first is not None else b"")
-    return stream_response(answer.status, headers, _continued(first, pieces), answer.size)
-
-
-async def _continued(
-    first: memoryview, rest: AsyncGenerator[memoryview, None]
-) -> AsyncGenerator[memoryview, None]:
-    try:
-        yield first
-        async for piece in rest:
-            yield piece
-    finally:
-        await rest.aclose()
+    pieces.unread(first)
+    return stream_response(answer.status, headers, pieces, answer.size)
 
 
 async def head_object(call: S3Call) -> Response:

@@ -8,10 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objstore.chunks.driver import READ_SIZE_MIN, READ_WINDOW, READS_OFTEN
-from objstore.chunks.format import crc32c
+from objstore.chunks.format import PIECE_SIZE, crc32c
 from objstore.chunks.fragment import NoSuchFragment
+from objstore.chunks.store import BegunRun, ChunkStore
+from objstore.chunks.worker import CompactionState, Compactor
 from objstore.errors import CorruptData, InvalidRequest, Unavailable
-from objstore.testing.disk import DiskFault, DiskOperation, SimulatedFile
+from objstore.ids import FragmentId
+from objstore.testing.disk import (
+    DiskFault,
+    DiskOperation,
+    SimulatedFile,
+    SimulatedRead,
+)
 from objstore.testing.host import SimulatedWorld
 from objstore.units import KiB, MiB
 
@@ -280,3 +288,49 @@ async def test_an_index_that_fails_ends_the_node_and_is_nobodys_internal_error(
                 heard.append(error)
             await trio.sleep_forever()
     assert [type(error) for error in heard] == [Unavailable]
+
+
+SEVERAL_PIECES = 4 * PIECE_SIZE
+
+
+def read_early(store: ChunkStore, fragment: FragmentId) -> BegunRun:
+    """A read that is under way: the drive has read, and nobody has heard of it yet."""
+    begun = store.begin_run(fragment, 0, SEVERAL_PIECES)
+    assert isinstance(begun, BegunRun)
+    reading = begun._begun
+    assert isinstance(reading, SimulatedRead)
+    reading._data = reading._file.read_at(reading._offset, reading._size)
+    return begun
+
+
+async def test_a_read_that_ends_after_its_fragment_was_moved_is_soon_forgotten() -> None:
+    """What it knows of the record's place must not outlive the place."""
+    async with make().running() as store:
+        for n in range(24):
+            await put(store, n, content(n, SEVERAL_PIECES), block_size=PIECE_SIZE)
+        await store.delete([fragment_id(n) for n in range(24) if n % 4])
+        begun = read_early(store, fragment_id(4))
+        compactor = Compactor(store, copy_rate=1 << 40)
+        while await compactor.work_once() is CompactionState.BUSY:
+            pass
+        await begun.wait()
+        assert await get(store, 4) == content(4, SEVERAL_PIECES)
+
+
+async def test_a_read_that_ends_after_its_fragment_was_replaced_is_soon_forgotten() -> None:
+    async with make().running() as store:
+        await put(store, 4, content("old", SEVERAL_PIECES), block_size=PIECE_SIZE)
+        begun = read_early(store, fragment_id(4))
+        await put(store, 4, content("new", SEVERAL_PIECES), block_size=PIECE_SIZE)
+        await begun.wait()
+        assert await get(store, 4) == content("new", SEVERAL_PIECES)
+
+
+async def test_a_read_that_ends_after_its_fragment_was_deleted_is_soon_forgotten() -> None:
+    async with make().running() as store:
+        await put(store, 4, content(4, SEVERAL_PIECES), block_size=PIECE_SIZE)
+        begun = read_early(store, fragment_id(4))
+        await store.delete([fragment_id(4)])
+        await begun.wait()
+        with pytest.raises(NoSuchFragment, match="not here"):
+            await get(store, 4)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import trio
 
 from objstore.host import real_aio, real_disk
 from objstore.host.buffers import POOL
@@ -251,3 +252,47 @@ async def test_buffers_are_held_for_the_kernel_whoever_forgets_the_read(direct):
     assert POOL.lent_count == lent
     await operation.wait()
     assert POOL.lent_count == lent - 1
+
+
+def test_a_run_that_fails_ends_though_a_write_is_under_way(root):
+    """What came of the write is not known any more: it must not be taken for done."""
+    file = root.open("f", create=True, direct=True)
+    file.allocate(MiB, zeros=True)
+    ends = []
+
+    async def fail():
+        raise RuntimeError("a bug elsewhere")
+
+    async def write():
+        begun = [file.begin_write(0, (bytes(MiB),), sync=True) for _ in range(4)]
+        trio.lowlevel.spawn_system_task(fail)
+        for write in begun:
+            try:
+                ends.append(write is None or await write.wait())
+            except OSError as error:
+                ends.append(error.errno)
+
+    with pytest.raises(trio.TrioInternalError):
+        trio.run(write)
+    assert set(ends) <= {True, False, errno.EIO}
+    file.close()
+
+
+async def test_a_wake_up_without_anything_done_is_survived(direct, monkeypatch):
+    """A signal that comes between the eventfd and the answers: EINTR."""
+    direct.write_at(0, bytes(MiB))
+    reading = direct.begin_read(0, MiB)
+    if reading is None:
+        pytest.skip("no asynchronous reads here")
+    syscall, calls = real_aio.syscall, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            os.eventfd_write(real_aio._queue.get()._wake, 1)
+            raise InterruptedError(errno.EINTR, "a signal")
+        return syscall(*arguments)
+
+    monkeypatch.setattr(real_aio, "syscall", interrupted)
+    assert await reading.wait() in (None, bytes(MiB))
+    assert len(calls) > 1

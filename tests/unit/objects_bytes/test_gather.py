@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objstore.chunks import messages as msg
+from objstore.chunks.store import BegunRun, Run
 from objstore.errors import CorruptData, ObjstoreError, Unavailable
 from objstore.ids import FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
@@ -302,3 +303,36 @@ def test_whatever_fails_no_wrong_byte_is_given(seed: int) -> None:
             assert bytes(got) == DATA[offset : offset + len(got)]
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_copy_that_hangs_where_the_system_would_not_begin_is_hedged(
+    autojump_clock: object,
+) -> None:
+    """F12: a drive's queue is full, as it hangs; then the thread that tries hangs too."""
+
+    class Refused(BegunRun):
+        def __init__(self) -> None:
+            """Begun ahead, and refused since."""
+
+        def now(self) -> Run | None:
+            return None
+
+        async def wait(self) -> Run | None:
+            return None
+
+    async with bench(3) as b:
+        ref = await b.write(DATA)
+        store = b.members[0].store
+        read_run = store.read_run
+
+        async def hang(
+            fragment: FragmentId, offset: int, end: int, *, on_thread: bool = False
+        ) -> Run:
+            if offset:
+                await trio.sleep_forever()
+            return await read_run(fragment, offset, end, on_thread=on_thread)
+
+        store.begin_run = lambda _, offset, end: Refused() if offset else None  # type: ignore[method-assign]
+        store.read_run = hang  # type: ignore[method-assign]
+        with trio.fail_after(60):
+            assert await b.read(ref) == DATA
