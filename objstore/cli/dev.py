@@ -40,6 +40,7 @@ DEFAULT_BASE_PORT = 9000
 _CLUSTER_PORT_OFFSET = 100
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_ANSWER_TIMEOUT_S = 2.0  # It may be another program that listens on the node's port.
 _POLL_S = 0.05
 
 
@@ -251,7 +252,9 @@ async def _until_ready(node: DevNode, overrides: dict[str, object]) -> None:
 
 def _ask_ready(node: DevNode) -> tuple[int, str]:
     try:
-        status, answer = _client(node).request("GET", "/-/health/ready")
+        status, answer = _client(node).request(
+            "GET", "/-/health/ready", timeout_s=_ANSWER_TIMEOUT_S
+        )
     except (Failure, ConfigError, OSError) as error:
         return 0, str(error)
     return status, str(answer)

@@ -222,6 +222,7 @@ def ask(cluster: Cluster, workload: Workload, node: int) -> None:
         assert status != 200 or body == body_of(key, size_of(key))
 
 
+@pytest.mark.full
 def test_a_node_with_a_hole_in_its_log_wins_nothing_and_spoils_nothing(
     filled: tuple[Cluster, Workload],
 ) -> None:

@@ -197,6 +197,7 @@ def test_two_nodes_cannot_speak_and_the_third_sees_both(cluster: NamespacedClust
     cut_partly(cluster, [(0, 1), (1, 0)], 8, seed=2)
 
 
+@pytest.mark.full
 def test_a_node_hears_another_and_is_not_heard(cluster: NamespacedCluster) -> None:
     cut_partly(cluster, [(1, 2)], 8, seed=3)
 
@@ -282,6 +283,7 @@ def lose_majority(cluster: NamespacedCluster, seconds: float, seed: int) -> None
     )
 
 
+@pytest.mark.full
 def test_no_majority_is_left_for_a_while(cluster: NamespacedCluster) -> None:
     lose_majority(cluster, 8, seed=6)
 

@@ -125,6 +125,7 @@ def test_a_slow_completion_begins_as_a_200_with_blanks(
     assert got["Body"].read() == b"slow and steady"
 
 
+@pytest.mark.full
 def test_its_failure_is_an_error_in_the_body(slowed: tuple[Cluster, Shim]) -> None:
     cluster, _ = slowed
     stream, request = ask(cluster, "never")

@@ -8,7 +8,7 @@ from objstore.ids import NodeId
 from objstore.node.room import RESERVE, Room
 from objstore.testing.boot import Boot
 from objstore.testing.disk import SimulatedDisk, SimulatedDisks
-from objstore.units import GiB, MiB
+from objstore.units import MiB
 
 A, B, C, D, E = (NodeId(letter * 16) for letter in "abcde")
 
@@ -19,7 +19,8 @@ def room_of(disk: SimulatedDisk, *, dead: set[NodeId] = set()) -> Room:
 
 
 def test_a_folder_is_full_at_its_reserve_and_brimful_at_a_quarter_of_it() -> None:
-    disk = SimulatedDisk(capacity=100 * GiB)
+    capacity = 10 * RESERVE  # No smaller, or the reserve is a tenth of it.
+    disk = SimulatedDisk(capacity=capacity)
     room = room_of(disk)
     file = room.directory.open("ballast", create=True)
     for free, full, brimful in (
@@ -31,7 +32,7 @@ def test_a_folder_is_full_at_its_reserve_and_brimful_at_a_quarter_of_it() -> Non
         (RESERVE * 2, False, False),
     ):
         file.truncate(0)
-        file.allocate(100 * GiB - free)
+        file.allocate(capacity - free)
         room._look()
         assert (room.is_full, room.is_brimful) == (full, brimful), free
 
