@@ -31,6 +31,7 @@ from objstore.limits import BLOCK_SIZE, INTENT_LIFE_MS
 from objstore.meta.commands import BeginIntent, DropIntent
 from objstore.meta.errors import IntentGone, StaleEpoch
 from objstore.meta.values import Checksum, ChunkRef, Chunks, Inline
+from objstore.objects import patience
 from objstore.objects.capability import Capability
 from objstore.objects.hashing import StreamHasher, digest_of
 from objstore.objects.requests import MD5, Body, Fill, hash_of, read_whole, verify
@@ -199,6 +200,7 @@ class _ChunkWriter:
                     left -= size
                 await blocks.finish()
             digests = await hasher.finish()
+        patience.count(blocks.received_at)  # The client has waited since.
         location = Chunks(self.scheme, tuple(self.begun))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 
@@ -290,6 +292,7 @@ class _Blocks:
         self._hasher = hasher
         self._on_part = on_part
         self._rest = memoryview(b"")  # Of a piece: not yet in a block.
+        self.received_at = trio.current_time()  # When the last block had come.
 
     async def take(self, size: int) -> AsyncGenerator[memoryview, None]:
         """The next `size` bytes, in blocks of BLOCK_SIZE, the last one shorter."""
@@ -306,6 +309,7 @@ class _Blocks:
             part = buffer[start : start + _PART_SIZE]
             if await self._fill(part) < len(part):
                 raise LocalProtocolError("a body ended before its size, and did not say so")
+        self.received_at = trio.current_time()
         return buffer.toreadonly()
 
     async def _fill_from_pieces(self, buffer: memoryview) -> int:

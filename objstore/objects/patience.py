@@ -43,17 +43,31 @@ class Patience:
     def _spent_at(self, time: float) -> float:
         return max(0.0, self.spent_s - (time - self.since) * _RETURN_RATE)
 
-    def spend(self, began: float, now: float) -> None:
-        """Count a call that ended just now.  Of calls at once, the longest counts."""
+    def spend(self, began: float, now: float, *, share: float = 1.0) -> None:
+        """Count a call that ended just now.  Of calls at once, the longest counts.
+
+        share: of the limit, that may be spent by then.
+        """
         counted = max(began, self.since)
         spent_s = self._spent_at(counted) + now - counted
-        self.spent_s = min(spent_s, self.limit_ms / 1000)
+        most_s = max(self._spent_at(now), share * self.limit_ms / 1000)
+        self.spent_s = min(spent_s, most_s)
         self.since = now
 
 
 def begin(limit_ms: int) -> None:
     """Give the calling task, which begins a request, this much patience."""
     _current.set(Patience(max(1, limit_ms)))
+
+
+def count(began: float) -> None:
+    """Count what a request waited for since `began` beside metadata: its bytes' owners.
+
+    At most to half of its patience: the rest is for the command that makes them visible.
+    """
+    patience, now = _current.get(), trio.current_time()
+    if patience is not None and now - began >= _FREE_S:
+        patience.spend(began, now, share=0.5)
 
 
 class waiting:  # noqa: N801 - it is used as a function.

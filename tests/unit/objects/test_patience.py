@@ -52,6 +52,31 @@ async def test_a_request_that_lives_long_gets_its_patience_back(
     assert await call(60) == pytest.approx(8)
 
 
+async def test_what_a_request_waited_for_otherwise_leaves_half_of_it(
+    autojump_clock: Any,
+) -> None:
+    patience.begin(6_000)
+    began = trio.current_time()
+    await trio.sleep(2)
+    patience.count(began)
+    assert await call(1) == pytest.approx(1)
+    began = trio.current_time()
+    await trio.sleep(30)
+    patience.count(began)
+    assert await call(60) == pytest.approx(3)
+
+
+async def test_what_was_spent_on_metadata_does_not_come_back_by_another_wait(
+    autojump_clock: Any,
+) -> None:
+    patience.begin(6_000)
+    await call(5)
+    began = trio.current_time()
+    await trio.sleep(1)
+    patience.count(began)
+    assert await call(60) == pytest.approx(1.1)
+
+
 async def test_one_call_gets_no_more_than_its_own_limit(autojump_clock: Any) -> None:
     patience.begin(8_000)
     assert await call(60, limit_ms=2_000) == pytest.approx(2)
