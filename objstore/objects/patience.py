@@ -22,6 +22,7 @@ import trio
 
 _FREE_S = 0.1  # A call that takes less does not count.
 _RETURN_RATE = 0.1  # Seconds that come back in one.
+_SHARE_BESIDE = 2 / 3  # What waits for other things than metadata may use up.
 
 _current: ContextVar[Patience | None] = ContextVar("patience", default=None)
 
@@ -63,11 +64,11 @@ def begin(limit_ms: int) -> None:
 def count(began: float) -> None:
     """Count what a request waited for since `began` beside metadata: its bytes' owners.
 
-    At most to half of its patience: the rest is for the command that makes them visible.
+    Not all of its patience: the rest is for the command that makes them visible.
     """
     patience, now = _current.get(), trio.current_time()
     if patience is not None and now - began >= _FREE_S:
-        patience.spend(began, now, share=0.5)
+        patience.spend(began, now, share=_SHARE_BESIDE)
 
 
 class waiting:  # noqa: N801 - it is used as a function.
