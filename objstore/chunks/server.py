@@ -97,7 +97,7 @@ class ChunkServer:
         put = _value(call, msg.PutFragment)
         if put.header.block_count > 1:
             raise InvalidRequest("a fragment of several blocks needs a session")
-        writer = await self._writer(put)
+        writer = await self._store.create(put.header, into_reserve=put.into_reserve)
         try:
             if put.header.block_count:
                 await writer.append(call.payload, put.crc32c)
@@ -112,15 +112,10 @@ class ChunkServer:
         begin = _value(call, msg.BeginFragment)
         if len(self._sessions) >= WRITE_SESSIONS_MAX:
             raise Unavailable("too many writes in progress here")
-        writer = await self._writer(begin)
+        writer = await self._store.create(begin.header, into_reserve=begin.into_reserve)
         number = int.from_bytes(self._entropy.token(_SESSION_ID_SIZE), "big")
         self._sessions[number] = _Session(writer, call.peer, trio.current_time())
         return Reply(msg.SessionRef(number))
-
-    async def _writer(self, asked: msg.PutFragment | msg.BeginFragment) -> FragmentWriter:
-        header, into_reserve = asked.header, asked.into_reserve
-        now = self._store.create_now(header, into_reserve=into_reserve)
-        return now or await self._store.create(header, into_reserve=into_reserve)
 
     async def _append(self, call: Call) -> Reply:
         append = _value(call, msg.AppendBlock)

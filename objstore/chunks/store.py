@@ -355,6 +355,9 @@ class ChunkStore:
         Raises OutOfSpace, DriveFenced (no drive is left), CorruptData for a header that no
         record can hold.
         """
+        now = self.create_now(header, into_reserve=into_reserve)
+        if now is not None:
+            return now
         extent = extent_of(header)
         error: Exception = DriveFenced("no chunk drive can be written")
         for drive in ranked(header.fragment, self._usable()):
