@@ -14,6 +14,10 @@ A place whose owner fails, or is silent for `write.straggler_timeout`, is given 
                          gets a copy, read from one of them.  With k > 1 that would be a
                          reconstruction: the fragment is left missing, repair rebuilds it
 
+Silence after silence ends too: what is not durable GIVE_UP_S after the last block (and a
+time for the chunk's size) is given up, stand-ins and copies included.  With a quorum by
+then, the rest is missing; without, the write has failed.
+
 So memory stays a few blocks a chunk, whatever fails.  A place that nobody could fill is
 *missing* in the ChunkRef: the commit makes that known (`below promise`), repair mends it.
 Below the write quorum all is given up: Unavailable, or OutOfSpace where that was why.
@@ -53,9 +57,11 @@ log = structlog.get_logger()
 
 QUEUE_BLOCKS = 2  # Per lane; the blocks themselves are shared by all lanes (k = 1).
 BLOCKS_KEPT = 1  # Of a chunk's beginning, to be sent again to a stand-in.
-# Where no stand-in helps and the quorum hangs on a silent owner, it gets so much time.
-GIVE_UP_S = 30.0
-# A copy to a stand-in that is slower than this leaves the fragment to repair.
+# All that owners and stand-ins get after a chunk's last block, beside a time for its size;
+# and a silent one before that, where no stand-in helps and the quorum hangs on it.  Two
+# stragglers in turn: more, and a client would wait longer than its ten seconds.
+GIVE_UP_S = 6.0
+# Bytes a second.  A copy to a stand-in that is slower leaves the fragment to repair.
 COPY_RATE = 8 * MiB
 
 
@@ -129,6 +135,10 @@ class _Write:
     created_ms: int
     stand_ins: _StandIns
     floor: int  # The write quorum.
+
+    @property
+    def give_up_s(self) -> float:
+        return GIVE_UP_S + self.size / COPY_RATE
 
     def header(self, index: int) -> FragmentHeader:
         return FragmentHeader(
@@ -207,6 +217,9 @@ class _Lane:
             self.error = Silent(f"node {self.node} is too slow")
         except ObjstoreError as error:
             self.error = error
+        except trio.Cancelled:
+            self.error = self.error or Silent(f"node {self.node} is too slow")
+            raise
         finally:
             self.asked_at = None
             if writer is not None and not self.is_durable:
@@ -321,7 +334,7 @@ class Scatter:
         )
         lanes = self._lanes(write, owners, dead)
         try:
-            await self._run(lanes, write, blocks)
+            deadline = await self._run(lanes, write, blocks)
             durable = [lane for lane in lanes if lane.is_durable]
             if len(durable) < write.floor:
                 raise _too_few(lanes, write)
@@ -331,7 +344,7 @@ class Scatter:
         homes = {lane.index: lane.node for lane in durable}
         failed = [lane.index for lane in lanes if not lane.is_durable]
         if failed and scheme.k == 1:
-            homes |= await self._copy_all(write, failed, durable[0])
+            homes |= await self._copy_all(write, failed, durable[0], deadline)
         return ChunkRef(chunk, size, ring.epoch, _displaced(owners, homes))
 
     def _lanes(
@@ -352,7 +365,8 @@ class Scatter:
 
     async def _run(
         self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Buffer]
-    ) -> None:
+    ) -> float:
+        """Bring all blocks to all lanes; the trio time at which the write must be over."""
         failure: Exception | None = None
         number = self._watch(lanes, write)
         try:
@@ -361,6 +375,8 @@ class Scatter:
                     nursery.start_soon(lane.run)
                 try:
                     await self._feed(lanes, write, blocks)
+                    deadline = trio.current_time() + write.give_up_s
+                    nursery.cancel_scope.deadline = deadline
                 except Exception as error:
                     # Raised outside, so that it does not come in an ExceptionGroup.
                     failure = error
@@ -369,6 +385,10 @@ class Scatter:
             del self._watched[number]
         if failure is not None:
             raise failure
+        if nursery.cancel_scope.cancelled_caught:
+            durable = sum(lane.is_durable for lane in lanes)
+            log.warning("objects.chunk_cut_short", chunk=write.chunk.hex(), durable=durable)
+        return deadline
 
     async def _feed(
         self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Buffer]
@@ -426,18 +446,18 @@ class Scatter:
             if silent_s < self._patience_s:
                 continue
             can_spare = lane.may_be_replaced or _possible(lanes) > write.floor
-            if can_spare or silent_s > GIVE_UP_S:
+            if can_spare or silent_s > write.give_up_s:
                 lane.give_up_node()
 
     # ---- afterwards -------------------------------------------------------------------
 
     async def _copy_all(
-        self, write: _Write, failed: list[int], source: _Lane
+        self, write: _Write, failed: list[int], source: _Lane, deadline: float
     ) -> dict[int, NodeId]:
         """Copies on stand-ins for places whose lane was given up midway; who has them."""
         homes: dict[int, NodeId] = {}
-        limit_s = self._patience_s + write.size / COPY_RATE
-        with trio.move_on_after(limit_s):
+        limit = trio.current_time() + self._patience_s + write.size / COPY_RATE
+        with trio.CancelScope(deadline=min(limit, deadline)):
             async with trio.open_nursery() as nursery:
                 for index in failed:
                     nursery.start_soon(self._copy, write, index, source, homes)

@@ -196,6 +196,26 @@ async def test_slow_owners_are_waited_for_where_the_quorum_needs_them(
         assert trio.current_time() - began <= GIVE_UP_S + 2
 
 
+@pytest.mark.parametrize("silent", [(1, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("size", [100_000, BLOCK_SIZE + 500_000])
+async def test_stand_ins_that_are_silent_too_end_within_the_limit(
+    silent: tuple[int, ...], size: int, autojump_clock
+) -> None:
+    """F16: two of five were cut off, and gossip did not know it yet."""
+    async with bench(7, patience_ms=3000) as b:
+        for index in silent:
+            b.peers.delay_s[b.ring.nodes[index]] = 1000.0
+        began, data = trio.current_time(), content("body", size)
+        if 2 in silent:
+            with pytest.raises(TooFewOwners, match="too slow"):
+                await b.write(data)
+        else:
+            ref = await b.write(data)
+            assert ref.displaced == (Displaced(1, None),)
+            assert await b.read(ref) == data
+        assert trio.current_time() - began < 7
+
+
 async def test_full_nodes_are_passed_over_and_a_full_cluster_says_so() -> None:
     """F09"""
     async with bench(4) as b:
