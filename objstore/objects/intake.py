@@ -191,16 +191,20 @@ class _ChunkWriter:
     async def write(self, body: Body, checksum_algorithm: str) -> Received:
         """Write all of `body`; every chunk is durable on its owners on return."""
         algorithms = _algorithms(body, checksum_algorithm)
-        async with StreamHasher(algorithms, self.store.host.threads) as hasher:
-            async with aclosing(_Blocks(body, hasher, self.renew_if_due)) as blocks:
+        async with (
+            StreamHasher(algorithms, self.store.host.threads) as hasher,
+            aclosing(_Blocks(body, hasher, self.renew_if_due)) as blocks,
+        ):
+            try:
                 left = body.size
                 while left:
                     size = min(left, self.store.options.chunk_size)
                     await self._write_chunk(size, blocks)
                     left -= size
                 await blocks.finish()
-            digests = await hasher.finish()
-        patience.count(blocks.received_at)  # The client has waited since.
+                digests = await hasher.finish()
+            finally:  # Where it failed, `drop` follows: the client waits for that too.
+                patience.count(blocks.received_at)
         location = Chunks(self.scheme, tuple(self.begun))
         return _received(body, checksum_algorithm, digests, location, self.intent)
 

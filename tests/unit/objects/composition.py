@@ -21,6 +21,7 @@ from sortedcontainers import SortedDict
 from objstore.chunks.client import ChunkClient
 from objstore.chunks.store import ChunkStore
 from objstore.config import ChunksConfig, ReadConfig, WriteConfig
+from objstore.errors import Unavailable
 from objstore.ids import ClusterId, Epoch, NodeId, RequestId
 from objstore.meta import schema
 from objstore.meta.apply import apply, is_error
@@ -92,7 +93,10 @@ class DirectMeta:
     async def propose(self, command: Command, *, timeout_ms: int) -> Any:
         assert timeout_ms > 0
         await trio.lowlevel.checkpoint()
-        await _call(self.before, command)
+        with trio.move_on_after(timeout_ms / 1000) as limit:
+            await _call(self.before, command)
+        if limit.cancelled_caught:
+            raise Unavailable("no answer in time")
         self.index += 1
         self.time_ms += 1
         self.proposed.append(command)

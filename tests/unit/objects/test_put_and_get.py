@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import trio
 
+from objstore.config import HttpConfig
 from objstore.errors import Unavailable
 from objstore.ids import Key
 from objstore.limits import BLOCK_SIZE
@@ -17,7 +18,7 @@ from objstore.meta.commands import (
 from objstore.meta.errors import NoSuchBucket, NoSuchKey, PreconditionFailed
 from objstore.meta.payloads import unpack_draft
 from objstore.meta.values import Chunks, Inline
-from objstore.objects import copy, delete, get, put
+from objstore.objects import copy, delete, get, patience, put
 from objstore.objects.budget import Budget, Overloaded
 from objstore.objects.get import NoSuchPart
 from objstore.objects.requests import (
@@ -25,6 +26,7 @@ from objstore.objects.requests import (
     ExpectedDigest,
     ObjectAttributes,
 )
+from objstore.objects.scatter import TooFewOwners
 from objstore.units import KiB, MiB
 from tests.unit.objects.capabilities import (
     drop_bucket,
@@ -446,3 +448,26 @@ async def test_shard_that_does_not_answer_costs_a_mass_delete_its_patience_once(
         assert len(results) == 1000
         assert all(isinstance(result, Unavailable) for result in results)
         assert trio.current_time() - began <= 30
+
+
+async def test_what_owners_that_are_silent_cost_is_not_waited_for_again(
+    autojump_clock, monkeypatch
+):
+    """F16: the write has failed; to give its intent up, nobody answers either."""
+    async with composed() as c:
+        record = await make_bucket(c.store)
+
+        async def hang(*_, **__):
+            await trio.sleep(1000)
+
+        def silent(command):
+            return hang() if isinstance(command, DropIntent) else None
+
+        monkeypatch.setattr(c.store.chunks, "create", hang)
+        c.meta.before = silent
+        body = BytesBody(content(3 * MiB // 2))
+        patience.begin(HttpConfig().request_timeout_ms)
+        began = trio.current_time()
+        with pytest.raises(TooFewOwners):
+            await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+        assert trio.current_time() - began < 9
