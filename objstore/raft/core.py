@@ -68,14 +68,18 @@ from objstore.raft.messages import (
     Wake,
     decode_membership,
     encode_membership,
-    members,
-    voters,
 )
 from objstore.raft.options import Options
-from objstore.raft.progress import Progress, Stage
+from objstore.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from objstore.raft.quorum import Verdict, agreed, is_quorum, verdict
 from objstore.raft.read_only import Ask, ReadOnly
-from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
+from objstore.raft.state_machine import (
+    MEMBERSHIP,
+    Applied,
+    Entry,
+    EntryKind,
+    Membership,
+)
 
 _NEVER_MS = -(10**15)
 _FAR = 2**63
@@ -124,6 +128,7 @@ class Core:
     reads: ReadOnly = attrs.field(factory=ReadOnly)
     transfer_to: NodeId | None = None
 
+    is_leader: bool = attrs.field(init=False, default=False)  # As `role` says.
     term: int = attrs.field(init=False)
     vote: NodeId | None = attrs.field(init=False)
     damage: Damage = attrs.field(init=False)
@@ -140,6 +145,7 @@ class Core:
     _held: deque[tuple[int, int, Send | _OwnVote]] = attrs.field(factory=deque)
     _ack: tuple[NodeId, int] | None = None  # An append to be acknowledged.
     _applying: bool = False
+    _applies_membership: bool = False  # Among what is being applied is another one.
     _matched: int = 0  # Follower: agrees with this term's leader, as found since start.
     _mend_index: int = 0  # Its word on when we are whole; 0: not said.
     _told_commit: int = 0  # Follower: what this term's leader answered to a read.
@@ -147,6 +153,7 @@ class Core:
 
     _votes: dict[NodeId, bool] = attrs.field(factory=dict)
     _election_due_ms: int = 0
+    _patience_ms: int = 0  # How long it waits for a word from its leader.
     _heard_ms: int = _NEVER_MS  # Follower: from its leader.
     _round: int = 0
     _round_ms: int = _NEVER_MS  # When the oldest read round in flight was sent, about.
@@ -185,14 +192,10 @@ class Core:
     def _commit_founding(self) -> None:
         """Entry 1 is the founder's membership, and its decision alone: it is committed."""
         first = self.log.entry(1)
-        if first.kind is EntryKind.MEMBERSHIP and first.term == 1 and self.log.stable >= 1:
+        if first.kind is MEMBERSHIP and first.term == 1 and self.log.stable >= 1:
             self._commit_to(1)
 
     # What is asked from outside.
-
-    @property
-    def is_leader(self) -> bool:
-        return self.role is Role.LEADER
 
     @property
     def has_own_commit(self) -> bool:
@@ -262,7 +265,7 @@ class Core:
         return (
             progress is not None
             and self.hears(node, now_ms)
-            and progress.stage is Stage.REPLICATE
+            and progress.stage is REPLICATE
             and progress.mend == 0
             and progress.match >= self.log.committed
         )
@@ -290,7 +293,7 @@ class Core:
         if self.transfer_to is not None or self._is_leaving:
             return None
         data = encode_membership(membership)
-        index = self._append(EntryKind.MEMBERSHIP, (data,), now_ms)
+        index = self._append(MEMBERSHIP, (data,), now_ms)
         self._pending_membership = index
         return index
 
@@ -324,13 +327,14 @@ class Core:
     def persisted(self, sequence: int, now_ms: int) -> None:
         """Everything up to the Persist numbered `sequence` is durable."""
         self.now_ms = now_ms
+        log, marks, waiting = self.log, self._marks, self._held
         self._durable = max(self._durable, sequence)
-        while self._marks and self._marks[0].sequence <= sequence:
-            mark = self._marks.popleft()
-            if mark.cuts == self.log.cuts:
-                self.log.stable = max(self.log.stable, mark.last_index)
-        while self._held and self._held[0][0] <= sequence:
-            _, term, held = self._held.popleft()
+        while marks and marks[0].sequence <= sequence:
+            mark = marks.popleft()
+            if mark.cuts == log.cuts:
+                log.stable = max(log.stable, mark.last_index)
+        while waiting and waiting[0][0] <= sequence:
+            _, term, held = waiting.popleft()
             if term != self.term:
                 continue  # It speaks for a term that is over.
             if isinstance(held, Send):
@@ -338,10 +342,17 @@ class Core:
             else:
                 self._count_vote(self.node, granted=True, now_ms=now_ms)
         if self.is_leader:
-            self._try_commit()
+            if log.stable > log.committed:
+                self._try_commit()
             self._settle(now_ms)
-        self._try_mend()
-        self.dirty = True
+        if self._mend_index:
+            self._try_mend()
+        self._note_work()
+
+    def _note_work(self) -> None:
+        """Something was done here; whether that leaves effects to take."""
+        if self._effects or self.reads.ready or self.log.applied < self.log.committed:
+            self.dirty = True
 
     def applied(self, index: int, now_ms: int) -> None:
         """The state machine has everything up to `index`."""
@@ -349,13 +360,14 @@ class Core:
         self._applying = False
         first = self.log.applied + 1
         self.log.apply_to(index)
-        for at in range(first, index + 1):
-            entry = self.log.entry(at)
-            if entry.kind is EntryKind.MEMBERSHIP:
-                self._switch(decode_membership(entry.data), at, now_ms)
-        if self.is_leader:
+        if self._applies_membership:
+            for at in range(first, index + 1):
+                entry = self.log.entry(at)
+                if entry.kind is MEMBERSHIP:
+                    self._switch(decode_membership(entry.data), at, now_ms)
+        if self.is_leader and self.membership.outgoing:
             self._leave_joint(now_ms)
-        self.dirty = True
+        self._note_work()
 
     def installed(self, applied: Applied, now_ms: int) -> None:
         """A snapshot has taken the place of the state machine's state."""
@@ -380,7 +392,7 @@ class Core:
         """Sending to `to` has ended, at `index` or (None) with a failure."""
         self.now_ms = now_ms
         progress = self.progress.get(to)
-        if progress is None or progress.stage is not Stage.SNAPSHOT:
+        if progress is None or progress.stage is not SNAPSHOT:
             return
         if index is None:
             progress.snapshot_failed()
@@ -486,8 +498,10 @@ class Core:
         if self.removed:
             return
         self.dirty = True
-        self._wake_for(sender, message, now_ms)
-        if isinstance(message, Wake):
+        if self.quiescent:
+            self._wake_for(sender, message, now_ms)
+        kind = type(message)
+        if kind is Wake:
             self._on_wake(sender, now_ms)
             return
         if isinstance(message, Vote) and self._ignores_vote(sender, message, now_ms):
@@ -499,7 +513,7 @@ class Core:
         elif message.term < self.term:
             self._on_old_term(sender, message)
             return
-        self._HANDLERS[type(message)](self, sender, message, now_ms)
+        self._HANDLERS[kind](self, sender, message, now_ms)
 
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order to carry them out."""
@@ -507,16 +521,21 @@ class Core:
         if self.removed:  # Its last effect was that.
             effects, self._effects = self._effects, []
             return effects
+        log, reads = self.log, self.reads
         if self.is_leader:
-            self._begin_round()
+            if reads.waiting:
+                self._begin_round()
             self._replicate()
-        elif self.reads.waiting:
+        elif reads.waiting:
             self._ask_leader()
-        if self.reads.ready:
+        if reads.ready:
             self._answer_reads()
-        self._persist()
-        self._acknowledge()
-        self._apply()
+        if log.saved < log.last_index or self._hard_changed or log.cut is not None:
+            self._persist()
+        if self._ack is not None:
+            self._acknowledge()
+        if log.applied < log.committed and not self._applying:
+            self._apply()
         effects, self._effects = self._effects, []
         return effects
 
@@ -550,9 +569,8 @@ class Core:
             self._effects.append(ReadsFailed(requests))
 
     def _persist(self) -> None:
+        """Have the log written: entries, what was cut, term and vote."""
         entries = self.log.unsaved()
-        if not entries and not self._hard_changed and self.log.cut is None:
-            return
         self._sequence += 1
         hard_state = None
         if self._hard_changed:
@@ -573,15 +591,18 @@ class Core:
         That a membership is committed is written with whatever comes after it: a replica
         that restarts with entries from under a new membership must not go by the old one.
         """
-        first = self.log.committed + 1
-        if self.log.commit_to(index):
-            for at in range(first, self.log.committed + 1):
-                if self.log.entry(at).kind is EntryKind.MEMBERSHIP:
+        log = self.log
+        if index <= log.committed:
+            return
+        first = log.committed + 1
+        if log.commit_to(index):
+            for at in range(first, log.committed + 1):
+                if log.entry(at).kind is MEMBERSHIP:
                     self._hard_changed = True
 
     def _acknowledge(self) -> None:
-        if self._ack is None:
-            return
+        """Tell the leader how far our log is its own, once that is durable."""
+        assert self._ack is not None
         (to, index), self._ack = self._ack, None
         reply = AppendReply(
             self.term, True, index, 0, 0, self.log.committed, int(self.damage)
@@ -592,9 +613,10 @@ class Core:
             self._held.append((self._sequence, self.term, Send(to, reply)))
 
     def _apply(self) -> None:
+        """Apply what is committed and durable here."""
         log = self.log
         last = min(log.committed, log.stable)
-        if self._applying or last <= log.applied:
+        if last <= log.applied:
             return
         entries = log.slice(
             log.applied + 1,
@@ -604,9 +626,10 @@ class Core:
         )
         membership = self.membership
         for entry in entries:
-            if entry.kind is EntryKind.MEMBERSHIP:
+            if entry.kind is MEMBERSHIP:
                 membership = decode_membership(entry.data)
         self._applying = True
+        self._applies_membership = membership is not self.membership
         self._effects.append(Apply(entries, membership))
 
     def _send(self, to: NodeId, message: Message) -> None:
@@ -625,7 +648,12 @@ class Core:
 
     def _restart_election_timer(self, now_ms: int) -> None:
         timeout_ms = self.options.election_timeout_ms
-        self._election_due_ms = now_ms + timeout_ms + self.random.randrange(timeout_ms)
+        self._patience_ms = timeout_ms + self.random.randrange(timeout_ms)
+        self._election_due_ms = now_ms + self._patience_ms
+
+    def _enter(self, role: Role) -> None:
+        self.role = role
+        self.is_leader = role is Role.LEADER
 
     def _become_follower(self, term: int, leader: NodeId | None, now_ms: int) -> None:
         changed = (self.role, self.term, self.leader) != (Role.FOLLOWER, term, leader)
@@ -636,7 +664,7 @@ class Core:
             self._forget_leader_log()
         if self.is_leader:
             self._end_leadership()
-        self.role = Role.FOLLOWER
+        self._enter(Role.FOLLOWER)
         self.leader = leader
         self._votes.clear()
         self._restart_election_timer(now_ms)
@@ -670,7 +698,7 @@ class Core:
         self._ask_for_leader()
 
     def _ask_for_leader(self) -> None:
-        for node in members(self.membership):
+        for node in self.membership.members:
             if node != self.node:
                 self._send(node, Wake(self.term))
 
@@ -678,7 +706,7 @@ class Core:
         """A committed membership that is not in force: our idea of a quorum is old."""
         log = self.log
         return any(
-            log.entry(index).kind is EntryKind.MEMBERSHIP
+            log.entry(index).kind is MEMBERSHIP
             for index in range(log.applied + 1, log.committed + 1)
         )
 
@@ -688,10 +716,10 @@ class Core:
         self._votes = {}
         self._restart_election_timer(now_ms)
         if pre:
-            self.role = Role.PRE_CANDIDATE
+            self._enter(Role.PRE_CANDIDATE)
             term = self.term + 1
         else:
-            self.role = Role.CANDIDATE
+            self._enter(Role.CANDIDATE)
             self.term += 1
             self.vote = self.node
             self._hard_changed = True
@@ -699,7 +727,7 @@ class Core:
             term = self.term
         self._effects.append(RoleChanged(self.role, self.term, None))
         request = Vote(term, self.log.last_index, self.log.last_term, pre, transfer)
-        for node in voters(self.membership):
+        for node in self.membership.electors:
             if node == self.node:
                 continue
             if pre:
@@ -727,7 +755,7 @@ class Core:
                 pass
 
     def _become_leader(self, now_ms: int) -> None:
-        self.role = Role.LEADER
+        self._enter(Role.LEADER)
         self.leader = self.node
         self.quiescent = False
         self.reads = ReadOnly()
@@ -758,8 +786,6 @@ class Core:
 
     def _wake_for(self, sender: NodeId, message: Message, now_ms: int) -> None:
         """End quiescence unless this is the leader's word to stay so, or an echo."""
-        if not self.quiescent:
-            return
         if self.is_leader:
             if isinstance(message, HeartbeatReply | AppendReply | VoteReply | ReadAsk):
                 return
@@ -869,10 +895,10 @@ class Core:
         """A message that only the leader of this term sends; False if that is not so."""
         if self.is_leader:
             return False  # Two leaders in a term: the sender is broken.
-        if self.role is not Role.FOLLOWER or self.leader != sender:
+        if self.leader != sender:  # Who has a leader is a follower, or leads.
             self._become_follower(self.term, sender, now_ms)
         self._heard_ms = now_ms
-        self._restart_election_timer(now_ms)
+        self._election_due_ms = now_ms + self._patience_ms
         return True
 
     def _on_append(self, sender: NodeId, message: Append, now_ms: int) -> None:
@@ -891,9 +917,10 @@ class Core:
             return
         self._matched = max(self._matched, agreed_index)
         self._commit_to(min(max(message.commit, self._told_commit), self._matched))
-        acked = self._ack[1] if self._ack is not None else 0
-        self._ack = (sender, max(acked, agreed_index))
-        self._try_mend()
+        if self._ack is None or self._ack[1] < agreed_index:
+            self._ack = (sender, agreed_index)
+        if self._mend_index:
+            self._try_mend()
 
     def _refuse(self, to: NodeId, prev_index: int, prev_term: int | None = None) -> None:
         term = self.log.last_term if prev_term is None else prev_term
@@ -955,7 +982,7 @@ class Core:
 
     def _try_mend(self) -> None:
         """Vote again once we durably have what the leader named."""
-        if self.damage is Damage.NONE or self._mend_index == 0 or self.is_leader:
+        if not self.damage or self._mend_index == 0 or self.is_leader:
             return
         if min(self._matched, self.log.stable) >= self._mend_index:
             self._set_damage(Damage.NONE)
@@ -976,11 +1003,12 @@ class Core:
         self.now_ms = now_ms
         self._busy_ms = now_ms
         self.dirty = True
-        self.wake(now_ms)
+        if self.quiescent:
+            self.wake(now_ms)
 
     def _meet_members(self, now_ms: int) -> None:
         """Bring `progress` in line with the membership."""
-        wanted = [node for node in members(self.membership) if node != self.node]
+        wanted = [node for node in self.membership.members if node != self.node]
         for node in [node for node in self.progress if node not in wanted]:
             del self.progress[node]
             self._gone.add(node)
@@ -992,8 +1020,11 @@ class Core:
                 )
 
     def _replicate(self) -> None:
+        last_index = self.log.last_index
         for node, progress in self.progress.items():
-            self._feed(node, progress)
+            has_all = progress.next > last_index and progress.stage is REPLICATE
+            if not has_all or self._commit_now:
+                self._feed(node, progress)
         self._commit_now = False
 
     def _feed(self, node: NodeId, progress: Progress) -> None:
@@ -1001,13 +1032,13 @@ class Core:
         options, log = self.options, self.log
         if progress.lost:
             return  # First it must know that it is damaged: its vote may be gone as well.
-        while progress.stage is not Stage.SNAPSHOT:
-            if progress.stage is Stage.PROBE:
+        while progress.stage is not SNAPSHOT:
+            if progress.stage is PROBE:
                 if progress.probing:
                     return
             elif progress.next > log.last_index:
                 if self._commit_now and progress.sent_commit < log.committed:
-                    self._send_append(node, progress, [])
+                    self._send_append(node, progress, ())
                 return
             elif progress.is_full(
                 messages_max=options.in_flight_messages_max,
@@ -1018,16 +1049,14 @@ class Core:
                 progress.become_snapshot(log.applied)
                 self._effects.append(SendSnapshot(node))
                 return
-            entries = (
-                log.slice(
+            entries: Sequence[Entry] = ()
+            if progress.next <= log.last_index:
+                entries = log.slice(
                     progress.next,
                     log.last_index,
                     entries_max=options.append_entries_max,
                     size_max=options.append_size_max,
                 )
-                if progress.next <= log.last_index
-                else []
-            )
             self._send_append(node, progress, entries)
 
     def _send_append(
@@ -1037,20 +1066,22 @@ class Core:
         prev_term = self.log.term(prev_index)
         assert prev_term is not None
         commit = self.log.committed
+        last = prev_index + len(entries)
         self._send(node, Append(self.term, prev_index, prev_term, commit, tuple(entries)))
         progress.sent_ms = self.now_ms
-        progress.sent_commit = max(
-            progress.sent_commit, min(commit, prev_index + len(entries))
-        )
-        if entries or progress.stage is Stage.PROBE:
-            size = sum(len(entry.data) for entry in entries)
-            progress.sent(prev_index + len(entries), size, round_=self._round)
+        progress.sent_commit = max(progress.sent_commit, min(commit, last))
+        if entries or progress.stage is PROBE:
+            size = 0
+            for entry in entries:
+                size += len(entry.data)
+            progress.sent(last, size, round_=self._round)
 
     def _on_append_reply(self, sender: NodeId, message: AppendReply, now_ms: int) -> None:
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
-        self._note_damage(sender, progress, message.damage)
+        if message.damage or progress.damage:
+            self._note_damage(sender, progress, message.damage)
         progress.commit = max(progress.commit, message.commit)
         if not message.accepted:
             hint = message.hint_index
@@ -1061,7 +1092,8 @@ class Core:
         if message.index > self.log.last_index:
             return  # Nobody can have what we have not: a broken peer.
         if progress.accepted(message.index, round_=self._round):
-            self._try_commit()
+            if message.index > self.log.committed:  # Else it was agreed upon already.
+                self._try_commit()
             if self.transfer_to == sender:
                 self._try_transfer(sender, progress)
         self._settle(now_ms)
@@ -1168,7 +1200,7 @@ class Core:
     def _is_kept_awake(self, progress: Progress, now_ms: int) -> bool:
         """Whether appends say all that a heartbeat would; one in three is sent still."""
         return (
-            progress.stage is Stage.REPLICATE
+            progress.stage is REPLICATE
             and progress.mend == 0
             and not progress.quiescent
             and now_ms - progress.sent_ms < self.options.heartbeat_ms * 3 // 4
@@ -1210,7 +1242,8 @@ class Core:
             rounds[self.node] = _FAR
             self.reads.confirm(agreed(self.membership, rounds))
             self._round_ms = now_ms
-        self._note_damage(sender, progress, message.damage)
+        if message.damage or progress.damage:
+            self._note_damage(sender, progress, message.damage)
         if message.round > progress.match_round and message.last_index < progress.match:
             self._note_loss(progress)
         self._resend(sender, progress, message)
@@ -1221,10 +1254,10 @@ class Core:
 
     def _resend(self, node: NodeId, progress: Progress, message: HeartbeatReply) -> None:
         """Send again what the answer to a later heartbeat shows to be lost."""
-        if progress.stage is Stage.PROBE:
+        if progress.stage is PROBE:
             progress.probing = False
             return
-        if progress.stage is Stage.SNAPSHOT or message.round <= progress.sent_round:
+        if progress.stage is SNAPSHOT or message.round <= progress.sent_round:
             return
         if message.last_index < progress.next - 1:
             progress.become_probe()
@@ -1270,7 +1303,7 @@ class Core:
 
     def _note_damage(self, node: NodeId, progress: Progress, damage: int) -> None:
         """A follower says what it has lost, or that it is whole."""
-        if damage == Damage.NEW and node in voters(self.membership):
+        if damage == Damage.NEW and node in self.membership.electors:
             damage = Damage.VOTE  # Nobody votes before it was mended once: all is gone.
         if damage == 0:
             if not progress.lost and progress.damage:
@@ -1303,7 +1336,7 @@ class Core:
             return progress.mend > 0
         return progress.lost or all(
             self.progress[other].round >= progress.mend_round
-            for other in voters(self.membership)
+            for other in self.membership.electors
             if other not in (node, self.node)
         )
 
@@ -1312,7 +1345,7 @@ class Core:
     @property
     def _is_leaving(self) -> bool:
         """Leader, and not a voter of the membership in force."""
-        return self.is_leader and self.node not in voters(self.membership)
+        return self.is_leader and self.node not in self.membership.electors
 
     def _switch(self, membership: Membership, index: int, now_ms: int) -> None:
         self.membership = membership
@@ -1350,7 +1383,7 @@ class Core:
         )
 
     def _settle(self, now_ms: int) -> None:
-        if not self._gone and not self._is_leaving:
+        if not self._gone and self.node in self.membership.electors:
             return
         if not self._is_settled():
             return

@@ -73,8 +73,6 @@ from objstore.raft.messages import (
     decode_payload,
     encode_membership,
     encode_payload,
-    members,
-    sorted_nodes,
 )
 from objstore.raft.options import Options
 from objstore.raft.pace import Pace
@@ -90,6 +88,7 @@ from objstore.raft.state_machine import (
     EntryKind,
     Membership,
     StateMachine,
+    sorted_nodes,
 )
 from objstore.raft.wal import MARK, Recovered, Wal
 from objstore.raft.wal_format import Record, RecordType
@@ -404,7 +403,7 @@ class RaftHost:
         core = replica.core
         if core.damage is not Damage.NONE:
             return False
-        return core.log.last_index == 0 and not members(core.membership)
+        return core.log.last_index == 0 and not core.membership.members
 
     # Questions.
 
@@ -982,7 +981,7 @@ class RaftHost:
             self._tick_slowly(now_ms)
 
     def _dead_peers(self) -> list[NodeId]:
-        peers = {n for r in self._replicas.values() for n in members(r.core.membership)}
+        peers = {n for r in self._replicas.values() for n in r.core.membership.members}
         peers.discard(self.node)
         return sorted(node for node in peers if not self._peer_alive(node))
 

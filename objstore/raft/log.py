@@ -36,15 +36,12 @@ class Log:
         self._entries: list[Entry] = list(entries)
         assert all(entry.index == offset + n for n, entry in enumerate(entries, 1))
         self.size = sum(len(entry.data) + ENTRY_OVERHEAD for entry in entries)
+        self.last_index = offset + len(self._entries)
         self.stable = self.saved = self.last_index
         self.committed = self.applied = offset
         # Lowest index at which a conflict was cut since the last hand-over to the WAL.
         self.cut: int | None = None
         self.cuts = 0  # How often; tells whether a durable index is of this log still.
-
-    @property
-    def last_index(self) -> int:
-        return self.offset + len(self._entries)
 
     @property
     def last_term(self) -> int:
@@ -68,20 +65,23 @@ class Log:
         """Entries first .. last, as many as fit the bounds but one at least."""
         assert first > self.offset
         start = first - self.offset - 1
-        stop = min(last - self.offset, start + entries_max)
+        entries = self._entries[start : min(last - self.offset, start + entries_max)]
         size = 0
-        for position in range(start, stop):
-            size += len(self._entries[position].data)
-            if size > size_max and position > start:
-                return self._entries[start:position]
-        return self._entries[start:stop]
+        for count, entry in enumerate(entries):
+            size += len(entry.data)
+            if size > size_max and count > 0:
+                return entries[:count]
+        return entries
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Append a leader's own entries."""
+        last_index = self.last_index
         for entry in entries:
-            assert entry.index == self.last_index + 1
-            self._entries.append(entry)
+            last_index += 1
+            assert entry.index == last_index
             self.size += len(entry.data) + ENTRY_OVERHEAD
+        self._entries += entries
+        self.last_index = last_index
 
     def merge(
         self, prev_index: int, prev_term: int, entries: Sequence[Entry]
@@ -93,6 +93,9 @@ class Log:
         """
         if self.term(prev_index) != prev_term:
             return None
+        if prev_index == self.last_index:  # Mostly: nothing to compare with.
+            self.append(entries)
+            return self.last_index
         for position, entry in enumerate(entries):
             if self.term(entry.index) != entry.term:
                 self._cut(entry.index)
@@ -107,6 +110,7 @@ class Log:
         assert index > self.committed, "a committed entry may never be replaced"
         dropped = self._entries[index - self.offset - 1 :]
         del self._entries[index - self.offset - 1 :]
+        self.last_index = index - 1
         self.size -= sum(len(entry.data) + ENTRY_OVERHEAD for entry in dropped)
         self.stable = min(self.stable, index - 1)
         self.saved = min(self.saved, index - 1)
@@ -186,6 +190,7 @@ class Log:
         self._entries = []
         self.size = 0
         self.offset, self.offset_term = index, term
+        self.last_index = index
         self.stable = self.saved = self.committed = self.applied = index
 
     def unsaved(self) -> list[Entry]:

@@ -23,8 +23,7 @@ table.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4 and 9.6; etcd's raft.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -346,20 +345,3 @@ def _read_nodes(names: Any) -> tuple[NodeId, ...]:
     if any(first >= second for first, second in pairwise(names)):
         raise RemoteProtocolError("membership is not sorted")
     return tuple(NodeId(name) for name in names)
-
-
-@lru_cache(maxsize=1024)
-def members(membership: Membership) -> tuple[NodeId, ...]:
-    """Everybody who receives the log, sorted."""
-    names = {*membership.voters, *membership.outgoing, *membership.learners}
-    return tuple(sorted(names))
-
-
-@lru_cache(maxsize=1024)
-def voters(membership: Membership) -> tuple[NodeId, ...]:
-    """Everybody whose word counts, sorted."""
-    return tuple(sorted({*membership.voters, *membership.outgoing}))
-
-
-def sorted_nodes(nodes: Sequence[NodeId]) -> tuple[NodeId, ...]:
-    return tuple(sorted(set(nodes)))

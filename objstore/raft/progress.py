@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from typing import Final
 
 import attrs
 
@@ -30,13 +31,20 @@ class Stage(Enum):
     SNAPSHOT = "snapshot"
 
 
+# As `state_machine.MEMBERSHIP`: asked for with each message.
+PROBE: Final = Stage.PROBE
+REPLICATE: Final = Stage.REPLICATE
+SNAPSHOT: Final = Stage.SNAPSHOT
+_LOST_VOTE: Final = int(Damage.VOTE)
+
+
 @attrs.define
 class Progress:
     """State of one follower; indexes are of its leader's log."""
 
     next: int  # The entry to send next.  Invariant: match < next.
     match: int = 0  # Known to be durable there, and to agree.
-    stage: Stage = Stage.PROBE
+    stage: Stage = PROBE
     probing: bool = False  # PROBE: a message is out; one more with each heartbeat reply.
     snapshot_index: int = 0  # SNAPSHOT: what is being sent.
     commit: int = 0  # How far it knows entries to be committed.
@@ -67,7 +75,7 @@ class Progress:
 
         What it acknowledges then could be acknowledged to two leaders of one index.
         """
-        return self.damage >= Damage.VOTE
+        return self.damage >= _LOST_VOTE
 
     @property
     def is_heard(self) -> bool:
@@ -80,7 +88,7 @@ class Progress:
     def sent(self, last: int, size: int, *, round_: int) -> None:
         """Note that entries up to `last` have been sent."""
         self.sent_round = round_
-        if self.stage is Stage.REPLICATE:
+        if self.stage is REPLICATE:
             self.next = last + 1
             self._window.append((last, size))
             self._window_size += size
@@ -93,12 +101,16 @@ class Progress:
         if news:
             self.match = index
             self.match_round = round_
-        self.next = max(self.next, index + 1)
-        while self._window and self._window[0][0] <= index:
-            self._window_size -= self._window.popleft()[1]
-        if self.stage is Stage.PROBE:
+        if index >= self.next:
+            self.next = index + 1
+        window = self._window
+        while window and window[0][0] <= index:
+            self._window_size -= window.popleft()[1]
+        if self.stage is REPLICATE:
+            return news
+        if self.stage is PROBE:
             self.become_replicate()
-        elif self.stage is Stage.SNAPSHOT and index >= self.snapshot_index:
+        elif index >= self.snapshot_index:
             self.become_probe()
             self.become_replicate()
         return news
@@ -108,13 +120,13 @@ class Progress:
 
         Late refusals of what has been settled since are ignored.
         """
-        if self.stage is Stage.REPLICATE:
+        if self.stage is REPLICATE:
             if index <= self.match:
                 return False
             self.become_probe()
             self.next = max(self.match + 1, min(index, hint + 1))
             return True
-        if self.stage is Stage.SNAPSHOT or index != self.next - 1:
+        if self.stage is SNAPSHOT or index != self.next - 1:
             return False
         self.next = max(self.match + 1, min(index, hint + 1))
         self.probing = False
@@ -122,26 +134,26 @@ class Progress:
 
     def become_probe(self) -> None:
         """Find out again where the logs agree; what was in flight may be lost."""
-        if self.stage is Stage.SNAPSHOT:
+        if self.stage is SNAPSHOT:
             self.next = max(self.match, self.snapshot_index) + 1
         else:
             self.next = self.match + 1
-        self.stage = Stage.PROBE
+        self.stage = PROBE
         self._clear()
 
     def become_replicate(self) -> None:
-        self.stage = Stage.REPLICATE
+        self.stage = REPLICATE
         self.next = self.match + 1
         self._clear()
 
     def become_snapshot(self, index: int) -> None:
-        self.stage = Stage.SNAPSHOT
+        self.stage = SNAPSHOT
         self.snapshot_index = index
         self._clear()
 
     def snapshot_failed(self) -> None:
         """Begin again after the next heartbeat reply."""
-        if self.stage is Stage.SNAPSHOT:
+        if self.stage is SNAPSHOT:
             self.snapshot_index = 0
             self.become_probe()
             self.probing = True
@@ -158,4 +170,4 @@ class Progress:
         self._window.clear()
         self._window_size = 0
         self.probing = False
-        self.snapshot_index = self.snapshot_index if self.stage is Stage.SNAPSHOT else 0
+        self.snapshot_index = self.snapshot_index if self.stage is SNAPSHOT else 0

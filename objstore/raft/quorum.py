@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from itertools import repeat
 
 from objstore.ids import NodeId
 from objstore.raft.state_machine import Membership
@@ -54,5 +55,8 @@ def _not_refused(membership: Membership, votes: Mapping[NodeId, bool]) -> list[N
 def _majority_reached(voters: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:
     if not voters:
         return 0
-    falling = sorted((reached.get(node, 0) for node in voters), reverse=True)
+    falling = sorted(map(reached.get, voters, _ZEROS), reverse=True)
     return falling[len(falling) // 2]
+
+
+_ZEROS = repeat(0)  # What who is absent has reached.
