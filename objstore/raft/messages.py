@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -35,12 +36,12 @@ from objstore.frozen import frozen
 from objstore.ids import NodeId, is_node_id
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.packing import make_pack
-from objstore.raft.state_machine import Entry, EntryKind, Membership
+from objstore.raft.state_machine import MEMBERSHIP, Entry, EntryKind, Membership
 
 VERSION = 1
 # msgpack's stubs lack types: named once, with what they are.
 _unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
-_U64_MAX = 2**64 - 1
+_GROUP_MAX = 2**32 - 1
 _MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
 
 
@@ -187,6 +188,8 @@ _SHAPES = tuple(
     )
     for cls in _CLASSES
 )
+_LENGTHS = tuple(len(shape) + 2 for shape in _SHAPES)
+_TYPE_MAX = len(_CLASSES) - 1
 _TYPES = {cls: number for number, cls in enumerate(_CLASSES)}
 _APPEND = _TYPES[Append]
 
@@ -196,7 +199,6 @@ def _writer(cls: type[Any]) -> Callable[[int, Any], tuple[object, ...]]:
 
     Made once per class, as every message of every group passes here.
     """
-    names = [field.name for field in attrs.fields(cls)]
     number = _TYPES[cls]
     if cls is Append:
         return lambda group, message: (
@@ -208,11 +210,11 @@ def _writer(cls: type[Any]) -> Callable[[int, Any], tuple[object, ...]]:
             message.commit,
             [(entry.term, entry.kind, entry.data) for entry in message.entries],
         )
-    return lambda group, message: (
-        group,
-        number,
-        *[getattr(message, name) for name in names],
-    )
+    names = [field.name for field in attrs.fields(cls)]
+    if len(names) == 1:
+        return lambda group, message: (group, number, message.term)
+    fields = attrgetter(*names)
+    return lambda group, message: (group, number, *fields(message))
 
 
 _WRITERS = {cls: _writer(cls) for cls in _CLASSES}
@@ -261,11 +263,11 @@ def _read(row: Any) -> tuple[int, Message]:
     if type(row) is not list or len(row) < 2:
         raise RemoteProtocolError("raft message is not an array")
     group, number = row[0], row[1]
-    if type(group) is not int or not 0 <= group < 2**32:
+    if type(group) is not int or not 0 <= group <= _GROUP_MAX:
         raise RemoteProtocolError("raft message has a bad group")
-    if type(number) is not int or not 0 <= number < len(_CLASSES):
+    if type(number) is not int or not 0 <= number <= _TYPE_MAX:
         raise RemoteProtocolError(f"raft message of unknown type {number!r}")
-    if len(row) != len(_SHAPES[number]) + 2:
+    if len(row) != _LENGTHS[number]:
         raise RemoteProtocolError("raft message with a wrong number of fields")
     return group, _READERS[number](row)
 
@@ -275,45 +277,45 @@ def _reader(cls: type[Any], shape: str) -> Callable[[list[Any]], Message]:
 
     Its fields are looked at without a loop, as every message of every group passes here.
     """
-    body: list[str] = []
-    for position, letter in enumerate(shape, 2):
-        value = f"row[{position}]"
-        if letter == "u":
-            body.append(f"    if type({value}) is not int or not 0 <= {value} <= _MAX:")
+    fields = [f"field{position}" for position in range(len(shape))]
+    body = [f"    _, _, {', '.join(fields)} = row"]
+    for field, letter in zip(fields, shape, strict=True):
+        if letter == "u":  # msgpack has none above 64 bits.
+            body.append(f"    if type({field}) is not int or {field} < 0:")
             body.append("        raise _Error('raft message with a bad number')")
         elif letter == "b":
-            body.append(f"    if type({value}) is not bool:")
+            body.append(f"    if type({field}) is not bool:")
             body.append("        raise _Error('raft message with a bad flag')")
         else:
-            body.append(f"    {value} = _read_entries({value}, first=row[3] + 1)")
-    source = "\n".join(["def read(row):", *body, "    return _cls(*row[2:])"])
+            body.append(f"    {field} = _read_entries({field}, field1 + 1)")
+    source = "\n".join(["def read(row):", *body, f"    return _cls({', '.join(fields)})"])
     names: dict[str, Any] = {
         "_cls": cls,
         "_Error": RemoteProtocolError,
-        "_MAX": _U64_MAX,
         "_read_entries": _read_entries,
     }
     exec(source, names)  # noqa: S102 - our own text.
     return names["read"]  # type: ignore[no-any-return]
 
 
-def _read_entries(rows: Any, *, first: int) -> tuple[Entry, ...]:
+def _read_entries(rows: Any, first: int) -> tuple[Entry, ...]:
     if type(rows) is not list:
         raise RemoteProtocolError("raft entries are not an array")
     entries = []
     for index, row in enumerate(rows, first):
         if type(row) is not list or len(row) != 3:
             raise RemoteProtocolError("raft entry is not [term, kind, data]")
-        term, kind, data = row
-        if type(term) is not int or not 0 < term <= _U64_MAX:
+        term, number, data = row
+        if type(term) is not int or term <= 0:
             raise RemoteProtocolError("raft entry with a bad term")
-        if type(kind) is not int or kind not in _KINDS:
+        kind = _KINDS.get(number) if type(number) is int else None
+        if kind is None:
             raise RemoteProtocolError("raft entry with a bad kind")
         if type(data) is not bytes or len(data) > ENTRY_SIZE_MAX:
             raise RemoteProtocolError("raft entry with bad data")
-        if kind == EntryKind.MEMBERSHIP:
+        if kind is MEMBERSHIP:
             decode_membership(data)  # Refused here, and not when it is applied.
-        entries.append(Entry(index, term, _KINDS[kind], data))
+        entries.append(Entry(index, term, kind, data))
     return tuple(entries)
 
 
