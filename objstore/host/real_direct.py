@@ -35,6 +35,7 @@ from objstore.host.real_aio import (
 from objstore.units import KiB
 
 _BUFFER_SIZE = 256 * KiB  # Kept; longer data gets a buffer of its own, for once.
+_ONE = ctypes.c_long(1)
 
 
 class RealDirectFile:
@@ -59,11 +60,13 @@ class RealDirectFile:
             self._close_files()
             raise
         self._event = Event()
+        self._event_pointer = ctypes.byref(self._event)
+        self._address = address_of(self._buffer)
         self._request = Request(
             opcode=PWRITE,
             rw_flags=RWF_DSYNC,
             descriptor=self._descriptor,
-            buffer=address_of(self._buffer),
+            buffer=self._address,
             flags=FLAG_RESFD,
             event_descriptor=self._wake,
         )
@@ -92,9 +95,13 @@ class RealDirectFile:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         size = len(data)
         # In one submission, as each of several would flush the drive's cache.
-        buffer = self._buffer if size <= _BUFFER_SIZE else mmap.mmap(-1, size)
-        buffer[:size] = data
-        self._request.buffer = address_of(buffer)
+        if size <= _BUFFER_SIZE:
+            self._buffer[:size] = data
+            self._request.buffer = self._address
+        else:
+            buffer = mmap.mmap(-1, size)
+            buffer[:] = data
+            self._request.buffer = address_of(buffer)
         self._begin(offset, size)
         try:
             await trio.lowlevel.wait_readable(self._wake)
@@ -114,17 +121,12 @@ class RealDirectFile:
     def _begin(self, offset: int, size: int) -> None:
         self._request.offset = offset
         self._request.size = size
-        syscall(self._submit, self._context, ctypes.c_long(1), self._requests)
+        syscall(self._submit, self._context, _ONE, self._requests)
 
     def _end(self, size: int) -> None:
         """Take the answer: it is there once `_wake` is readable."""
-        one = ctypes.c_long(1)
-        while (
-            syscall(
-                self._getevents, self._context, one, one, ctypes.byref(self._event), None
-            )
-            == 0
-        ):
+        arguments = (self._context, _ONE, _ONE, self._event_pointer, None)
+        while syscall(self._getevents, *arguments) == 0:
             pass
         os.eventfd_read(self._wake)
         result = int(self._event.result)

@@ -27,7 +27,7 @@ from objstore.ids import NodeId
 from objstore.raft.hard_state import Damage, HardState
 from objstore.raft.log import Log
 from objstore.raft.state_machine import Applied, Entry, EntryKind
-from objstore.raft.wal_format import Good, Lost, Record, RecordType
+from objstore.raft.wal_format import ENTRY, Good, Lost, Record, RecordType
 
 
 @attrs.define
@@ -202,9 +202,7 @@ def _run_down(entries: dict[int, Entry | None], applied: Applied) -> list[Entry]
 
 
 def entry_record(group: int, entry: Entry) -> Record:
-    return Record(
-        group, RecordType.ENTRY, entry.term, entry.index, int(entry.kind), entry.data
-    )
+    return Record(group, ENTRY, entry.term, entry.index, entry.kind, entry.data)
 
 
 def hard_state_record(group: int, state: HardState, *, floor: int = 0) -> Record:

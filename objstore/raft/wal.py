@@ -43,6 +43,7 @@ from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.recovery import RecoveredGroup, Replay
 from objstore.raft.wal_format import (
     DATA_OFFSET,
+    ENTRY,
     NO_GROUP,
     SALT_SIZE,
     CorruptHeader,
@@ -139,6 +140,7 @@ class Wal:
         self._worker: Worker | None = None
         self._segment_size = segment_size
         self._segments: list[Segment] = []  # Oldest first; the last is the current one.
+        self.size = 0  # Bytes in them; spares are not counted.
         self._spares: list[str] = []
         self._spare_numbers = count(1)  # Taken by two threads, so one step each.
         self._next_generation = 1
@@ -169,14 +171,14 @@ class Wal:
         self._worker = None
         for segment in self._segments[-1:]:
             _close(segment)
-        self._segments = []
+        self._keep([])
 
     def _open(self) -> Recovered:
         reading = _read(self._directory)
         _sync_last(self._directory, reading)
         for name in reading.unreadable:
             self._directory.rename(name, f"damaged-{name}")
-        self._segments = reading.segments
+        self._keep(reading.segments)
         self._spares = self._usable(reading.spares)
         self._next_generation = reading.next_generation
         self._next_sequence = reading.next_sequence
@@ -224,9 +226,9 @@ class Wal:
                     return
                 batch = self._fitting(segment, records, start)
                 if batch:
-                    offset, data = self._blocks(segment, batch)
+                    offset, data, used = self._blocks(segment, batch)
                     await segment.direct.write(offset, data)
-                    self._wrote(segment, batch, data)
+                    self._wrote(segment, batch, data, used)
                     start += len(batch)
                 else:
                     await self._worker.run(self._roll)
@@ -248,11 +250,11 @@ class Wal:
                 segment = self._segments[-1]
                 batch = self._fitting(segment, records, start)
                 if batch:
-                    offset, data = self._blocks(segment, batch)
+                    offset, data, used = self._blocks(segment, batch)
                     assert segment.file is not None
                     segment.file.write_at(offset, data)
                     segment.file.sync()
-                    self._wrote(segment, batch, data)
+                    self._wrote(segment, batch, data, used)
                     start += len(batch)
                 else:
                     self._roll()
@@ -265,15 +267,19 @@ class Wal:
     ) -> Sequence[Record]:
         """As many records from `start` on as fit; none: it is time to roll."""
         room = segment.size - segment.position
-        stop = start
-        while stop < len(records) and records[stop].size <= room:
-            room -= records[stop].size
-            stop += 1
-        assert stop > start or records[start].size <= self._segment_size - DATA_OFFSET
-        return records[start:stop]
+        left = records[start:] if start else records
+        for position, record in enumerate(left):
+            room -= record.size
+            if room < 0:
+                assert position or record.size <= self._segment_size - DATA_OFFSET
+                return left[:position]
+        return left
 
-    def _blocks(self, segment: Segment, batch: Sequence[Record]) -> tuple[int, bytes]:
-        """Where the batch goes, and its blocks: from the tail to zeros at the end."""
+    def _blocks(self, segment: Segment, batch: Sequence[Record]) -> tuple[int, bytes, int]:
+        """Where the batch goes, and its blocks: from the tail to zeros at the end.
+
+        The third is how much of them is not those zeros.
+        """
         buffers = pack(
             batch,
             segment.header,
@@ -281,17 +287,17 @@ class Wal:
             durable=self._next_sequence - 1,
         )
         data = b"".join((segment.tail, *buffers))
-        missing = -len(data) % DIRECT_BLOCK_SIZE
-        return segment.position - len(segment.tail), data + _ZEROS[:missing]
+        used = len(data)
+        data += _ZEROS[: -used % DIRECT_BLOCK_SIZE]
+        return segment.position - len(segment.tail), data, used
 
-    def _wrote(self, segment: Segment, batch: Sequence[Record], data: bytes) -> None:
-        size = 0
+    def _wrote(
+        self, segment: Segment, batch: Sequence[Record], data: bytes, used: int
+    ) -> None:
         for record in batch:
-            size += record.size
             _note(segment, record)
-        used = len(segment.tail) + size
+        segment.position += used - len(segment.tail)
         segment.tail = data[used - used % DIRECT_BLOCK_SIZE : used]
-        segment.position += size
         self._next_sequence += len(batch)
         self._last_type = batch[-1].type
 
@@ -313,7 +319,7 @@ class Wal:
         if self._segments and self._segments[-1].file is not None:
             _close(self._segments[-1])
         segment = Segment(header, name, self._segment_size, file, direct)
-        self._segments = [*self._segments, segment]
+        self._keep([*self._segments, segment])
 
     # Spares.
 
@@ -352,10 +358,9 @@ class Wal:
 
     # Letting go.
 
-    @property
-    def size(self) -> int:
-        """Bytes in segments, spares not counted."""
-        return sum(segment.size for segment in self._segments)
+    def _keep(self, segments: list[Segment]) -> None:
+        self._segments = segments
+        self.size = sum(segment.size for segment in segments)
 
     @property
     def segment_size(self) -> int:
@@ -378,7 +383,8 @@ class Wal:
         await self._worker.run(self._release)
 
     def _release(self) -> None:
-        segment, *self._segments = self._segments
+        segment, *others = self._segments
+        self._keep(others)
         if len(self._spares) < SPARES_MAX and segment.size == self._segment_size:
             spare = self._new_spare_name()
             self._directory.rename(segment.name, spare)
@@ -508,12 +514,13 @@ def _miss(reading: _Reading, segment: Segment) -> None:
 
 def _note(segment: Segment, record: Record) -> None:
     """Keep count of what `segment` is needed for."""
-    if record.group == NO_GROUP:
+    group = record.group
+    if group == NO_GROUP:
         return
-    highest = segment.groups.get(record.group, 0)
-    if record.type is RecordType.ENTRY:
-        highest = max(highest, record.index)
-    segment.groups[record.group] = highest
+    highest = segment.groups.get(group, 0)
+    if record.type is ENTRY and record.index > highest:
+        highest = record.index
+    segment.groups[group] = highest
 
 
 assert record_size(ENTRY_SIZE_MAX) + DATA_OFFSET <= SEGMENT_SIZE
