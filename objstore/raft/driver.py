@@ -149,6 +149,14 @@ class _Write:
     done: Callable[[], None]
 
 
+@attrs.define(eq=False)
+class _Outgoing:
+    """What one peer is to be sent after this pass."""
+
+    messages: list[tuple[int, Message]] = attrs.field(factory=list)
+    size: int = 0  # About.
+
+
 def _nobody_preferred(group: int) -> NodeId | None:
     del group
     return None
@@ -237,8 +245,7 @@ class RaftHost:
         self._inbox: deque[tuple[NodeId, bytes]] = deque()
         self._inbox_size = 0
         self._touched: dict[int, Replica] = {}
-        self._out: dict[NodeId, list[tuple[int, Message]]] = {}
-        self._out_size: dict[NodeId, int] = {}
+        self._out: dict[NodeId, _Outgoing] = {}
         self._writes: deque[_Write] = deque()
         self._writes_size = 0
         self._write_ended_ms = 0
@@ -478,25 +485,26 @@ class RaftHost:
         self, group: int, data: bytes, *, timeout_ms: int | None = None
     ) -> Answer:
         """As `propose`, without waiting; of no effect where nobody waits for the answer."""
-        replica = self._leading(group)
-        if len(data) > ENTRY_SIZE_MAX:
-            raise InvalidRequest(f"an entry of {len(data)} bytes is too large")
+        replica, options = self._leading(group), self.options
+        size = len(data)
+        if size > ENTRY_SIZE_MAX:
+            raise InvalidRequest(f"an entry of {size} bytes is too large")
         if self.wal.is_full:
             raise OutOfSpace("no room for the write-ahead log to grow")
-        if self.wal.size > self.options.wal_size_max:
+        if self.wal.size > options.wal_size_max:
             raise Unavailable("the state machines are too slow to let old log files go")
         if (
-            len(replica.proposals) >= self.options.proposals_max
-            or replica.proposals_size + len(data) > self.options.proposals_size_max
+            len(replica.proposals) >= options.proposals_max
+            or replica.proposals_size + size > options.proposals_size_max
         ):
             raise Unavailable(f"group {group} has too many proposals waiting")
-        if self._writes_size > self.options.writes_size_max:
+        if self._writes_size > options.writes_size_max:
             raise Unavailable("the write-ahead log is too slow for more")
-        due_ms = None if timeout_ms is None else self.now_ms() + timeout_ms
-        proposal = Proposal(data, Answer(due_ms), trio.current_time())
-        replica.propose(proposal)
+        now = trio.current_time()
+        answer = Answer(None if timeout_ms is None else round(now * 1000) + timeout_ms)
+        replica.propose(Proposal(data, answer, now))
         self._touch(replica)
-        return proposal.answer
+        return answer
 
     def serves_reads(self, group: int) -> bool:
         """Whether our replica is likely to pass a `read_barrier` soon."""
@@ -686,18 +694,22 @@ class RaftHost:
             self._wanted.set()
 
     def _pass(self) -> None:
-        now_ms = self.now_ms()
+        now = trio.current_time()
+        now_ms = round(now * 1000)
         # Before the clock: after a pause, what was said meanwhile comes first.
-        self._take_inbox(now_ms)
+        if self._inbox:
+            self._take_inbox(now)
         if now_ms - self._last_tick_ms >= self.options.heartbeat_ms:
             self._tick(now_ms)
         touched, self._touched = self._touched, {}
-        for replica in touched.values():
-            if self._replicas.get(replica.group) is replica:
+        for group, replica in touched.items():
+            if self._replicas.get(group) is replica:
                 self._serve(replica, now_ms)
-        self._flush_sends()
+        if self._out:
+            self._flush_sends()
 
-    def _take_inbox(self, now_ms: int) -> None:
+    def _take_inbox(self, now: float) -> None:
+        now_ms = round(now * 1000)
         while self._inbox:
             sender, data = self._inbox.popleft()
             self._inbox_size -= len(data)
@@ -706,7 +718,7 @@ class RaftHost:
             except RemoteProtocolError as error:
                 log.warning("raft.payload_refused", peer=sender, reason=str(error))
                 continue
-            self._clocks_ms[sender] = payload.wall_ms - trio.current_time() * 1000
+            self._clocks_ms[sender] = payload.wall_ms - now * 1000
             for group, message in payload.messages:
                 replica = self._replicas.get(group)
                 if replica is None:
@@ -717,15 +729,13 @@ class RaftHost:
                     replica = self.create(group)
                     if replica is None:
                         continue
-                if isinstance(message, Append) and self._has_no_room(message):
+                if type(message) is Append and message.entries and self._has_no_room():
                     continue
                 replica.core.on_message(sender, message, now_ms)
                 self._touched[group] = replica
 
-    def _has_no_room(self, append: Append) -> bool:
+    def _has_no_room(self) -> bool:
         """Whether entries must be dropped, as if lost: the log keeps its room for votes."""
-        if not append.entries:
-            return False
         return self.has_no_room or self.wal.size > 2 * self.options.wal_size_max
 
     @property
@@ -753,13 +763,14 @@ class RaftHost:
 
     def _serve(self, replica: Replica, now_ms: int) -> None:
         core = replica.core
-        if replica.proposals and core.is_leader:
-            waiting = len(replica.proposals)
-            replica.append_proposals(now_ms, size_max=self.options.uncommitted_size_max)
-            if 0 < len(replica.proposals) < waiting:
-                self._touch(replica)
-        elif replica.proposals:
-            replica.fail_proposals()
+        if replica.proposals:
+            if core.is_leader:
+                waiting = len(replica.proposals)
+                replica.append_proposals(now_ms, size_max=self.options.uncommitted_size_max)
+                if 0 < len(replica.proposals) < waiting:
+                    self._touch(replica)
+            else:
+                replica.fail_proposals()
         if replica.next_read is not None:
             self._begin_read(replica, now_ms)
         passes = 0
@@ -769,7 +780,15 @@ class RaftHost:
                 break
             passes += 1
             for effect in core.take():
-                self._carry_out(replica, effect, now_ms)
+                # What an entry leads to, first.
+                if type(effect) is Send:
+                    self._queue_send(replica.group, effect.to, effect.message)
+                elif type(effect) is Persist:
+                    self._queue_persist(replica, effect)
+                elif type(effect) is Apply:
+                    self._apply(replica, effect, now_ms)
+                else:
+                    self._carry_out(replica, effect, now_ms)
         replica.note_moved()
 
     def _begin_read(self, replica: Replica, now_ms: int) -> None:
@@ -787,12 +806,6 @@ class RaftHost:
 
     def _carry_out(self, replica: Replica, effect: Effect, now_ms: int) -> None:
         match effect:
-            case Send(to, message):
-                self._queue_send(replica.group, to, message)
-            case Persist():
-                self._queue_persist(replica, effect)
-            case Apply(entries, membership):
-                self._apply(replica, entries, membership, now_ms)
             case ReadsReady(requests):
                 for request in requests:
                     answer = replica.reads.pop(request, None)
@@ -818,28 +831,24 @@ class RaftHost:
                 self._remove(replica, hard_state)
 
     def _queue_send(self, group: int, to: NodeId, message: Message) -> None:
-        queue = self._out.get(to)
-        if queue is None:
-            queue = self._out[to] = []
-            self._out_size[to] = 0
-        queue.append((group, message))
-        size = _MESSAGE_OVERHEAD
-        if isinstance(message, Append):
-            size += sum(len(entry.data) + 8 for entry in message.entries)
-        self._out_size[to] += size
-        if self._out_size[to] >= self.options.payload_size_max:
-            self._flush_to(to, self._clock.utc_now_ms())
+        out = self._out.get(to)
+        if out is None:
+            out = self._out[to] = _Outgoing()
+        out.messages.append((group, message))
+        out.size += _MESSAGE_OVERHEAD
+        if type(message) is Append:
+            for entry in message.entries:
+                out.size += len(entry.data) + 8
+        if out.size >= self.options.payload_size_max:
+            del self._out[to]
+            wall_ms = self._clock.utc_now_ms()
+            self.transport.send(to, encode_payload(out.messages, wall_ms=wall_ms))
 
     def _flush_sends(self) -> None:
-        if self._out:
-            wall_ms = self._clock.utc_now_ms()
-            for to in list(self._out):
-                self._flush_to(to, wall_ms)
-
-    def _flush_to(self, to: NodeId, wall_ms: int) -> None:
-        messages = self._out.pop(to)
-        del self._out_size[to]
-        self.transport.send(to, encode_payload(messages, wall_ms=wall_ms))
+        wall_ms = self._clock.utc_now_ms()
+        everybody, self._out = self._out, {}
+        for to, out in everybody.items():
+            self.transport.send(to, encode_payload(out.messages, wall_ms=wall_ms))
 
     def _queue_persist(self, replica: Replica, effect: Persist) -> None:
         group = replica.group
@@ -854,7 +863,9 @@ class RaftHost:
         self._queue_write(records, partial(self._note_durable, replica, effect.sequence))
 
     def _queue_write(self, records: Sequence[Record], done: Callable[[], None]) -> None:
-        size = sum(record.size for record in records)
+        size = 0
+        for record in records:
+            size += record.size
         self._writes.append(_Write(records, size, done))
         self._writes_size += size
         self._write_wanted.set()
@@ -863,17 +874,17 @@ class RaftHost:
         replica.core.persisted(sequence, self._write_ended_ms)
         self._touch(replica)
 
-    def _apply(
-        self, replica: Replica, entries: list[Entry], membership: Membership, now_ms: int
-    ) -> None:
-        results = replica.machine.apply(entries, membership)
+    def _apply(self, replica: Replica, effect: Apply, now_ms: int) -> None:
+        entries = effect.entries
+        results = replica.machine.apply(entries, effect.membership)
         replica.core.applied(entries[-1].index, now_ms)
         if not replica.appended:
             return
+        now = trio.current_time()
         for entry, result in zip(entries, results, strict=True):
             proposal = replica.settle(entry, result)
             if proposal is not None:
-                metrics.RAFT_COMMIT_SECONDS.observe(trio.current_time() - proposal.began)
+                metrics.RAFT_COMMIT_SECONDS.observe(now - proposal.began)
 
     def _note_role(self, replica: Replica, effect: RoleChanged, now_ms: int) -> None:
         if effect.role is Role.LEADER:
