@@ -85,6 +85,8 @@ class Signal:
         self._task: trio.lowlevel.Task | None = None
 
     def set(self) -> None:
+        if self._is_set:
+            return
         self._is_set = True
         task, self._task = self._task, None
         if task is not None:

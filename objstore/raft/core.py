@@ -347,27 +347,25 @@ class Core:
             self._settle(now_ms)
         if self._mend_index:
             self._try_mend()
-        self._note_work()
-
-    def _note_work(self) -> None:
-        """Something was done here; whether that leaves effects to take."""
-        if self._effects or self.reads.ready or self.log.applied < self.log.committed:
+        if self._effects or log.applied < log.committed:
             self.dirty = True
 
     def applied(self, index: int, now_ms: int) -> None:
         """The state machine has everything up to `index`."""
         self.now_ms = now_ms
+        log = self.log
         self._applying = False
-        first = self.log.applied + 1
-        self.log.apply_to(index)
+        first = log.applied + 1
+        log.apply_to(index)
         if self._applies_membership:
             for at in range(first, index + 1):
-                entry = self.log.entry(at)
+                entry = log.entry(at)
                 if entry.kind is MEMBERSHIP:
                     self._switch(decode_membership(entry.data), at, now_ms)
         if self.is_leader and self.membership.outgoing:
             self._leave_joint(now_ms)
-        self._note_work()
+        if self._effects or self.reads.ready or log.applied < log.committed:
+            self.dirty = True
 
     def installed(self, applied: Applied, now_ms: int) -> None:
         """A snapshot has taken the place of the state machine's state."""
@@ -500,11 +498,10 @@ class Core:
         self.dirty = True
         if self.quiescent:
             self._wake_for(sender, message, now_ms)
-        kind = type(message)
-        if kind is Wake:
+        if type(message) is Wake:
             self._on_wake(sender, now_ms)
             return
-        if isinstance(message, Vote) and self._ignores_vote(sender, message, now_ms):
+        if type(message) is Vote and self._ignores_vote(sender, message, now_ms):
             return
         if message.term > self.term:
             if not _is_about_future(message):
@@ -513,7 +510,7 @@ class Core:
         elif message.term < self.term:
             self._on_old_term(sender, message)
             return
-        self._HANDLERS[kind](self, sender, message, now_ms)
+        self._HANDLERS[type(message)](self, sender, message, now_ms)
 
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order to carry them out."""
@@ -642,7 +639,7 @@ class Core:
         elif self._hard_sequence > self._durable:
             self._held.append((self._hard_sequence, self.term, Send(to, message)))
         else:
-            self._send(to, message)
+            self._effects.append(Send(to, message))
 
     # Terms and roles.
 
@@ -946,9 +943,10 @@ class Core:
         if message.lost and self._matched < message.mend and self.damage < Damage.VOTE:
             self._set_damage(Damage.VOTE)
         self._mend_index = 0 if message.lost else message.mend
-        self._try_mend()
+        if self._mend_index:
+            self._try_mend()
         has_all = log.last_index == log.committed == message.last_index == self._matched
-        self.quiescent = message.quiesce and has_all and self.damage is Damage.NONE
+        self.quiescent = message.quiesce and has_all and not self.damage
         if self.quiescent:
             self._quiet_due_ms = now_ms + 3 * self.options.quiesce_refresh_ms
         self._reply(sender, self._heartbeat_reply(message.round))
@@ -1033,41 +1031,43 @@ class Core:
         if progress.lost:
             return  # First it must know that it is damaged: its vote may be gone as well.
         while progress.stage is not SNAPSHOT:
+            has_all = progress.next > log.last_index
             if progress.stage is PROBE:
                 if progress.probing:
                     return
-            elif progress.next > log.last_index:
+            elif has_all:
                 if self._commit_now and progress.sent_commit < log.committed:
-                    self._send_append(node, progress, ())
+                    self._send_append(node, progress, log.last_term, ())
                 return
             elif progress.is_full(
                 messages_max=options.in_flight_messages_max,
                 size_max=options.in_flight_size_max,
             ):
                 return
-            if log.term(progress.next - 1) is None:
+            prev_term = log.term(progress.next - 1)
+            if prev_term is None:
                 progress.become_snapshot(log.applied)
                 self._effects.append(SendSnapshot(node))
                 return
             entries: Sequence[Entry] = ()
-            if progress.next <= log.last_index:
+            if not has_all:
                 entries = log.slice(
                     progress.next,
                     log.last_index,
                     entries_max=options.append_entries_max,
                     size_max=options.append_size_max,
                 )
-            self._send_append(node, progress, entries)
+            self._send_append(node, progress, prev_term, entries)
 
     def _send_append(
-        self, node: NodeId, progress: Progress, entries: Sequence[Entry]
+        self, node: NodeId, progress: Progress, prev_term: int, entries: Sequence[Entry]
     ) -> None:
+        """Send entries that follow on the one before `progress.next`, of `prev_term`."""
         prev_index = progress.next - 1
-        prev_term = self.log.term(prev_index)
-        assert prev_term is not None
         commit = self.log.committed
         last = prev_index + len(entries)
-        self._send(node, Append(self.term, prev_index, prev_term, commit, tuple(entries)))
+        append = Append(self.term, prev_index, prev_term, commit, tuple(entries))
+        self._effects.append(Send(node, append))
         progress.sent_ms = self.now_ms
         progress.sent_commit = max(progress.sent_commit, min(commit, last))
         if entries or progress.stage is PROBE:
@@ -1138,7 +1138,7 @@ class Core:
         reads = self.reads
         if not reads.waiting or not self.has_own_commit:
             return
-        if is_quorum(self.membership, (self.node,)):
+        if self.membership.electors == (self.node,):
             self._round += 1
             reads.begin(self._round, self.log.committed)
             reads.confirm(self._round)
@@ -1220,7 +1220,7 @@ class Core:
                 min(progress.match, self.log.committed),
                 self.log.last_index,
                 quiesce,
-                progress.mend if self._may_mend(node, progress) else 0,
+                progress.mend if progress.mend and self._may_mend(node, progress) else 0,
                 progress.lost,
             ),
         )
@@ -1265,10 +1265,11 @@ class Core:
         behind = message.commit < min(progress.match, self.log.committed)
         unacknowledged = progress.match < progress.next - 1
         if behind or unacknowledged or message.damage:
-            if self.log.term(progress.next - 1) is None:
+            prev_term = self.log.term(progress.next - 1)
+            if prev_term is None:
                 progress.become_probe()
             else:
-                self._send_append(node, progress, [])
+                self._send_append(node, progress, prev_term, ())
 
     def _may_quiesce(self, now_ms: int) -> bool:
         log = self.log

@@ -153,7 +153,7 @@ class _Write:
 class _Outgoing:
     """What one peer is to be sent after this pass."""
 
-    messages: list[tuple[int, Message]] = attrs.field(factory=list)
+    messages: list[tuple[int, Message]]
     size: int = 0  # About.
 
 
@@ -509,11 +509,12 @@ class RaftHost:
     def serves_reads(self, group: int) -> bool:
         """Whether our replica is likely to pass a `read_barrier` soon."""
         replica = self._replicas.get(group)
-        if replica is None or not replica.core.can_serve_reads:
-            return False
-        core = replica.core
+        return replica is not None and self._serves_reads(replica.core)
+
+    def _serves_reads(self, core: Core) -> bool:
         return (
-            core.apply_lag < self.options.apply_entries_max
+            core.can_serve_reads
+            and core.apply_lag < self.options.apply_entries_max
             and not self._is_disk_slow()
             # What a follower takes no more it will not have applied.
             and (core.is_leader or not self.has_no_room)
@@ -521,8 +522,10 @@ class RaftHost:
 
     def _is_disk_slow(self) -> bool:
         """Nothing is applied before it is durable here."""
+        if not self._pace.is_writing:
+            return self._pace.is_slow
         limit_ms = self.options.follower_read_ms // 2
-        return self.is_slow or self._pace.under_way_ms(self.now_ms()) >= limit_ms
+        return self._pace.is_slow or self._pace.under_way_ms(self.now_ms()) >= limit_ms
 
     async def read_barrier(self, group: int, *, timeout_ms: int | None = None) -> None:
         """Return once our applied state shows everything acknowledged before the call.
@@ -532,15 +535,19 @@ class RaftHost:
         Unavailable.
         """
         replica = self._replicas.get(group)
-        if replica is None or not self.serves_reads(group) or not self._running:
-            replica = self._leading(group)
-        if not replica.core.is_leader:
+        if replica is None or not self._running:
+            raise NotLeader(None)
+        core = replica.core
+        if core.is_leader:
+            if core.can_read_now:
+                await trio.lowlevel.checkpoint()
+                if core.can_read_now:
+                    return
+        elif self._serves_reads(core):
             limit_ms = self.options.follower_read_ms
             timeout_ms = limit_ms if timeout_ms is None else min(timeout_ms, limit_ms)
-        if replica.core.can_read_now:
-            await trio.lowlevel.checkpoint()
-            if replica.core.can_read_now:
-                return
+        else:
+            self._leading(group)  # Which it does not: this raises, and may rouse it.
         if replica.reads_waiting >= self.options.reads_max:
             raise Unavailable(f"group {group} has too many reads waiting")
         if replica.next_read is None:
@@ -789,7 +796,8 @@ class RaftHost:
                     self._apply(replica, effect, now_ms)
                 else:
                     self._carry_out(replica, effect, now_ms)
-        replica.note_moved()
+        if replica.watch is not None:
+            replica.note_moved()
 
     def _begin_read(self, replica: Replica, now_ms: int) -> None:
         answer, replica.next_read = replica.next_read, None
@@ -833,7 +841,7 @@ class RaftHost:
     def _queue_send(self, group: int, to: NodeId, message: Message) -> None:
         out = self._out.get(to)
         if out is None:
-            out = self._out[to] = _Outgoing()
+            out = self._out[to] = _Outgoing([])
         out.messages.append((group, message))
         out.size += _MESSAGE_OVERHEAD
         if type(message) is Append:
@@ -939,11 +947,12 @@ class RaftHost:
     async def _write_loop(self) -> None:
         while True:
             await self._write_wanted.wait()
+            now = trio.current_time()
             while self._writes:
-                await self._write_batch()
+                now = await self._write_batch(now)
 
-    async def _write_batch(self) -> None:
-        """One write and one sync for what waits."""
+    async def _write_batch(self, began: float) -> float:
+        """One write and one sync for what waits; returns when it was done."""
         batch: list[_Write] = []
         records: list[Record] = []
         size = 0
@@ -953,7 +962,6 @@ class RaftHost:
             records += write.records
             size += write.size
             self._writes_size -= write.size
-        began = trio.current_time()
         self._pace.began(round(began * 1000))
         await self.wal.write(records)
         ended = trio.current_time()
@@ -962,6 +970,7 @@ class RaftHost:
         metrics.RAFT_SYNC_SECONDS.observe(ended - began)
         for write in batch:
             write.done()
+        return ended
 
     # The clock.
 
@@ -992,8 +1001,8 @@ class RaftHost:
             self._tick_slowly(now_ms)
 
     def _dead_peers(self) -> list[NodeId]:
-        peers = {n for r in self._replicas.values() for n in r.core.membership.members}
-        peers.discard(self.node)
+        groups = {replica.core.membership.members for replica in self._replicas.values()}
+        peers = set().union(*groups) - {self.node}
         return sorted(node for node in peers if not self._peer_alive(node))
 
     def _tick_slowly(self, now_ms: int) -> None:

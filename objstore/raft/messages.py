@@ -245,7 +245,19 @@ def decode_payload(data: bytes) -> Payload:
     wall_ms, rows = body
     if type(wall_ms) is not int:
         raise RemoteProtocolError("raft payload's clock is no number")
-    return Payload(wall_ms, [_read(row) for row in rows])
+    messages: list[tuple[int, Message]] = []
+    for row in rows:
+        if type(row) is not list or len(row) < 2:
+            raise RemoteProtocolError("raft message is not an array")
+        group, number = row[0], row[1]
+        if type(group) is not int or not 0 <= group <= _GROUP_MAX:
+            raise RemoteProtocolError("raft message has a bad group")
+        if type(number) is not int or not 0 <= number <= _TYPE_MAX:
+            raise RemoteProtocolError(f"raft message of unknown type {number!r}")
+        if len(row) != _LENGTHS[number]:
+            raise RemoteProtocolError("raft message with a wrong number of fields")
+        messages.append((group, _READERS[number](row)))
+    return Payload(wall_ms, messages)
 
 
 pack = make_pack()
@@ -257,19 +269,6 @@ def unpack(data: bytes) -> Any:
         return _unpackb(data)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise RemoteProtocolError(f"raft payload is not msgpack: {error}") from error
-
-
-def _read(row: Any) -> tuple[int, Message]:
-    if type(row) is not list or len(row) < 2:
-        raise RemoteProtocolError("raft message is not an array")
-    group, number = row[0], row[1]
-    if type(group) is not int or not 0 <= group <= _GROUP_MAX:
-        raise RemoteProtocolError("raft message has a bad group")
-    if type(number) is not int or not 0 <= number <= _TYPE_MAX:
-        raise RemoteProtocolError(f"raft message of unknown type {number!r}")
-    if len(row) != _LENGTHS[number]:
-        raise RemoteProtocolError("raft message with a wrong number of fields")
-    return group, _READERS[number](row)
 
 
 def _reader(cls: type[Any], shape: str) -> Callable[[list[Any]], Message]:

@@ -35,7 +35,9 @@ def agreed(membership: Membership, reached: Mapping[NodeId, int]) -> int:
 
 
 def is_quorum(membership: Membership, nodes: Collection[NodeId]) -> bool:
-    return agreed(membership, dict.fromkeys(nodes, 1)) == 1
+    return _has_majority(membership.voters, nodes) and (
+        not membership.outgoing or _has_majority(membership.outgoing, nodes)
+    )
 
 
 def verdict(membership: Membership, votes: Mapping[NodeId, bool]) -> Verdict:
@@ -50,6 +52,14 @@ def verdict(membership: Membership, votes: Mapping[NodeId, bool]) -> Verdict:
 def _not_refused(membership: Membership, votes: Mapping[NodeId, bool]) -> list[NodeId]:
     everybody = (*membership.voters, *membership.outgoing)
     return [node for node in everybody if votes.get(node, True)]
+
+
+def _has_majority(voters: Sequence[NodeId], nodes: Collection[NodeId]) -> bool:
+    count = 0
+    for node in voters:
+        if node in nodes:
+            count += 1
+    return 2 * count > len(voters)
 
 
 def _majority_reached(voters: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:

@@ -59,19 +59,19 @@ class Replica:
     lost_ms: int | None = None  # When leadership was lost with proposals unsettled.
     change: tuple[NodeId, ...] | None = None  # The voters of the change under way.
     changes_waiting: int = 0
-    _moved: Answer | None = None
+    watch: Answer | None = None  # Of those who wait for it to be worked on.
 
     def note_moved(self) -> None:
         """The group has been worked on: let those look who wait for something."""
-        if self._moved is not None:
-            self._moved.succeed()
-            self._moved = None
+        if self.watch is not None:
+            self.watch.succeed()
+            self.watch = None
 
     async def moved(self) -> None:
         """Wait until the group has been worked on."""
-        if self._moved is None:
-            self._moved = Answer()
-        await self._moved.wait()
+        if self.watch is None:
+            self.watch = Answer()
+        await self.watch.wait()
 
     def propose(self, proposal: Proposal) -> None:
         self.proposals.append(proposal)
@@ -79,27 +79,30 @@ class Replica:
 
     def append_proposals(self, now_ms: int, *, size_max: int) -> None:
         """Hand to the core what waits, about `size_max` bytes of it at most."""
-        batch: list[Proposal] = []
-        size = 0
+        wanted: list[Proposal] = []
+        datas: list[bytes] = []
+        count = size = 0
         for proposal in self.proposals:
             if size > size_max:
                 break
-            batch.append(proposal)
+            count += 1
             size += len(proposal.data)
-        wanted = [proposal for proposal in batch if proposal.answer.is_awaited]
+            if proposal.answer.is_awaited:
+                wanted.append(proposal)
+                datas.append(proposal.data)
         if wanted:
-            first = self.core.propose([proposal.data for proposal in wanted], now_ms)
+            first = self.core.propose(datas, now_ms)
             if first is None:
                 return  # Later: when some are committed, or a transfer has ended.
             for index, proposal in enumerate(wanted, first):
                 proposal.term = self.core.term
-                late = self.appended.pop(index, None)
+                late = self.appended.get(index)
                 if late is not None:
                     late.fail_unknown()
                 self.appended[index] = proposal
-        for proposal in batch:
+        self.proposals_size -= size
+        for _ in range(count):
             self.proposals.popleft()
-            self.proposals_size -= len(proposal.data)
 
     def settle(self, entry: Entry, result: object) -> Proposal | None:
         """Answer the proposal that `entry` was, if it came from here; returns it."""
