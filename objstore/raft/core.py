@@ -495,22 +495,28 @@ class Core:
         self.now_ms = now_ms
         if self.removed:
             return
-        self.dirty = True
         if self.quiescent:
             self._wake_for(sender, message, now_ms)
-        if type(message) is Wake:
-            self._on_wake(sender, now_ms)
-            return
-        if type(message) is Vote and self._ignores_vote(sender, message, now_ms):
-            return
-        if message.term > self.term:
-            if not _is_about_future(message):
-                leads = isinstance(message, Append | Heartbeat)
-                self._become_follower(message.term, sender if leads else None, now_ms)
-        elif message.term < self.term:
-            self._on_old_term(sender, message)
+        if type(message) is not AppendReply:  # Of those there are many, and it tells.
+            self.dirty = True
+            if type(message) is Wake:
+                self._on_wake(sender, now_ms)
+                return
+            if type(message) is Vote and self._ignores_vote(sender, message, now_ms):
+                return
+        if message.term != self.term and not self._meet_term(sender, message, now_ms):
             return
         self._HANDLERS[type(message)](self, sender, message, now_ms)
+
+    def _meet_term(self, sender: NodeId, message: Message, now_ms: int) -> bool:
+        """Take a message of another term than ours; whether it is to be handled."""
+        if message.term < self.term:
+            self._on_old_term(sender, message)
+            return False
+        if not _is_about_future(message):
+            leads = isinstance(message, Append | Heartbeat)
+            self._become_follower(message.term, sender if leads else None, now_ms)
+        return True
 
     def take(self) -> list[Effect]:
         """All effects since the last call, in the order to carry them out."""
@@ -1077,17 +1083,20 @@ class Core:
             progress.sent(last, size, round_=self._round)
 
     def _on_append_reply(self, sender: NodeId, message: AppendReply, now_ms: int) -> None:
+        """Note how far a follower is.  What that leads to sets `dirty`; mostly nothing."""
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
         if message.damage or progress.damage:
             self._note_damage(sender, progress, message.damage)
+            self.dirty = True
         progress.commit = max(progress.commit, message.commit)
         if not message.accepted:
             hint = message.hint_index
             if message.hint_term > 0:
                 hint, _ = self.log.conflict_hint(hint, message.hint_term)
             progress.refused(message.index, hint)
+            self.dirty = True
             return
         if message.index > self.log.last_index:
             return  # Nobody can have what we have not: a broken peer.
@@ -1096,6 +1105,8 @@ class Core:
                 self._try_commit()
             if self.transfer_to == sender:
                 self._try_transfer(sender, progress)
+        if progress.next <= self.log.last_index:
+            self.dirty = True  # There is room for more in its window.
         self._settle(now_ms)
 
     def _heard(self, sender: NodeId, now_ms: int) -> Progress | None:
@@ -1400,6 +1411,7 @@ class Core:
     def _tell_gone(self, node: NodeId) -> None:
         if node not in self.progress and self._is_settled():
             self._send(node, Gone(self.term, self.log.last_index))
+            self.dirty = True
 
     def best_successor(
         self, is_unfit: Callable[[NodeId], bool] = lambda _: False
@@ -1418,6 +1430,7 @@ class Core:
     def _try_transfer(self, to: NodeId, progress: Progress) -> None:
         if progress.match == self.log.last_index:
             self._send(to, TimeoutNow(self.term))
+            self.dirty = True
 
     _HANDLERS: ClassVar[dict[type[Any], Callable[..., None]]] = {
         Vote: _on_vote,

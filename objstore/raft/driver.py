@@ -659,14 +659,15 @@ class RaftHost:
     def on_payload(self, sender: NodeId, payload: bytes) -> None:
         """Take a payload that `sender` gave to its transport's `send`.  Never waits."""
         options = self.options
+        size = self._inbox_size + len(payload)
         if (
             not self._running
             or len(self._inbox) >= options.inbox_payloads_max
-            or self._inbox_size + len(payload) > options.inbox_size_max
+            or size > options.inbox_size_max
         ):
             return  # As if the network had lost it.
         self._inbox.append((sender, payload))
-        self._inbox_size += len(payload)
+        self._inbox_size = size
         self._wanted.set()
 
     async def on_call(self, sender: NodeId, payload: bytes) -> bytes:
@@ -717,9 +718,9 @@ class RaftHost:
 
     def _take_inbox(self, now: float) -> None:
         now_ms = round(now * 1000)
-        while self._inbox:
-            sender, data = self._inbox.popleft()
-            self._inbox_size -= len(data)
+        inbox, self._inbox = self._inbox, deque()
+        self._inbox_size = 0
+        for sender, data in inbox:
             try:
                 payload = decode_payload(data)
             except RemoteProtocolError as error:
@@ -738,8 +739,10 @@ class RaftHost:
                         continue
                 if type(message) is Append and message.entries and self._has_no_room():
                     continue
-                replica.core.on_message(sender, message, now_ms)
-                self._touched[group] = replica
+                core = replica.core
+                core.on_message(sender, message, now_ms)
+                if core.dirty or replica.watch is not None:
+                    self._touched[group] = replica
 
     def _has_no_room(self) -> bool:
         """Whether entries must be dropped, as if lost: the log keeps its room for votes."""
@@ -843,11 +846,12 @@ class RaftHost:
         if out is None:
             out = self._out[to] = _Outgoing([])
         out.messages.append((group, message))
-        out.size += _MESSAGE_OVERHEAD
+        size = out.size + _MESSAGE_OVERHEAD
         if type(message) is Append:
             for entry in message.entries:
-                out.size += len(entry.data) + 8
-        if out.size >= self.options.payload_size_max:
+                size += len(entry.data) + 8
+        out.size = size
+        if size >= self.options.payload_size_max:
             del self._out[to]
             wall_ms = self._clock.utc_now_ms()
             self.transport.send(to, encode_payload(out.messages, wall_ms=wall_ms))
@@ -867,7 +871,8 @@ class RaftHost:
             records.append(hard_state_record(group, effect.hard_state))
         if effect.cut is not None:
             records.append(Record(group, RecordType.TRUNCATE, index=effect.cut))
-        records += [entry_record(group, entry) for entry in effect.entries]
+        for entry in effect.entries:
+            records.append(entry_record(group, entry))  # noqa: PERF401 - mostly it is one.
         self._queue_write(records, partial(self._note_durable, replica, effect.sequence))
 
     def _queue_write(self, records: Sequence[Record], done: Callable[[], None]) -> None:
@@ -880,7 +885,8 @@ class RaftHost:
 
     def _note_durable(self, replica: Replica, sequence: int) -> None:
         replica.core.persisted(sequence, self._write_ended_ms)
-        self._touch(replica)
+        if replica.core.dirty or replica.watch is not None:
+            self._touch(replica)
 
     def _apply(self, replica: Replica, effect: Apply, now_ms: int) -> None:
         entries = effect.entries

@@ -63,9 +63,11 @@ class Log:
         self, first: int, last: int, *, entries_max: int, size_max: int
     ) -> list[Entry]:
         """Entries first .. last, as many as fit the bounds but one at least."""
-        assert first > self.offset
         start = first - self.offset - 1
+        assert start >= 0
         entries = self._entries[start : min(last - self.offset, start + entries_max)]
+        if len(entries) == 1:
+            return entries
         size = 0
         for count, entry in enumerate(entries):
             size += len(entry.data)

@@ -12,17 +12,27 @@
 All that one node has for another after one pass of its driver goes into one *payload*:
 
     offset  size  field
-    0       1     version, 1
-    1       ...   msgpack: [wall clock of the sender in ms, [message ...]]
-                  message: [group, type, field ...] with the fields in their order below
+    0       1     version, 2
+    1       8     uint64le  wall clock of the sender in ms
+    9       ...   messages in a row
 
-Snapshots travel by calls of their own (`snapshot`).  Unknown versions, types, shapes and
-trailing bytes raise RemoteProtocolError.  docs/internals/formats/raft-messages.md has the
-table.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4 and 9.6; etcd's raft.
+    offset  size  field of a message
+    0       4     uint32le  group
+    4       1     type
+    5       ...   its fields in their order below: numbers uint64le, flags a byte, 0 or not
+
+    An Append ends in the number of its entries, uint32le, and they follow, each with its
+    term, uint64le, kind, a byte, size of its data, uint32le, and the data.
+
+Snapshots travel by calls of their own (`snapshot`).  Unknown versions and types, and what
+ends in the midst of a message, raise RemoteProtocolError.  The table of all types is in
+docs/internals/formats/raft-messages.md.  Source: Ongaro 2014 (Raft dissertation), 3, 6.4
+and 9.6; etcd's raft.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from operator import attrgetter
@@ -38,10 +48,9 @@ from objstore.limits import ENTRY_SIZE_MAX
 from objstore.packing import make_pack
 from objstore.raft.state_machine import MEMBERSHIP, Entry, EntryKind, Membership
 
-VERSION = 1
+VERSION = 2  # 1 was msgpack.
 # msgpack's stubs lack types: named once, with what they are.
 _unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
-_GROUP_MAX = 2**32 - 1
 _MEMBERS_MAX = 64  # Voters are at most five; learners and leavers come and go.
 
 
@@ -180,53 +189,60 @@ _CLASSES: tuple[type[Any], ...] = (
     ReadAsk,
     ReadAnswer,
 )
-# One letter a field: u(nsigned), b(ool), e(ntries).
-_SHAPES = tuple(
-    "".join(
-        "b" if field.type in (bool, "bool") else "u" if field.type in (int, "int") else "e"
-        for field in attrs.fields(cls)
-    )
-    for cls in _CLASSES
-)
-_LENGTHS = tuple(len(shape) + 2 for shape in _SHAPES)
-_TYPE_MAX = len(_CLASSES) - 1
 _TYPES = {cls: number for number, cls in enumerate(_CLASSES)}
-_APPEND = _TYPES[Append]
+_PAYLOAD = struct.Struct("<BQ")
+_ENTRY = struct.Struct("<QBI")
 
 
-def _writer(cls: type[Any]) -> Callable[[int, Any], tuple[object, ...]]:
-    """A function that turns a message of `cls` into its array.
+def _form(cls: type[Any]) -> struct.Struct:
+    """How a message of `cls` is written, from its group on to its entries' number."""
+    letters = {"int": "Q", "bool": "?"}
+    fields = [letters.get(str(field.type), "I") for field in attrs.fields(cls)]
+    return struct.Struct("<IB" + "".join(fields))
+
+
+_FORMS = [_form(cls) for cls in _CLASSES]
+_APPEND = _FORMS[_TYPES[Append]]
+
+
+def _writer(cls: type[Any]) -> Callable[[int, Any], bytes]:
+    """A function that writes a message of `cls`, without the entries of an Append.
 
     Made once per class, as every message of every group passes here.
     """
-    number = _TYPES[cls]
+    number, write = _TYPES[cls], _FORMS[_TYPES[cls]].pack
+    names = [field.name for field in attrs.fields(cls)]
     if cls is Append:
-        return lambda group, message: (
+        return lambda group, message: write(
             group,
-            _APPEND,
+            number,
             message.term,
             message.prev_index,
             message.prev_term,
             message.commit,
-            [(entry.term, entry.kind, entry.data) for entry in message.entries],
+            len(message.entries),
         )
-    names = [field.name for field in attrs.fields(cls)]
     if len(names) == 1:
-        return lambda group, message: (group, number, message.term)
+        return lambda group, message: write(group, number, message.term)
     fields = attrgetter(*names)
-    return lambda group, message: (group, number, *fields(message))
+    return lambda group, message: write(group, number, *fields(message))
 
 
 _WRITERS = {cls: _writer(cls) for cls in _CLASSES}
+_READERS = [
+    (cls, form.unpack_from, form.size) for cls, form in zip(_CLASSES, _FORMS, strict=True)
+]
 
 
 def encode_payload(messages: Iterable[tuple[int, Message]], *, wall_ms: int) -> bytes:
     """Write (group, message) pairs and our wall clock as one payload."""
-    body = [_WRITERS[type(message)](group, message) for group, message in messages]
-    return _VERSION_BYTE + pack((wall_ms, body))
-
-
-_VERSION_BYTE = bytes((VERSION,))
+    parts = [_PAYLOAD.pack(VERSION, wall_ms)]
+    for group, message in messages:
+        parts.append(_WRITERS[type(message)](group, message))
+        if type(message) is Append:
+            for entry in message.entries:
+                parts += (_ENTRY.pack(entry.term, entry.kind, len(entry.data)), entry.data)
+    return b"".join(parts)
 
 
 @frozen
@@ -237,27 +253,49 @@ class Payload:
 
 def decode_payload(data: bytes) -> Payload:
     """Read a payload.  Raises RemoteProtocolError."""
-    if not data or data[0] != VERSION:
-        raise RemoteProtocolError(f"raft payload of unknown version {data[:1].hex()}")
-    body = unpack(data[1:])
-    if type(body) is not list or len(body) != 2 or type(body[1]) is not list:
-        raise RemoteProtocolError("raft payload is not [clock, messages]")
-    wall_ms, rows = body
-    if type(wall_ms) is not int:
-        raise RemoteProtocolError("raft payload's clock is no number")
     messages: list[tuple[int, Message]] = []
-    for row in rows:
-        if type(row) is not list or len(row) < 2:
-            raise RemoteProtocolError("raft message is not an array")
-        group, number = row[0], row[1]
-        if type(group) is not int or not 0 <= group <= _GROUP_MAX:
-            raise RemoteProtocolError("raft message has a bad group")
-        if type(number) is not int or not 0 <= number <= _TYPE_MAX:
-            raise RemoteProtocolError(f"raft message of unknown type {number!r}")
-        if len(row) != _LENGTHS[number]:
-            raise RemoteProtocolError("raft message with a wrong number of fields")
-        messages.append((group, _READERS[number](row)))
+    try:
+        version, wall_ms = _PAYLOAD.unpack_from(data)
+        if version != VERSION:
+            raise RemoteProtocolError(f"raft payload of unknown version {version}")
+        offset, end = _PAYLOAD.size, len(data)
+        while offset < end:
+            cls, read, size = _READERS[data[offset + 4]]
+            fields = read(data, offset)
+            offset += size
+            if cls is Append:
+                message, offset = _read_append(fields, data, offset)
+                messages.append((fields[0], message))
+            else:
+                messages.append((fields[0], cls(*fields[2:])))
+    except struct.error as error:
+        raise RemoteProtocolError("raft payload that is cut off") from error
+    except IndexError as error:
+        raise RemoteProtocolError("raft message of unknown type, or cut off") from error
     return Payload(wall_ms, messages)
+
+
+def _read_append(fields: tuple[int, ...], data: bytes, offset: int) -> tuple[Append, int]:
+    """The message, and where the next begins."""
+    _, _, term, prev_index, prev_term, commit, count = fields
+    entries = []
+    for index in range(prev_index + 1, prev_index + 1 + count):
+        entry_term, number, size = _ENTRY.unpack_from(data, offset)
+        start = offset + _ENTRY.size
+        offset = start + size
+        kind = _KINDS.get(number)
+        if kind is None or not entry_term:
+            raise RemoteProtocolError("raft entry with a bad term or kind")
+        if size > ENTRY_SIZE_MAX or offset > len(data):
+            raise RemoteProtocolError("raft entry with too much data, or cut off")
+        content = data[start:offset]
+        if kind is MEMBERSHIP:
+            decode_membership(content)  # Refused here, and not when it is applied.
+        entries.append(Entry(index, entry_term, kind, content))
+    return Append(term, prev_index, prev_term, commit, tuple(entries)), offset
+
+
+_KINDS = {int(kind): kind for kind in EntryKind}
 
 
 pack = make_pack()
@@ -269,57 +307,6 @@ def unpack(data: bytes) -> Any:
         return _unpackb(data)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise RemoteProtocolError(f"raft payload is not msgpack: {error}") from error
-
-
-def _reader(cls: type[Any], shape: str) -> Callable[[list[Any]], Message]:
-    """Compile a function from a message's array, of the right length, to the message.
-
-    Its fields are looked at without a loop, as every message of every group passes here.
-    """
-    fields = [f"field{position}" for position in range(len(shape))]
-    body = [f"    _, _, {', '.join(fields)} = row"]
-    for field, letter in zip(fields, shape, strict=True):
-        if letter == "u":  # msgpack has none above 64 bits.
-            body.append(f"    if type({field}) is not int or {field} < 0:")
-            body.append("        raise _Error('raft message with a bad number')")
-        elif letter == "b":
-            body.append(f"    if type({field}) is not bool:")
-            body.append("        raise _Error('raft message with a bad flag')")
-        else:
-            body.append(f"    {field} = _read_entries({field}, field1 + 1)")
-    source = "\n".join(["def read(row):", *body, f"    return _cls({', '.join(fields)})"])
-    names: dict[str, Any] = {
-        "_cls": cls,
-        "_Error": RemoteProtocolError,
-        "_read_entries": _read_entries,
-    }
-    exec(source, names)  # noqa: S102 - our own text.
-    return names["read"]  # type: ignore[no-any-return]
-
-
-def _read_entries(rows: Any, first: int) -> tuple[Entry, ...]:
-    if type(rows) is not list:
-        raise RemoteProtocolError("raft entries are not an array")
-    entries = []
-    for index, row in enumerate(rows, first):
-        if type(row) is not list or len(row) != 3:
-            raise RemoteProtocolError("raft entry is not [term, kind, data]")
-        term, number, data = row
-        if type(term) is not int or term <= 0:
-            raise RemoteProtocolError("raft entry with a bad term")
-        kind = _KINDS.get(number) if type(number) is int else None
-        if kind is None:
-            raise RemoteProtocolError("raft entry with a bad kind")
-        if type(data) is not bytes or len(data) > ENTRY_SIZE_MAX:
-            raise RemoteProtocolError("raft entry with bad data")
-        if kind is MEMBERSHIP:
-            decode_membership(data)  # Refused here, and not when it is applied.
-        entries.append(Entry(index, term, kind, data))
-    return tuple(entries)
-
-
-_KINDS = {int(kind): kind for kind in EntryKind}
-_READERS = [_reader(cls, shape) for cls, shape in zip(_CLASSES, _SHAPES, strict=True)]
 
 
 def encode_membership(membership: Membership) -> bytes:

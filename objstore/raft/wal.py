@@ -29,7 +29,7 @@ process must end (FAULTS 1.2). Only the making of a spare may find the disk full
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 import attrs
@@ -294,8 +294,7 @@ class Wal:
     def _wrote(
         self, segment: Segment, batch: Sequence[Record], data: bytes, used: int
     ) -> None:
-        for record in batch:
-            _note(segment, record)
+        _note(segment, batch)
         segment.position += used - len(segment.tail)
         segment.tail = data[used - used % DIRECT_BLOCK_SIZE : used]
         self._next_sequence += len(batch)
@@ -492,13 +491,13 @@ def _read_segment(
             case Good():
                 reading.next_sequence = item.sequence + 1
                 reading.replay.take(item)
-                _note(segment, item.record)
+                _note(segment, (item.record,))
             case Lost():
                 reading.next_sequence = item.sequence + item.count
                 reading.replay.take(item)
                 group = None if item.record is None else item.record.group
                 if item.record is not None:
-                    _note(segment, item.record)
+                    _note(segment, (item.record,))
                 reading.findings.append(
                     Finding(segment.name, item.offset, "lost", item.count, group)
                 )
@@ -512,15 +511,16 @@ def _miss(reading: _Reading, segment: Segment) -> None:
     reading.findings.append(Finding(segment.name, 0, "missing", 0, None))
 
 
-def _note(segment: Segment, record: Record) -> None:
+def _note(segment: Segment, records: Iterable[Record]) -> None:
     """Keep count of what `segment` is needed for."""
-    group = record.group
-    if group == NO_GROUP:
-        return
-    highest = segment.groups.get(group, 0)
-    if record.type is ENTRY and record.index > highest:
-        highest = record.index
-    segment.groups[group] = highest
+    groups = segment.groups
+    for record in records:
+        group = record.group
+        if group != NO_GROUP:
+            highest = groups.get(group, 0)
+            if record.type is ENTRY and record.index > highest:
+                highest = record.index
+            groups[group] = highest
 
 
 assert record_size(ENTRY_SIZE_MAX) + DATA_OFFSET <= SEGMENT_SIZE

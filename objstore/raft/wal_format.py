@@ -117,10 +117,11 @@ class SegmentHeader:
     generation: int
     first_sequence: int
     salt: bytes
+    # What every record header's checksum begins with.
+    seed: bytes = attrs.field(init=False, repr=False)
 
-    @property
-    def seed(self) -> bytes:
-        """What every record header's checksum begins with."""
+    @seed.default
+    def _seed(self) -> bytes:
         return _GENERATION.pack(self.generation) + self.salt
 
 

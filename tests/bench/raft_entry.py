@@ -127,16 +127,19 @@ class Cluster:
 
     async def found(self) -> None:
         """Each group on all nodes, with the leaders spread."""
-        first = self.hosts[NODES[0]]
-        await first.found(GROUPS)
-        for group in GROUPS:
-            await first.change_membership(group, NODES)
-        for group in GROUPS:
-            to = NODES[group % len(NODES)]
-            await first.transfer(group, to)
-            while not self.hosts[to].is_leader(group):
-                await trio.sleep(0.01)
-            self._leaders[group] = self.hosts[to]
+        await self.hosts[NODES[0]].found(GROUPS)
+        async with trio.open_nursery() as nursery:
+            for group in GROUPS:
+                nursery.start_soon(self._spread, group)
+
+    async def _spread(self, group: int) -> None:
+        founder = self.hosts[NODES[0]]
+        leader = NODES[group % len(NODES)]
+        await founder.change_membership(group, NODES)
+        await founder.transfer(group, leader)
+        while not self.hosts[leader].is_leader(group):
+            await trio.sleep(0.01)
+        self._leaders[group] = self.hosts[leader]
 
     async def propose(self, number: int) -> None:
         group = number % len(GROUPS)
