@@ -497,7 +497,8 @@ class Core:
             return
         if self.quiescent:
             self._wake_for(sender, message, now_ms)
-        if type(message) is not AppendReply:  # Of those there are many, and it tells.
+        # Of these there are many, which mostly lead to nothing; what does, says so.
+        if type(message) is not AppendReply and type(message) is not HeartbeatReply:
             self.dirty = True
             if type(message) is Wake:
                 self._on_wake(sender, now_ms)
@@ -1083,7 +1084,7 @@ class Core:
             progress.sent(last, size, round_=self._round)
 
     def _on_append_reply(self, sender: NodeId, message: AppendReply, now_ms: int) -> None:
-        """Note how far a follower is.  What that leads to sets `dirty`; mostly nothing."""
+        """Note how far a follower is.  Sets `dirty` where that leads to something."""
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
@@ -1239,12 +1240,14 @@ class Core:
     def _on_heartbeat_reply(
         self, sender: NodeId, message: HeartbeatReply, now_ms: int
     ) -> None:
+        """Note that a follower has heard us.  Sets `dirty` as `_on_append_reply` does."""
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
         progress.round = max(progress.round, message.round)
         progress.commit = max(progress.commit, message.commit)
         if not self.reads.is_empty:
+            self.dirty = True
             rounds = {
                 node: other.round
                 for node, other in self.progress.items()
@@ -1255,8 +1258,10 @@ class Core:
             self._round_ms = now_ms
         if message.damage or progress.damage:
             self._note_damage(sender, progress, message.damage)
+            self.dirty = True
         if message.round > progress.match_round and message.last_index < progress.match:
             self._note_loss(progress)
+            self.dirty = True
         self._resend(sender, progress, message)
         self._settle(now_ms)
         if message.quiescent and message.round == self._round:
@@ -1267,15 +1272,18 @@ class Core:
         """Send again what the answer to a later heartbeat shows to be lost."""
         if progress.stage is PROBE:
             progress.probing = False
+            self.dirty = True
             return
         if progress.stage is SNAPSHOT or message.round <= progress.sent_round:
             return
         if message.last_index < progress.next - 1:
             progress.become_probe()
+            self.dirty = True
             return
         behind = message.commit < min(progress.match, self.log.committed)
         unacknowledged = progress.match < progress.next - 1
         if behind or unacknowledged or message.damage:
+            self.dirty = True
             prev_term = self.log.term(progress.next - 1)
             if prev_term is None:
                 progress.become_probe()
