@@ -100,7 +100,8 @@ log = structlog.get_logger()
 _GROUPS_MAX = SLOT_COUNT + 1  # Shards may be split until each has one slot.
 _WRITE_SIZE_MAX = 8 * MiB  # One sync; more waits for the next.
 _APPLIES_PER_PASS = 4  # Batches of one group, so that no group starves the others.
-_MESSAGE_OVERHEAD = 48
+_MESSAGE_OVERHEAD = 64  # Of a message, and of an entry, in a payload; about.
+_ENTRY_OVERHEAD = 16
 
 
 class RaftTransport(Protocol):
@@ -849,7 +850,7 @@ class RaftHost:
         size = out.size + _MESSAGE_OVERHEAD
         if type(message) is Append:
             for entry in message.entries:
-                size += len(entry.data) + 8
+                size += len(entry.data) + _ENTRY_OVERHEAD
         out.size = size
         if size >= self.options.payload_size_max:
             del self._out[to]

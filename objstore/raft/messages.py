@@ -13,7 +13,7 @@ All that one node has for another after one pass of its driver goes into one *pa
 
     offset  size  field
     0       1     version, 2
-    1       8     uint64le  wall clock of the sender in ms
+    1       8     int64le  wall clock of the sender in ms
     9       ...   messages in a row
 
     offset  size  field of a message
@@ -190,7 +190,7 @@ _CLASSES: tuple[type[Any], ...] = (
     ReadAnswer,
 )
 _TYPES = {cls: number for number, cls in enumerate(_CLASSES)}
-_PAYLOAD = struct.Struct("<BQ")
+_PAYLOAD = struct.Struct("<Bq")
 _ENTRY = struct.Struct("<QBI")
 
 

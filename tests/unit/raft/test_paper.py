@@ -7,6 +7,7 @@ from objstore.raft.messages import (
     Append,
     AppendReply,
     Heartbeat,
+    HeartbeatReply,
     TimeoutNow,
     Vote,
     VoteReply,
@@ -78,6 +79,23 @@ def test_election_timeouts_are_random() -> None:
     assert all(timeout_ms <= ms < 2 * timeout_ms for ms in due)
 
 
+def test_patience_is_drawn_for_a_campaign_and_not_for_each_word_of_the_leader() -> None:
+    """As in etcd: who failed together draws anew before it tries again."""
+    group = led(A, B, C)
+    heard = set()
+    for _ in range(5):
+        group.tick(A)
+        group.settle()
+        heard.add(group[B].due_ms - group.now_ms)
+    assert len(heard) == 1
+    group.isolate(B)
+    tried = set()
+    for _ in range(10):
+        group.tick(B, ms=group[B].due_ms - group.now_ms)
+        tried.add(group[B].due_ms - group.now_ms)
+    assert len(tried) > 5
+
+
 def test_a_server_votes_once_a_term_first_come_first_served() -> None:
     """5.2: each server will vote for at most one candidate in a given term."""
     group = group_of(A, B, C)
@@ -129,6 +147,39 @@ def test_an_entry_is_committed_once_a_majority_has_it() -> None:
     assert group.peers[A].commands == []
     group.settle()
     assert group.peers[A].commands == [b"x"]
+
+
+def test_an_answer_that_leads_to_nothing_leaves_nothing_to_take() -> None:
+    """Of three answers to an entry one is late, and so are most to heartbeats."""
+    group = led(A, B, C)
+    group.propose(A, b"x")
+    group.deliver(lambda _, to, message: to == B or isinstance(message, AppendReply))
+    group.deliver(lambda sender, *_: sender == B)
+    assert group.peers[A].commands == [b"x"]
+    group.deliver(lambda _, to, __: to == C)
+    ((sender, _, late),) = [flying for flying in group.flying if flying[1] == A]
+    group[A].on_message(sender, late, group.now_ms)
+    assert not group[A].dirty
+    assert group[A].progress[C].match == group[A].log.last_index
+    group.flying.clear()
+    group.tick(A)
+    group.deliver(lambda _, to, __: to in (B, C))
+    answers = [flying for flying in group.flying if isinstance(flying[2], HeartbeatReply)]
+    assert len(answers) == 2
+    for sender, _, answer in answers:
+        group[A].on_message(sender, answer, group.now_ms)
+    assert not group[A].dirty
+
+
+def test_an_answer_frees_the_window_for_what_waited() -> None:
+    group = led(A, B, options=Options(quiesce=False, in_flight_messages_max=1))
+    group.propose(A, b"x")
+    group.propose(A, b"y")
+    assert len(sent(group, Append)) == 1
+    group.deliver()
+    group.deliver()
+    (append,) = sent(group, Append)
+    assert [entry.data for entry in append.entries] == [b"y"]
 
 
 def test_followers_apply_what_they_learn_is_committed() -> None:

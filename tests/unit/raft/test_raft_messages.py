@@ -69,7 +69,7 @@ any_message = st.one_of(
 
 @given(
     st.lists(st.tuples(st.integers(0, 2**32 - 1), any_message), max_size=6),
-    st.integers(0, 2**50),
+    st.integers(-(2**50), 2**50),
 )
 def test_payloads_come_back_as_they_were(
     batch: list[tuple[int, Message]], wall_ms: int
