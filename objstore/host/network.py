@@ -110,10 +110,27 @@ class Stream(Protocol):
         """
         ...
 
+    def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
+        """What takes a function to be called once, at the end of a pass of the loop.
+
+        It may `try_send`, for what a pass has to send goes together then.  It may not
+        raise, nor wake a task but by `TrioToken.run_sync_soon`.
+        None: this stream has no such thing.
+        """
+        ...
+
     async def receive_some(self, size_max: int) -> bytes:
         """At least one byte, or b"" at the end of the stream.
 
         Under TLS an end without close_notify raises trio.BrokenResourceError.
+        """
+        ...
+
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        """Give `take` whatever comes, when it comes, until it returns False.
+
+        b"" is the end of the stream: the last that it is given.  It runs in the caller's
+        context but in no task: it must be quick, and what it raises is raised here.
         """
         ...
 

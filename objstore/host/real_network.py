@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import attrs
+import outcome
 import structlog
 import trio
 
@@ -30,6 +31,8 @@ from objstore.host.network import (
     ServerTls,
     Stream,
 )
+from objstore.host.real_pass_end import at_pass_end
+from objstore.host.real_readers import readers
 from objstore.host.real_tls import TlsStream, client_context, server_context
 from objstore.ids import NodeId
 from objstore.limits import ACCEPT_BACKLOG
@@ -88,6 +91,9 @@ class PlainStream:
         self._is_drained = False  # The last receive got all there was.
         self._low_water = 1
         self._slow_waits = 0  # Before low water is tried again.
+        # Of `receive_each_through`, while a task is in it.
+        self._take: Callable[[memoryview], bool] | None = None
+        self._taking: trio.lowlevel.Task | None = None
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -151,6 +157,48 @@ class PlainStream:
                 await self._let_others_run()
                 return size
 
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        await self.receive_each_through(lambda data: take(bytes(data)))
+
+    async def receive_each_through(self, take: Callable[[memoryview], bool]) -> None:
+        """As `receive_each`; what `take` is given is its own until it returns."""
+        assert self._taking is None, "another task receives on this stream"
+        if self._closed:
+            raise self._error()
+        self._set_low_water(1)
+        readers().add(self._socket.fileno(), self._read)
+        self._take, self._taking = take, trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._end_taking()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _read(self) -> None:
+        """Something has come for who is in `receive_each_through`."""
+        assert self._take is not None
+        assert self._taking is not None
+        through = _through_buffer()
+        try:
+            size = self._receive_now(through)
+            if size is None or self._taking.context.run(self._take, through[:size]):
+                return
+        except Exception as problem:
+            result: outcome.Outcome[None] = outcome.Error(problem)
+        else:
+            result = outcome.Value(None)
+        if (task := self._end_taking()) is not None:
+            trio.lowlevel.reschedule(task, result)
+
+    def _end_taking(self) -> trio.lowlevel.Task | None:
+        """Nothing is taken any more; returns who is in `receive_each_through`."""
+        task, self._taking = self._taking, None
+        if task is not None:
+            self._take = None
+            readers().discard(self._socket.fileno())
+        return task
+
     def _receive_now(self, buffer: memoryview) -> int | None:
         """What has come; None: nothing yet."""
         try:
@@ -182,6 +230,9 @@ class PlainStream:
         del data
         return False
 
+    def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
+        return at_pass_end()
+
     def send_now(self, data: bytes) -> int:
         """Send what fits without waiting; how much that was.  `send_all` finds errors."""
         if self._sending or self._eof_sent:
@@ -206,6 +257,8 @@ class PlainStream:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            if (task := self._end_taking()) is not None:
+                trio.lowlevel.reschedule(task, outcome.Error(self._error()))
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 

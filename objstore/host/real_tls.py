@@ -3,6 +3,7 @@
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
         try_send   -> SSLObject.write -> outgoing -> transport.send_now
         receive    <- SSLObject.read  <- incoming <- transport.receive_through
+        receive_each calls <- SSLObject.read <- incoming <- transport.receive_each_through
 
 Of our own rather than trio.SSLStream for two reasons: it can half-close (close_notify and
 go on reading, which HTTP needs, FAULTS F36), and it has one layer less on every read.
@@ -23,12 +24,14 @@ import os
 import ssl
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import trio
 
 from objstore.host.network import Address, TlsIdentity
 from objstore.host.pki import node_of_uri
+from objstore.host.real_pass_end import at_pass_end
 from objstore.ids import NodeId
 from objstore.units import KiB
 
@@ -36,7 +39,7 @@ CONTEXTS_MAX = 16  # Our identity, the one before it, and the front door's, by t
 _SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is sent.
 _RECEIVE_SIZE = 64 * KiB
 # Sent at once where it fits: a message between nodes.  More lets others run in between.
-_SMALL_SIZE = 32 * KiB
+_SMALL_SIZE = 64 * KiB
 _RECORD_SIZE = 17 * KiB  # At most, with what is around its bytes.
 
 
@@ -49,6 +52,8 @@ class Transport(Protocol):
     async def receive_through(
         self, write: Callable[[memoryview], object], expected: int
     ) -> int: ...
+
+    async def receive_each_through(self, take: Callable[[memoryview], bool]) -> None: ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
@@ -134,6 +139,15 @@ class TlsStream:
                 self._broken = True
                 raise self._error(f"TLS failed: {error}") from error
 
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        if self._object is None:
+            await self.handshake()
+        self._check_usable()
+        if self._early and not take(await self.receive_some(len(self._early))):
+            return
+        if self._give(take):  # What was here already.
+            await self._transport.receive_each_through(partial(self._take, take))
+
     async def receive_into(self, buffer: memoryview) -> int:
         if self._object is None:
             await self.handshake()
@@ -203,6 +217,9 @@ class TlsStream:
         self._begun_size = len(data)
         return not self._begun
 
+    def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
+        return at_pass_end()
+
     async def send_eof(self) -> None:
         if self._object is None:
             await self.handshake()
@@ -228,6 +245,33 @@ class TlsStream:
             self._transport.send_now(last_words)
         self._closed = True
         self._transport.close()
+
+    def _take(self, take: Callable[[bytes], bool], data: memoryview) -> bool:
+        """`data` has come for who is in `receive_each`."""
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        self._check_usable()
+        return self._give(take)
+
+    def _give(self, take: Callable[[bytes], bool]) -> bool:
+        """Give `take` all that can be decrypted; False: that was the last."""
+        self._is_dry = False
+        while not self._is_dry:
+            try:
+                data = self._read(_RECEIVE_SIZE)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError as error:
+                self._broken = True
+                raise self._error(f"TLS failed: {error}") from error
+            if not take(data) or not data:
+                return False
+        if self._outgoing.pending and not self._sending.locked() and not self._begun:
+            # What TLS has to say of itself; what does not go, the next message takes along.
+            self._begun, self._begun_size = self._send_now(), 0
+        return True
 
     async def _take_turn(self) -> None:
         """Acquire `_sending`; where it is free, without a pass of the loop."""

@@ -50,10 +50,14 @@ from objstore.rpc.connection import (
     time_left_ms,
 )
 from objstore.rpc.frames import (
+    CANCEL,
+    ERROR,
+    PING,
+    REQUEST,
+    RESPONSE,
     Buffer,
     Frame,
     FrameReader,
-    Kind,
     encode_bare,
     encode_cast,
     encode_frame,
@@ -284,7 +288,7 @@ class _Link:
             timeout_ms = max(1, time_left_ms(deadline))
         number = next(self._numbers)
         buffers = encode_frame(
-            Kind.REQUEST,
+            REQUEST,
             call=number,
             parts=(method, timeout_ms),
             value=value,
@@ -318,7 +322,7 @@ class _Link:
             value = codec.value_of(raw)
         except codec.CorruptValue as problem:
             raise RemoteProtocolError(f"node {self.peer}: {problem}") from problem
-        if frame.kind is Kind.ERROR:
+        if frame.kind is ERROR:
             if isinstance(value, ObjstoreError):
                 raise value
             raise RemoteProtocolError(f"node {self.peer}: an error that is none")
@@ -395,7 +399,7 @@ class _Link:
 
     def _send_cancel(self, number: int) -> None:
         if self.connection is not None and not self.connection.is_full:
-            self.connection.send([encode_bare(Kind.CANCEL, call=number)])
+            self.connection.send([encode_bare(CANCEL, call=number)])
 
     # Casts.
 
@@ -444,7 +448,7 @@ class _Link:
         elif (now - self._last_used) * 1000 >= self.config.idle_timeout_ms:
             connection.close("unused")
         elif silent_ms >= self.config.ping_interval_ms and not connection.is_full:
-            connection.send([encode_bare(Kind.PING)])
+            connection.send([encode_bare(PING)])
 
     def is_forgettable(self, now: float) -> bool:
         """Whether nothing is lost with this object: its peer may be gone for good."""
@@ -527,7 +531,7 @@ class _Link:
             self._down(connection.reason or self.reason)
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind is not Kind.RESPONSE and frame.kind is not Kind.ERROR:
+        if frame.kind is not RESPONSE and frame.kind is not ERROR:
             raise RemoteProtocolError(f"{frame.kind.name} from a server")
         pending = self._take(frame.call)
         if pending is not None:  # Else its caller has given up.
@@ -592,7 +596,7 @@ async def call_address(
                 await receive_hello(stream, reader)
                 sent = True
                 for buffer in encode_frame(
-                    Kind.REQUEST,
+                    REQUEST,
                     call=1,
                     parts=(method, timeout_ms),
                     value=value,
@@ -612,7 +616,7 @@ async def call_address(
 async def _first_answer(stream: Stream, reader: FrameReader) -> Frame:
     while data := await stream.receive_some(65_536):
         for frame in reader.feed(data):
-            if frame.kind in {Kind.RESPONSE, Kind.ERROR}:
+            if frame.kind in {RESPONSE, ERROR}:
                 return frame
     raise trio.BrokenResourceError("closed before the answer")
 
@@ -623,7 +627,7 @@ def _answer(frame: Frame, address: Address) -> Reply:
         value: Any = codec.value_of(raw)
     except codec.CorruptValue as problem:
         raise RemoteProtocolError(f"{address}: {problem}") from problem
-    if frame.kind is Kind.RESPONSE:
+    if frame.kind is RESPONSE:
         return Reply(value, payload)
     if isinstance(value, ObjstoreError):
         raise value

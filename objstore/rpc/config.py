@@ -28,7 +28,6 @@ class RpcConfig:
     bytes_in_flight_max: int = 16 * MiB
     queue_size_max: int = 8 * MiB  # Bytes waiting to be sent on a link.
     cast_size_max: int = 4 * MiB  # Casts beyond so many waiting bytes are dropped.
-    receive_size: int = 64 * KiB  # One read, but of what has a place already.
     links_max: int = 4_096  # Accepted connections.
     hello_timeout_ms: int = 5_000  # Accepted: TLS and hello together.
     # Connections without a certificate, and those that have not said hello (F32).

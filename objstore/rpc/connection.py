@@ -1,16 +1,17 @@
 """A connection: one stream, its frames in, its joined sends out; and the deadline alarm.
 
-Both ends use it: `client` for links it opened, `server` for those it accepted.  A writer
-task sends whatever has been queued when it gets its turn, as one piece where that is
-small: what many tasks queue in one pass of the loop costs one send (SPEED 3).  What is
-one piece already, as Raft's messages of a pass, is sent without it: the writer's turn would
-cost a switch of tasks, and a pass of the loop.
+Both ends use it: `client` for links it opened, `server` for those it accepted.  What many
+tasks queue in one pass of the loop goes at its end, as one piece: it costs one send (SPEED
+3).  A writer task sends what is too much for that, what the stream does not take at once,
+and all of it where the stream knows of no end of a pass.  What is one piece already, as
+Raft's messages of a pass, goes at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Generic
 
 import trio
@@ -24,6 +25,8 @@ from objstore.rpc.config import RpcConfig
 from objstore.rpc.deadlines import Deadlines, K
 from objstore.rpc.frames import (
     ANSWER,
+    ERROR,
+    PING,
     Buffer,
     Frame,
     FrameReader,
@@ -35,7 +38,7 @@ from objstore.rpc.frames import (
 from objstore.units import KiB
 
 # Up to so much is sent without the writer: a few messages of Raft with small objects.
-_AT_ONCE_SIZE_MAX = 16 * KiB
+_AT_ONCE_SIZE_MAX = 64 * KiB
 # Buffers up to this size are joined into one send; larger ones go as they are, since
 # copying a block costs more than a send.
 _JOIN_SIZE_MAX = 64 * KiB
@@ -59,11 +62,12 @@ class Connection:
         self.queued_count = 0  # Frames ever queued.
         self.sent_count = 0  # Frames that may have left.  Invariant: <= queued_count.
         self.reason = ""  # Why it ended, once it did.
-        self._receive_size = config.receive_size
         self._queue_size_max = config.queue_size_max
         self._queue: list[Buffer] = []
         self._writer: trio.lowlevel.Task | None = None  # Set while it waits for work.
         self._is_writing = False  # The writer is in the midst of a send.
+        self._at_pass_end = stream.at_pass_end()
+        self._is_due = False  # At the end of this pass of the loop, all is sent.
         self._room = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
 
@@ -96,6 +100,20 @@ class Connection:
         self.queued_count += 1
         if at_once and self._send_at_once():
             return
+        if at_once or self.queue_size > _AT_ONCE_SIZE_MAX or self._at_pass_end is None:
+            self._wake_writer()
+        elif not self._is_due:
+            self._is_due = True
+            self._at_pass_end(self._send_what_is_due)
+
+    def _send_what_is_due(self) -> None:
+        """Send what was queued in this pass of the loop."""
+        self._is_due = False
+        # Where the writer was woken or is at work it takes the rest.
+        if self._queue and not self._send_at_once() and self._writer is not None:
+            trio.lowlevel.current_trio_token().run_sync_soon(self._wake_writer)
+
+    def _wake_writer(self) -> None:
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = None
@@ -131,31 +149,39 @@ class Connection:
         self._room.unpark_all()
 
     async def _receive(self, on_frame: Callable[[Frame], None]) -> None:
+        take = partial(self._take, on_frame)
         try:
-            while (frames := await self._receive_frames()) is not None:
-                self.last_received = trio.current_time()
-                for frame in frames:
-                    if frame.kind is Kind.PING:
-                        self._on_ping(frame)
-                    else:
-                        on_frame(frame)
-            self.close("closed by the peer")
+            while not self.reason:
+                if (room := self.reader.room) is None:
+                    await self.stream.receive_each(take)
+                elif size := await self.stream.receive_into(room):
+                    self._hand_over(self.reader.filled(size), on_frame)
+                else:
+                    self.close("closed by the peer")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as problem:
             self.close(str(problem.__cause__ or problem) or "connection lost")
         except ProtocolError as problem:
             self.close(f"protocol error: {problem}")
 
-    async def _receive_frames(self) -> list[Frame] | None:
-        """The frames that the next bytes complete; None at the end of the stream."""
-        if (room := self.reader.room) is not None:
-            size = await self.stream.receive_into(room)
-            return self.reader.filled(size) if size else None
-        data = await self.stream.receive_some(self._receive_size)
-        return self.reader.feed(data) if data else None
+    def _take(self, on_frame: Callable[[Frame], None], data: bytes) -> bool:
+        """Hand over the frames that `data` completes; False: no more of it, as yet."""
+        if not data:
+            self.close("closed by the peer")
+            return False
+        self._hand_over(self.reader.feed(data), on_frame)
+        return self.reader.room is None and not self.reason
+
+    def _hand_over(self, frames: list[Frame], on_frame: Callable[[Frame], None]) -> None:
+        self.last_received = trio.current_time()
+        for frame in frames:
+            if frame.kind is PING:
+                self._on_ping(frame)
+            else:
+                on_frame(frame)
 
     def _on_ping(self, frame: Frame) -> None:
         if not frame.flags & ANSWER and not self.is_full:
-            self.send([encode_bare(Kind.PING, call=frame.call, flags=ANSWER)])
+            self.send([encode_bare(PING, call=frame.call, flags=ANSWER)])
 
     async def _write(self) -> None:
         try:
@@ -300,7 +326,7 @@ async def receive_hello(
 
 
 def _open_hello(frame: Frame) -> tuple[int, ClusterId | None, NodeId | None, bytes]:
-    if frame.kind is Kind.ERROR:
+    if frame.kind is ERROR:
         _, raw, _ = open_frame(frame, 0)
         raise _refusal(raw)
     if frame.kind is not Kind.HELLO:

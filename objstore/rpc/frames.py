@@ -73,6 +73,10 @@ class Kind(IntEnum):
     HELLO = 7
 
 
+# By names of their own: to find one in its enumeration is a call of Python.
+REQUEST, RESPONSE, ERROR = Kind.REQUEST, Kind.RESPONSE, Kind.ERROR
+CAST, CANCEL, PING = Kind.CAST, Kind.CANCEL, Kind.PING
+
 _KINDS = {int(kind): kind for kind in Kind}
 _EMPTY = memoryview(b"")
 
@@ -129,9 +133,9 @@ def encode_frame(
 def encode_cast(method: str, value: object, payload: Buffer) -> list[Buffer]:
     """Pack a CAST, as `encode_frame` does; cheaper where there is no value."""
     if value is not None or len(payload) > _CAST_SIZE_MAX:
-        return encode_frame(Kind.CAST, parts=(method,), value=value, payload=payload)
+        return encode_frame(CAST, parts=(method,), value=value, payload=payload)
     header = cast_header(method)
-    head = _PREFIX.pack(VERSION, Kind.CAST, 0, len(header), len(payload), 0) + header
+    head = _PREFIX.pack(VERSION, CAST, 0, len(header), len(payload), 0) + header
     return [head, payload] if payload else [head]
 
 
@@ -224,14 +228,32 @@ class FrameReader:
         frames: list[Frame] = []
         offset, end = 0, len(data)
         view = memoryview(data)
+        unpack = _PREFIX.unpack_from
         self._needed = PREFIX_SIZE
         while end - offset >= PREFIX_SIZE:
-            size = self._frame_size(data, offset)
+            version, kind, flags, header_size, payload_size, call = unpack(data, offset)
+            start = offset + PREFIX_SIZE
+            middle = start + header_size
+            size = PREFIX_SIZE + header_size + payload_size
+            if (
+                version != VERSION
+                or kind not in _KINDS
+                or flags & ~_FLAGS_KNOWN
+                or header_size > FRAME_HEADER_SIZE_MAX
+                or size > self._size_max
+            ):
+                raise _refusal(version, kind, flags, header_size, payload_size)
             if end - offset < size:
                 self._needed = size
                 break
-            frames.append(_cut(view, offset, size))
             offset += size
+            if not payload_size:
+                payload = _EMPTY
+            elif payload_size < _VIEW_SIZE_MIN:
+                payload = memoryview(data[middle:offset])
+            else:
+                payload = view[middle:offset]
+            frames.append(Frame(_KINDS[kind], flags, call, view[start:middle], payload))
         if offset < end:
             if data[offset] != VERSION:  # Before more of it is waited for.
                 raise RemoteProtocolError(f"frame version {data[offset]}")
@@ -255,31 +277,14 @@ class FrameReader:
         self._needed = PREFIX_SIZE
         return True
 
-    def _frame_size(self, data: bytes, offset: int) -> int:
-        version, kind, flags, header_size, payload_size, _ = _PREFIX.unpack_from(
-            data, offset
-        )
-        if version != VERSION:
-            raise RemoteProtocolError(f"frame version {version}")
-        if kind not in _KINDS or flags & ~_FLAGS_KNOWN:
-            raise RemoteProtocolError(f"frame kind {kind}, flags {flags:#x}")
-        size: int = PREFIX_SIZE + header_size + payload_size
-        if header_size > FRAME_HEADER_SIZE_MAX or size > self._size_max:
-            raise RemoteProtocolError(
-                f"frame too large: header {header_size}, payload {payload_size}"
-            )
-        return size
 
-
-def _cut(view: memoryview, offset: int, size: int) -> Frame:
-    _, kind, flags, header_size, payload_size, call = _PREFIX.unpack_from(view, offset)
-    middle = offset + PREFIX_SIZE + header_size
-    header = view[offset + PREFIX_SIZE : middle]
-    if not payload_size:
-        payload = _EMPTY
-    elif payload_size < _VIEW_SIZE_MIN:
-        payload = memoryview(bytes(view[middle : middle + payload_size]))
-    else:
-        payload = view[middle : middle + payload_size]
-    assert middle + payload_size == offset + size
-    return Frame(_KINDS[kind], flags, call, header, payload)
+def _refusal(
+    version: int, kind: int, flags: int, header_size: int, payload_size: int
+) -> RemoteProtocolError:
+    if version != VERSION:
+        return RemoteProtocolError(f"frame version {version}")
+    if kind not in _KINDS or flags & ~_FLAGS_KNOWN:
+        return RemoteProtocolError(f"frame kind {kind}, flags {flags:#x}")
+    return RemoteProtocolError(
+        f"frame too large: header {header_size}, payload {payload_size}"
+    )

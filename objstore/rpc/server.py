@@ -56,10 +56,14 @@ from objstore.rpc.connection import (
     receive_hello,
 )
 from objstore.rpc.frames import (
+    CANCEL,
+    CAST,
+    ERROR,
+    REQUEST,
+    RESPONSE,
     Buffer,
     Frame,
     FrameReader,
-    Kind,
     cast_header,
     encode_frame,
     open_frame,
@@ -242,7 +246,7 @@ class RpcServer:
         refusal = self._refusal(known, protocol, cluster, node)
         if refusal is not None:
             error = Refused(self.node, refusal, unknown=False)
-            for buffer in encode_frame(Kind.ERROR, value=error):
+            for buffer in encode_frame(ERROR, value=error):
                 await stream.send_all(buffer)
             raise error
         for buffer in encode_hello(self.cluster, self.node, self._boot_id):
@@ -335,11 +339,11 @@ class _Session:
             self._connection.close("a stranger's time is over")
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind is Kind.REQUEST:
+        if frame.kind is REQUEST:
             self._on_request(frame)
-        elif frame.kind is Kind.CAST and self._peer is not None:
+        elif frame.kind is CAST and self._peer is not None:
             self._on_cast(frame, self._peer)
-        elif frame.kind is Kind.CANCEL:
+        elif frame.kind is CANCEL:
             worker = self._active.get(frame.call)
             if worker is not None:
                 worker.scope.cancel()
@@ -421,7 +425,7 @@ class _Session:
             error = _refusal(
                 method, problem, peer=self._peer, name=request.name, node=self._server.node
             )
-            return encode_frame(Kind.ERROR, call=request.call, value=error)
+            return encode_frame(ERROR, call=request.call, value=error)
         method.done.inc()
         return frame
 
@@ -431,7 +435,7 @@ class _Session:
         # refusals that nobody reads must not fill the queue.
         if self._connection.queue_size > 2 * self._size_max:
             raise RemoteProtocolError("floods and does not read")
-        self._connection.send(encode_frame(Kind.ERROR, call=frame.call, value=busy))
+        self._connection.send(encode_frame(ERROR, call=frame.call, value=busy))
 
     async def _work(self, worker: _Worker, request: _Request) -> None:
         """Answer one request after another, until one is cancelled."""
@@ -468,11 +472,11 @@ class _Session:
         try:
             return _response(request, await self._run(worker, request))
         except ObjstoreError as error:
-            return encode_frame(Kind.ERROR, call=request.call, value=error)
+            return encode_frame(ERROR, call=request.call, value=error)
         except Exception:  # The reply could not be encoded: a bug of its handler.
             log.exception("rpc.handler_failed", peer=self._peer, method=request.name)
             failed = PeerFailed(self._server.node, "internal error", unknown=True)
-            return encode_frame(Kind.ERROR, call=request.call, value=failed)
+            return encode_frame(ERROR, call=request.call, value=failed)
 
     async def _run(self, worker: _Worker, request: _Request) -> Reply:
         method = request.method
@@ -532,7 +536,7 @@ async def _answer(method: _Method, call: Call, node: NodeId) -> Reply:
 
 def _response(request: _Request, reply: Reply) -> list[Buffer]:
     return encode_frame(
-        Kind.RESPONSE, call=request.call, value=reply.value, payload=reply.payload
+        RESPONSE, call=request.call, value=reply.value, payload=reply.payload
     )
 
 

@@ -57,6 +57,7 @@ from objstore.units import KiB
 
 WINDOW_SIZE = 256 * KiB  # In flight or unread in one direction of one connection.
 SEGMENT_SIZE = 64 * KiB
+RECEIVE_SIZE = 64 * KiB  # Of `receive_each`, as the real host's.
 PACKETS_WAITING_MAX = 1024  # More are lost, as with a socket's buffer.
 PACKET_READ_SIZE = 4 * KiB  # As the real host's.
 RETRANSMIT_S = 0.2
@@ -314,6 +315,9 @@ class PlainStream:
     async def handshake(self) -> None:
         """There is none."""
 
+    def at_pass_end(self) -> None:
+        return None
+
     async def receive_some(self, size_max: int) -> bytes:
         assert size_max > 0
         await trio.lowlevel.checkpoint()
@@ -328,6 +332,10 @@ class PlainStream:
                 self.peer.wake()  # There is room again.
                 return data
             await self._wait(self._incoming.next_due())
+
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        while take(await self.receive_some(RECEIVE_SIZE)):
+            pass
 
     async def receive_into(self, buffer: memoryview) -> int:
         data = await self.receive_some(len(buffer))

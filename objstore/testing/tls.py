@@ -124,6 +124,9 @@ class SimulatedTlsStream:
             self._ready = True
             self._broken = False
 
+    def at_pass_end(self) -> None:
+        return None
+
     async def receive_some(self, size_max: int) -> bytes:
         assert size_max > 0
         if not self._ready:
@@ -143,6 +146,10 @@ class SimulatedTlsStream:
         data = bytes(self._data[:size_max])
         del self._data[:size_max]
         return data
+
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        while take(await self.receive_some(_RECEIVE_SIZE)):
+            pass
 
     async def receive_into(self, buffer: memoryview) -> int:
         data = await self.receive_some(len(buffer))

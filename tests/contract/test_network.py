@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from contextlib import asynccontextmanager
 
 import attrs
@@ -128,6 +129,134 @@ async def test_bytes_are_received_in_place_and_never_beyond(pair, cut):
     assert received == data
     with memoryview(bytearray(10)) as view:
         assert await server.receive_into(view) == 0
+
+
+async def test_each_piece_is_given_in_order_and_then_the_end(pair):
+    client, server = pair
+    data = bytes(range(256)) * 8192
+    pieces = []
+
+    def take(piece):
+        pieces.append(piece)
+        return bool(piece)
+
+    async def send():
+        await client.send_all(data)
+        await client.send_eof()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await server.receive_each(take)
+    assert pieces[-1] == b""
+    assert b"" not in pieces[:-1]
+    assert b"".join(pieces) == data
+
+
+async def test_what_comes_after_the_last_piece_wanted_is_received_otherwise(pair):
+    """And in pieces again: a frame's head, its payload in place, the next frame."""
+    client, server = pair
+    data = bytes(range(251)) * 8000
+    received = bytearray()
+    ended = False
+
+    def take(piece):
+        nonlocal ended
+        received.extend(piece)
+        ended = not piece
+        return bool(piece) and len(received) % 3 == 0
+
+    async def receive():
+        while not ended:
+            await server.receive_each(take)
+            if not ended:
+                memory = bytearray(5000)
+                with memoryview(memory) as view:
+                    size = await server.receive_into(view)
+                received.extend(memory[:size])
+                received.extend(await server.receive_some(1000))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for start in range(0, len(data), 10_000):
+                await client.send_all(data[start : start + 10_000])
+            await client.send_eof()
+    assert received == data
+
+
+async def test_what_is_here_already_is_given_as_a_piece(pair):
+    client, server = pair
+    await client.send_all(b"head" + b"rest")
+    assert await server.receive_some(4) == b"head"
+    pieces = []
+    with trio.fail_after(10):
+        await server.receive_each(lambda piece: pieces.append(piece) or len(pieces) > 4)
+    assert pieces[0] == b"rest"
+
+
+async def test_what_the_taker_raises_is_raised_to_the_receiver(pair):
+    client, server = pair
+
+    def take(piece):
+        raise KeyError(piece)
+
+    await client.send_all(b"x")
+    with trio.fail_after(10), pytest.raises(KeyError):
+        await server.receive_each(take)
+
+
+async def test_pieces_are_taken_in_the_receivers_context(pair):
+    client, server = pair
+    name = contextvars.ContextVar("name", default="nobody")
+    names = []
+
+    def take(piece):
+        names.append(name.get())
+        return False
+
+    async def receive():
+        name.set("receiver")
+        await server.receive_each(take)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all(b"x")
+    assert names == ["receiver"]
+
+
+async def test_closing_wakes_who_takes_pieces(pair):
+    client, _ = pair
+
+    async def receive():
+        with pytest.raises(trio.ClosedResourceError):
+            await client.receive_each(bool)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.aclose()
+
+
+async def test_who_takes_pieces_may_close_the_stream_meanwhile_or_be_cancelled(pair):
+    client, server = pair
+
+    async def receive(scope):
+        with scope:
+            await server.receive_each(bool)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(receive, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all(b"x")
+            scope.cancel()
+        await server.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await server.receive_each(bool)
 
 
 async def test_a_slow_sender_is_heard_without_the_rest(pair):

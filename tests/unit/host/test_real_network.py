@@ -20,6 +20,16 @@ LOCAL = Address("127.0.0.1", 0)
 CLUSTER, NODE = ClusterId("c" * 32), NodeId("a" * 16)
 
 
+class Passes(trio.abc.Instrument):
+    """Counts passes of the loop."""
+
+    def __init__(self):
+        self.count = 0
+
+    def before_io_wait(self, timeout):
+        self.count += 1
+
+
 @pytest.fixture(scope="module")
 def identity():
     import time
@@ -75,6 +85,67 @@ async def test_an_unknown_error_of_accept_is_raised(listener):
     with pytest.raises(OSError):
         await listener.accept()
     listener._socket = real
+
+
+async def test_bytes_that_nobody_takes_do_not_keep_the_loop_awake(listener):
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, bytes(10_000_000))
+        await server.receive_each(lambda _: False)
+        await trio.testing.wait_all_tasks_blocked()
+        passes = Passes()
+        trio.lowlevel.add_instrument(passes)
+        await trio.sleep(0.05)
+        trio.lowlevel.remove_instrument(passes)
+        nursery.cancel_scope.cancel()
+    assert passes.count < 10
+    for stream in (client, server):
+        await stream.aclose()
+
+
+async def test_one_that_takes_may_close_another_that_has_something(listener):
+    clients = [await RealNetwork().connect(listener.address) for _ in range(2)]
+    servers = [await listener.accept() for _ in range(2)]
+    taken = []
+
+    def take(piece):
+        taken.append(piece)
+        for server in servers:
+            server.close()
+        return True
+
+    async def receive(server):
+        with pytest.raises(trio.ClosedResourceError):
+            await server.receive_each(take)
+
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            nursery.start_soon(receive, server)
+        await trio.testing.wait_all_tasks_blocked()
+        for client in clients:
+            await client.send_all(b"x")
+    assert taken == [b"x"]
+    for client in clients:
+        await client.aclose()
+
+
+async def test_the_end_of_a_pass_comes_before_the_next_one(listener):
+    client = await RealNetwork().connect(listener.address)
+    at_pass_end = client.at_pass_end()
+    happened = []
+
+    async def do():
+        for number in range(2):
+            happened.append("task")
+            at_pass_end(lambda number=number: happened.append(number))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(do)
+        nursery.start_soon(do)
+    assert happened == ["task", "task", 0, 0, "task", "task", 1, 1]
+    await client.aclose()
 
 
 async def test_a_reset_connection_is_broken_for_both_directions(listener):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -50,8 +50,15 @@ class MemoryStream:
     def try_send(self, data: bytes) -> bool:
         return False
 
+    def at_pass_end(self) -> None:
+        return None
+
     async def receive_some(self, size_max: int) -> bytes:
         return bytes(await self.inner.receive_some(size_max))
+
+    async def receive_each(self, take: Callable[[bytes], bool]) -> None:
+        while take(await self.receive_some(65_536)):
+            pass
 
     async def receive_into(self, buffer: memoryview) -> int:
         data = await self.receive_some(len(buffer))

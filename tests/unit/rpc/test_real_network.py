@@ -10,6 +10,7 @@ import trio
 from objstore.host.network import Address, ClientTls, ServerTls, TlsIdentity
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
+from objstore.host.real_tls import TlsStream
 from objstore.ids import ClusterId, NodeId
 from objstore.rpc.call import Call, NoSuchMethod, PeerUnavailable, Reply
 from objstore.rpc.client import Peers, call_address
@@ -72,6 +73,53 @@ async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls
                 await peers.call(BOB, "echo", 1, timeout_ms=5000)
             nursery.cancel_scope.cancel()
     assert got == sent
+
+
+async def _answers(refused: bool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each send had while twenty calls were made at once."""
+    alice, bob = issue(CLUSTER, ALICE, BOB)
+    network = RealNetwork()
+    server = server_of_bob(network, bob)
+    sizes: list[int] = []
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            address: Address = await nursery.start(server.run)
+            peers = Peers(
+                network,
+                node=ALICE,
+                cluster=CLUSTER,
+                identity=lambda: alice,
+                resolve={BOB: address}.get,
+            )
+            async with running(peers):
+                await peers.call(BOB, "echo", 0, timeout_ms=5000)
+                try_send = TlsStream.try_send
+
+                def tried(stream: TlsStream, data: bytes) -> bool:
+                    sizes.append(len(data))
+                    return not refused and try_send(stream, data)
+
+                with monkeypatch.context() as patched:
+                    patched.setattr(TlsStream, "try_send", tried)
+                    async with trio.open_nursery() as callers:
+                        for number in range(20):
+                            callers.start_soon(_call, peers, number)
+            nursery.cancel_scope.cancel()
+    return sizes
+
+
+async def test_calls_of_one_pass_go_as_one_send_and_so_do_their_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = await _answers(refused=False, monkeypatch=monkeypatch)
+    assert len(sizes) <= 4  # The workers that answer begin in two passes at most.
+    assert sizes[0] > 20 * 20
+
+
+async def test_calls_that_no_buffer_takes_at_the_end_of_their_pass_are_sent_by_the_writer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await _answers(refused=True, monkeypatch=monkeypatch)
 
 
 async def _call(peers: Peers, number: int) -> None:
