@@ -17,6 +17,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import outcome
@@ -91,9 +92,7 @@ class PlainStream:
         self._is_drained = False  # The last receive got all there was.
         self._low_water = 1
         self._slow_waits = 0  # Before low water is tried again.
-        # Of `receive_each_through`, while a task is in it.
-        self._take: Callable[[memoryview], bool] | None = None
-        self._taking: trio.lowlevel.Task | None = None
+        self._taking: trio.lowlevel.Task | None = None  # In `receive_each_through`.
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -166,8 +165,9 @@ class PlainStream:
         if self._closed:
             raise self._error()
         self._set_low_water(1)
-        readers().add(self._socket.fileno(), self._read)
-        self._take, self._taking = take, trio.lowlevel.current_task()
+        self._taking = trio.lowlevel.current_task()
+        read = partial(self._read, take, self._taking.context.run, _through_buffer())
+        readers().add(self._socket.fileno(), read)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._end_taking()
@@ -175,14 +175,19 @@ class PlainStream:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def _read(self) -> None:
-        """Something has come for who is in `receive_each_through`."""
-        assert self._take is not None
-        assert self._taking is not None
-        through = _through_buffer()
+    def _read(
+        self,
+        take: Callable[[memoryview], bool],
+        run: Callable[[Callable[[memoryview], bool], memoryview], bool],
+        through: memoryview,
+    ) -> None:
+        """Something has come for who is in `receive_each_through`.
+
+        run: calls in the context of that task.
+        """
         try:
             size = self._receive_now(through)
-            if size is None or self._taking.context.run(self._take, through[:size]):
+            if size is None or run(take, through[:size]):
                 return
         except Exception as problem:
             result: outcome.Outcome[None] = outcome.Error(problem)
@@ -195,7 +200,6 @@ class PlainStream:
         """Nothing is taken any more; returns who is in `receive_each_through`."""
         task, self._taking = self._taking, None
         if task is not None:
-            self._take = None
             readers().discard(self._socket.fileno())
         return task
 

@@ -62,6 +62,33 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
+class _Turn:
+    """Whose turn it is: a lock that costs a send nothing where nobody else sends."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def wait(self) -> None:
+        """Return when the turn is the caller's."""
+        await self._waiting.park()
+
+    def end(self) -> None:
+        """Hand it over to who has waited longest: it stays taken."""
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self.is_taken = False
+
+    async def __aenter__(self) -> None:
+        if self.is_taken:
+            await self.wait()
+        self.is_taken = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+
 class TlsStream:
     """One end of a TLS connection.  The handshake is done on first use, or by call."""
 
@@ -82,7 +109,7 @@ class TlsStream:
         self._object: ssl.SSLObject | None = None  # None until the handshake is done.
         self._peer_node: NodeId | None = None
         self._handshaking = trio.Lock()
-        self._sending = trio.Lock()
+        self._sending = _Turn()
         self._begun = b""  # What `try_send` has encrypted and could not send.
         self._begun_size = 0  # So many bytes of the next message are in it.
         self._early = bytearray()  # Received before a half-close, not yet asked for.
@@ -176,7 +203,9 @@ class TlsStream:
         self._check_usable()
         if self._eof_sent:
             raise trio.ClosedResourceError("the sending side is closed")
-        await self._take_turn()
+        if self._sending.is_taken:
+            await self._sending.wait()
+        self._sending.is_taken = True
         try:
             if self._begun:
                 data = memoryview(data)[self._begun_size :]
@@ -194,7 +223,7 @@ class TlsStream:
                 await self._flush()
                 rest = rest[_SEND_SIZE:]
         finally:
-            self._sending.release()
+            self._sending.end()
 
     def try_send(self, data: bytes) -> bool:
         if (
@@ -205,7 +234,7 @@ class TlsStream:
             or self._closed
             or self._broken
             or self._eof_sent
-            or self._sending.locked()
+            or self._sending.is_taken
         ):
             return False
         try:
@@ -213,9 +242,10 @@ class TlsStream:
         except ssl.SSLError:
             self._broken = True
             return False
-        self._begun = self._send_now()
-        self._begun_size = len(data)
-        return not self._begun
+        ciphertext = self._outgoing.read()
+        sent = self._transport.send_now(ciphertext)
+        self._begun, self._begun_size = ciphertext[sent:], len(data)
+        return sent == len(ciphertext)
 
     def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
         return at_pass_end()
@@ -238,7 +268,7 @@ class TlsStream:
             return
         usable = self._object is not None and not self._broken and not self._eof_sent
         # Not in the middle of a record.
-        is_between = not self._sending.locked() and not self._begun
+        is_between = not self._sending.is_taken and not self._begun
         if usable and is_between:
             self._unwrap()
         if is_between and (last_words := self._outgoing.read()):
@@ -252,7 +282,8 @@ class TlsStream:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
-        self._check_usable()
+        if self._broken:
+            self._check_usable()
         return self._give(take)
 
     def _give(self, take: Callable[[bytes], bool]) -> bool:
@@ -268,17 +299,10 @@ class TlsStream:
                 raise self._error(f"TLS failed: {error}") from error
             if not take(data) or not data:
                 return False
-        if self._outgoing.pending and not self._sending.locked() and not self._begun:
+        if self._outgoing.pending and not self._sending.is_taken and not self._begun:
             # What TLS has to say of itself; what does not go, the next message takes along.
             self._begun, self._begun_size = self._send_now(), 0
         return True
-
-    async def _take_turn(self) -> None:
-        """Acquire `_sending`; where it is free, without a pass of the loop."""
-        try:
-            self._sending.acquire_nowait()
-        except trio.WouldBlock:
-            await self._sending.acquire()
 
     async def _handshake(self) -> ssl.SSLObject:
         tls = self._make_context().wrap_bio(
@@ -372,7 +396,7 @@ class TlsStream:
     async def _feed(self, expected: int = 0) -> None:
         """Send what TLS has to say of itself, then wait for more of the peer's."""
         # Where a message was begun, who sends the rest of it sends this too.
-        if self._outgoing.pending and not self._sending.locked() and not self._begun:
+        if self._outgoing.pending and not self._sending.is_taken and not self._begun:
             async with self._sending:
                 await self._flush()
         if not await self._transport.receive_through(self._incoming.write, expected):
@@ -397,7 +421,7 @@ class TlsStream:
     def _check_usable(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the stream is closed")
-        if self._broken and not self._sending.locked():
+        if self._broken and not self._sending.is_taken:
             raise self._error("the TLS connection broke before")
 
     def _error(self, reason: str) -> trio.BrokenResourceError:

@@ -53,14 +53,13 @@ from objstore.rpc.frames import (
     CANCEL,
     ERROR,
     PING,
-    REQUEST,
     RESPONSE,
     Buffer,
     Frame,
     FrameReader,
     encode_bare,
     encode_cast,
-    encode_frame,
+    encode_request,
     open_frame,
 )
 
@@ -91,7 +90,7 @@ class _Pending:
     task: trio.lowlevel.Task
     place: int  # How many frames were queued before it was: was it sent?
     size: int  # Of its payload, in bytes.
-    bucket: int = 0  # In the alarm.
+    bucket: int  # In the alarm.
 
 
 class Peers:
@@ -172,7 +171,7 @@ class Peers:
                 # In a task of its own: the caller may be in the middle of a step.
                 self.nursery.start_soon(self._cast_local, method, value, payload)
             return
-        link = self._link(to, bulk=False)
+        link = self._links.get((to, 0)) or self._numbered(to, 0)
         if not link.cast(method, value, payload):
             metrics.RPC_CASTS_DROPPED.inc()
 
@@ -283,29 +282,21 @@ class _Link:
         self, method: str, value: object, payload: Buffer, timeout_ms: int
     ) -> Reply:
         deadline = deadline_after(timeout_ms)
-        if self.state is not _State.UP or self._room or not self._has_room(len(payload)):
-            await self._until_usable(len(payload), deadline)
+        size = len(payload)
+        if self.connection is None or self._room or not self._has_room(size):
+            await self._until_usable(size, deadline)
             timeout_ms = max(1, time_left_ms(deadline))
         number = next(self._numbers)
-        buffers = encode_frame(
-            REQUEST,
-            call=number,
-            parts=(method, timeout_ms),
-            value=value,
-            payload=payload,
-        )
-        frame = await self._exchange(number, buffers, len(payload), deadline)
-        return self._read(frame)
-
-    async def _exchange(
-        self, number: int, buffers: list[Buffer], size: int, deadline: float
-    ) -> Frame:
+        buffers = encode_request(number, method, timeout_ms, value, payload)
         connection = self.connection
         assert connection is not None
-        pending = _Pending(trio.lowlevel.current_task(), connection.queued_count, size)
-        self._pending[number] = pending
+        self._pending[number] = _Pending(
+            trio.lowlevel.current_task(),
+            connection.queued_count,
+            size,
+            self.peers.alarm.add(deadline, (self, number)),
+        )
         self._pending_size += size
-        pending.bucket = self.peers.alarm.add(deadline, (self, number))
         connection.send(buffers)
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -313,8 +304,7 @@ class _Link:
             self._send_cancel(number)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        frame: Frame = await trio.lowlevel.wait_task_rescheduled(abort)
-        return frame
+        return self._read(await trio.lowlevel.wait_task_rescheduled(abort))
 
     def _read(self, frame: Frame) -> Reply:
         try:
@@ -405,7 +395,7 @@ class _Link:
 
     def cast(self, method: str, value: object, payload: Buffer) -> bool:
         """Queue a cast; False: it was dropped."""
-        if self.state is not _State.UP:
+        if self.connection is None:
             self._connect_if_due()
             if self.state is not _State.CONNECTING:
                 return False
@@ -595,13 +585,7 @@ async def call_address(
                     await stream.send_all(buffer)
                 await receive_hello(stream, reader)
                 sent = True
-                for buffer in encode_frame(
-                    REQUEST,
-                    call=1,
-                    parts=(method, timeout_ms),
-                    value=value,
-                    payload=payload,
-                ):
+                for buffer in encode_request(1, method, timeout_ms, value, payload):
                     await stream.send_all(buffer)
                 frame = await _first_answer(stream, reader)
             finally:

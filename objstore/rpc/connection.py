@@ -293,7 +293,8 @@ def time_left_ms(deadline: float) -> int:
 
 def deadline_after(timeout_ms: int) -> float:
     """The deadline on trio's clock; what a peer asks for is bounded to an hour."""
-    return trio.current_time() + min(timeout_ms, _TIMEOUT_MS_MAX) / 1000
+    timeout_ms = min(timeout_ms, _TIMEOUT_MS_MAX)
+    return trio.current_time() + timeout_ms / 1000
 
 
 # Hello.

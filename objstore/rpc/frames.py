@@ -49,7 +49,7 @@ Buffer = bytes | bytearray | memoryview
 VERSION = 1
 ANSWER = 1  # Flag of a PING: this is the answer.
 LONG = 2  # Flag: the value is at the head of the payload.
-_FLAGS_KNOWN = ANSWER | LONG
+_FLAGS_KNOWN = ANSWER | LONG  # All below it are known too.
 _PREFIX = struct.Struct(">BBHIIQ")
 PREFIX_SIZE = 20
 assert _PREFIX.size == PREFIX_SIZE
@@ -88,7 +88,7 @@ class Frame:
     kind: Kind
     flags: int
     call: int
-    header: memoryview
+    header: bytes
     payload: memoryview
 
 
@@ -106,15 +106,50 @@ def encode_frame(
     LocalProtocolError if the frame would be too large, TypeError for a value that is not
     registered with the codec.
     """
+    start = _array_of(len(parts) + 1) + b"".join(map(codec.encode, parts))
+    return _encode(kind, call, start, value, payload)
+
+
+def encode_request(
+    call: int, method: str, timeout_ms: int, value: object, payload: Buffer
+) -> list[Buffer]:
+    """Pack a REQUEST, as `encode_frame` does."""
+    return _encode(REQUEST, call, _request_start(method, timeout_ms), value, payload)
+
+
+def encode_response(call: int, value: object, payload: Buffer) -> list[Buffer]:
+    """Pack a RESPONSE, as `encode_frame` does."""
+    return _encode(RESPONSE, call, _RESPONSE_START, value, payload)
+
+
+def _array_of(count: int) -> bytes:
+    """How a msgpack array of so few items begins."""
+    assert count < 16
+    return bytes((0x90 | count,))
+
+
+_RESPONSE_START = _array_of(1)
+
+
+@lru_cache(maxsize=256)
+def _request_start(method: str, timeout_ms: int) -> bytes:
+    """The header of a REQUEST up to its value: most calls of a method give as much time."""
+    return _array_of(3) + codec.encode(method) + codec.encode(timeout_ms)
+
+
+def _encode(
+    kind: Kind, call: int, start: bytes, value: object, payload: Buffer
+) -> list[Buffer]:
+    """start: the header up to its value."""
     flags = 0
     body = b""
     if isinstance(payload, memoryview) and payload.itemsize != 1:
         payload = payload.cast("B")
-    header = codec.pack_parts(*parts, value)
+    header = start + codec.encode(value)
     if len(header) > FRAME_HEADER_SIZE_MAX:
         flags = LONG
-        body = codec.encode(value)
-        header = codec.pack_parts(*parts, len(body))
+        body = header[len(start) :]
+        header = start + codec.encode(len(body))
     payload_size = len(body) + len(payload)
     if (
         PREFIX_SIZE + len(header) + payload_size > FRAME_SIZE_MAX
@@ -125,7 +160,7 @@ def encode_frame(
         )
     head = _PREFIX.pack(VERSION, kind, flags, len(header), payload_size, call) + header
     buffers: list[Buffer] = [head + body if body else head]
-    if len(payload):
+    if payload_size > len(body):
         buffers.append(payload)
     return buffers
 
@@ -135,8 +170,9 @@ def encode_cast(method: str, value: object, payload: Buffer) -> list[Buffer]:
     if value is not None or len(payload) > _CAST_SIZE_MAX:
         return encode_frame(CAST, parts=(method,), value=value, payload=payload)
     header = cast_header(method)
-    head = _PREFIX.pack(VERSION, CAST, 0, len(header), len(payload), 0) + header
-    return [head, payload] if payload else [head]
+    size = len(payload)
+    head = _PREFIX.pack(VERSION, CAST, 0, len(header), size, 0) + header
+    return [head, payload] if size else [head]
 
 
 @lru_cache(maxsize=64)
@@ -227,8 +263,7 @@ class FrameReader:
             self._size = 0
         frames: list[Frame] = []
         offset, end = 0, len(data)
-        view = memoryview(data)
-        unpack = _PREFIX.unpack_from
+        unpack, kinds, size_max = _PREFIX.unpack_from, _KINDS, self._size_max
         self._needed = PREFIX_SIZE
         while end - offset >= PREFIX_SIZE:
             version, kind, flags, header_size, payload_size, call = unpack(data, offset)
@@ -237,10 +272,10 @@ class FrameReader:
             size = PREFIX_SIZE + header_size + payload_size
             if (
                 version != VERSION
-                or kind not in _KINDS
-                or flags & ~_FLAGS_KNOWN
+                or kind not in kinds
+                or flags > _FLAGS_KNOWN
                 or header_size > FRAME_HEADER_SIZE_MAX
-                or size > self._size_max
+                or size > size_max
             ):
                 raise _refusal(version, kind, flags, header_size, payload_size)
             if end - offset < size:
@@ -252,13 +287,14 @@ class FrameReader:
             elif payload_size < _VIEW_SIZE_MIN:
                 payload = memoryview(data[middle:offset])
             else:
-                payload = view[middle:offset]
-            frames.append(Frame(_KINDS[kind], flags, call, view[start:middle], payload))
+                payload = memoryview(data)[middle:offset]
+            frames.append(Frame(kinds[kind], flags, call, data[start:middle], payload))
         if offset < end:
             if data[offset] != VERSION:  # Before more of it is waited for.
                 raise RemoteProtocolError(f"frame version {data[offset]}")
-            if self._needed == PREFIX_SIZE or not self._make_place(view[offset:]):
-                self._parts = [view[offset:]]
+            begun = memoryview(data)[offset:]
+            if self._needed == PREFIX_SIZE or not self._make_place(begun):
+                self._parts = [begun]
                 self._size = end - offset
         return frames
 
@@ -268,7 +304,7 @@ class FrameReader:
         start = PREFIX_SIZE + header_size
         if size < _PLACE_SIZE_MIN or len(begun) < start:
             return False
-        header = memoryview(bytes(begun[PREFIX_SIZE:start]))
+        header = bytes(begun[PREFIX_SIZE:start])
         self._placed = Frame(_KINDS[kind], flags, call, header, _EMPTY)
         self._place = POOL.take(size)
         come = len(begun) - start
@@ -283,7 +319,7 @@ def _refusal(
 ) -> RemoteProtocolError:
     if version != VERSION:
         return RemoteProtocolError(f"frame version {version}")
-    if kind not in _KINDS or flags & ~_FLAGS_KNOWN:
+    if kind not in _KINDS or flags > _FLAGS_KNOWN:
         return RemoteProtocolError(f"frame kind {kind}, flags {flags:#x}")
     return RemoteProtocolError(
         f"frame too large: header {header_size}, payload {payload_size}"

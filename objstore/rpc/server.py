@@ -60,12 +60,12 @@ from objstore.rpc.frames import (
     CAST,
     ERROR,
     REQUEST,
-    RESPONSE,
     Buffer,
     Frame,
     FrameReader,
     cast_header,
     encode_frame,
+    encode_response,
     open_frame,
 )
 
@@ -116,8 +116,8 @@ class RpcServer:
         self._boot_id = boot_id
         self._methods: dict[str, _Method] = {}
         self._casts: dict[str, CastHandler] = {}
-        # The methods of casts without a value, by the bytes of their frames' headers.
-        self.bare_casts: dict[bytes, str] = {}
+        # Of casts without a value, by the bytes of their frames' headers.
+        self._bare_casts: dict[bytes, tuple[str, CastHandler]] = {}
         self._sessions: set[_Session] = set()
         self._strangers: dict[Stream, trio.CancelScope] = {}  # The oldest one first.
 
@@ -145,7 +145,7 @@ class RpcServer:
         """Hand casts of `method` to `handler`, in the receive loop: it must be quick."""
         assert method not in self._casts, method
         self._casts[method] = handler
-        self.bare_casts[cast_header(method)] = method
+        self._bare_casts[cast_header(method)] = method, handler
 
     async def run(
         self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -179,6 +179,18 @@ class RpcServer:
 
     def method(self, name: str) -> _Method | None:
         return self._methods.get(name)
+
+    def on_bare_cast(self, peer: NodeId, header: bytes, payload: memoryview) -> bool:
+        """Serve a cast that has no value; False: that is not what `header` says."""
+        known = self._bare_casts.get(header)
+        if known is None:
+            return False
+        method, handler = known
+        try:
+            handler(peer, None, payload)
+        except Exception:
+            log.exception("rpc.handler_failed", peer=peer, method=method)
+        return True
 
     def on_cast(
         self, peer: NodeId, method: str, value: object, payload: memoryview
@@ -351,9 +363,7 @@ class _Session:
             raise RemoteProtocolError(f"{frame.kind.name} from a client")
 
     def _on_cast(self, frame: Frame, peer: NodeId) -> None:
-        bare = self._server.bare_casts.get(bytes(frame.header))
-        if bare is not None and not frame.flags:
-            self._server.on_cast(peer, bare, None, frame.payload)
+        if not frame.flags and self._server.on_bare_cast(peer, frame.header, frame.payload):
             return
         (method,), raw, payload = open_frame(frame, 1)
         try:
@@ -535,9 +545,7 @@ async def _answer(method: _Method, call: Call, node: NodeId) -> Reply:
 
 
 def _response(request: _Request, reply: Reply) -> list[Buffer]:
-    return encode_frame(
-        RESPONSE, call=request.call, value=reply.value, payload=reply.payload
-    )
+    return encode_response(request.call, reply.value, reply.payload)
 
 
 def _refusal(

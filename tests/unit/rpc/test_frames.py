@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objstore.errors import LocalProtocolError, RemoteProtocolError
+from objstore.errors import LocalProtocolError, NotFound, RemoteProtocolError
 from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
 from objstore.rpc import codec
 from objstore.rpc.connection import joined
@@ -21,6 +21,8 @@ from objstore.rpc.frames import (
     Kind,
     encode_bare,
     encode_frame,
+    encode_request,
+    encode_response,
     open_frame,
 )
 
@@ -89,6 +91,24 @@ def test_a_header_has_its_parts_value_and_payload() -> None:
     assert (frame.kind, frame.call) == (Kind.REQUEST, 2**64 - 1)
     parts, raw, payload = open_frame(frame, 2)
     assert (parts, codec.value_of(raw), payload) == (("m", 5), (1, "x"), b"bytes")
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, "x" * 40, (1, (2, {"a": b"b"})), NotFound("no"), (b"x" * 90_000,)]
+)
+def test_requests_and_responses_are_packed_as_every_frame_is(value: object) -> None:
+    payload = b"payload"
+    parts = ("meta.propose", 6000)
+    header = codec.pack_parts(*parts, value)
+    assert encode_request(5, *parts, value, payload) == encode_frame(
+        Kind.REQUEST, call=5, parts=parts, value=value, payload=payload
+    )
+    assert encode_response(5, value, payload) == encode_frame(
+        Kind.RESPONSE, call=5, value=value, payload=payload
+    )
+    if len(header) <= FRAME_HEADER_SIZE_MAX:
+        frame = read_one(b"".join(encode_request(5, *parts, value, payload)))
+        assert frame.header == header
 
 
 def test_a_bare_frame_has_neither() -> None:
