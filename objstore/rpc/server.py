@@ -366,6 +366,8 @@ class _Session:
         if not frame.flags and self._server.on_bare_cast(peer, frame.header, frame.payload):
             return
         (method,), raw, payload = open_frame(frame, 1)
+        if type(method) is not str:
+            raise RemoteProtocolError("a cast without a method")
         try:
             value = codec.value_of(raw)
         except codec.CorruptValue as problem:  # Of a newer build, perhaps.

@@ -776,6 +776,7 @@ async def test_strangers_are_few_and_stay_for_a_short_while(
         b"\xff" * 100,
         b"".join(encode_frame(Kind.RESPONSE, call=1)),
         b"".join(encode_frame(Kind.CAST, parts=())),
+        b"".join(encode_frame(Kind.CAST, parts=({"a": 1},))),
         b"".join(encode_frame(Kind.REQUEST, call=1, parts=("echo",))),
         b"".join(encode_frame(Kind.HELLO, parts=(1, None, None, b""))),
     ],
