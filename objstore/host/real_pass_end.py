@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import structlog
 import trio
+
+log = structlog.get_logger()
 
 
 class _PassEnd(trio.abc.Instrument):
@@ -19,7 +22,10 @@ class _PassEnd(trio.abc.Instrument):
         del timeout
         if self.deeds:
             for deed in self.deeds:
-                deed()
+                try:
+                    deed()
+                except Exception:  # trio would take us out, and nothing be sent any more.
+                    log.exception("host.pass_end_failed")
             self.deeds.clear()
 
 
@@ -29,8 +35,8 @@ _pass_end: trio.lowlevel.RunVar[_PassEnd] = trio.lowlevel.RunVar("objstore-pass-
 def at_pass_end() -> Callable[[Callable[[], None]], None]:
     """What takes a function to be called once, at the end of the pass, of this trio run.
 
-    It may not raise, nor wake a task but by `TrioToken.run_sync_soon`: how long the loop
-    will wait has been decided by then.
+    It should not raise, and may not wake a task but by `TrioToken.run_sync_soon`: how long
+    the loop will wait has been decided by then.
     """
     try:
         end = _pass_end.get()

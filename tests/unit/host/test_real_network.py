@@ -130,6 +130,24 @@ async def test_one_that_takes_may_close_another_that_has_something(listener):
         await client.aclose()
 
 
+async def test_the_end_of_a_pass_comes_again_after_a_bug(listener):
+    client = await RealNetwork().connect(listener.address)
+    at_pass_end = client.at_pass_end()
+    happened = []
+
+    def bug():
+        raise ValueError
+
+    with structlog.testing.capture_logs() as logs:
+        for number in range(2):
+            at_pass_end(bug)
+            at_pass_end(lambda number=number: happened.append(number))
+            await trio.lowlevel.checkpoint()
+    assert happened == [0, 1]
+    assert [entry["event"] for entry in logs] == ["host.pass_end_failed"] * 2
+    await client.aclose()
+
+
 async def test_the_end_of_a_pass_comes_before_the_next_one(listener):
     client = await RealNetwork().connect(listener.address)
     at_pass_end = client.at_pass_end()
