@@ -13,7 +13,7 @@ import trio.testing
 from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
-from objstore.host.real_tls import client_context, server_context
+from objstore.host.real_tls import _Turn, client_context, server_context
 from objstore.ids import ClusterId, NodeId
 
 LOCAL = Address("127.0.0.1", 0)
@@ -315,3 +315,24 @@ async def test_a_send_cancelled_half_way_breaks_the_stream(identity):
     await client.aclose()
     await servers[0].aclose()
     await listener.aclose()
+
+
+async def test_turns_are_taken_in_the_order_in_which_they_were_waited_for():
+    turn, taken, cancelled = _Turn(), [], trio.CancelScope()
+
+    async def take(name, scope):
+        with scope:
+            async with turn:
+                taken.append(name)
+                await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        async with turn:
+            for name in "abc":
+                scope = cancelled if name == "b" else trio.CancelScope()
+                nursery.start_soon(take, name, scope)
+                await trio.testing.wait_all_tasks_blocked()
+            cancelled.cancel()
+        assert turn.is_taken  # It is a's, who has not run yet.
+    assert taken == ["a", "c"]
+    assert not turn.is_taken
