@@ -1244,6 +1244,13 @@ class Core:
         progress = self._heard(sender, now_ms)
         if progress is None:
             return
+        # Before its answer counts: this may be the word that it counts no more.
+        if message.damage or progress.damage:
+            self._note_damage(sender, progress, message.damage)
+            self.dirty = True
+        if message.round > progress.match_round and message.last_index < progress.match:
+            self._note_loss(progress)
+            self.dirty = True
         progress.round = max(progress.round, message.round)
         progress.commit = max(progress.commit, message.commit)
         if not self.reads.is_empty:
@@ -1256,12 +1263,6 @@ class Core:
             rounds[self.node] = _FAR
             self.reads.confirm(agreed(self.membership, rounds))
             self._round_ms = now_ms
-        if message.damage or progress.damage:
-            self._note_damage(sender, progress, message.damage)
-            self.dirty = True
-        if message.round > progress.match_round and message.last_index < progress.match:
-            self._note_loss(progress)
-            self.dirty = True
         self._resend(sender, progress, message)
         self._settle(now_ms)
         if message.quiescent and message.round == self._round:

@@ -14,7 +14,7 @@ from objstore.errors import Unavailable
 from objstore.ids import NodeId
 from objstore.raft.driver import RaftHost
 from objstore.raft.errors import NotLeader
-from objstore.raft.hard_state import Damage
+from objstore.raft.hard_state import Damage, HardState
 from objstore.raft.messages import (
     Append,
     Heartbeat,
@@ -198,6 +198,20 @@ def test_a_silent_group_stays_silent_when_it_is_read() -> None:
     assert group.peers[B].ready == [1]
     assert group[A].quiescent
     assert group[B].quiescent
+
+
+def test_the_word_that_tells_of_a_lost_vote_vouches_for_no_read() -> None:
+    group = led(A, B, C)
+    group.isolate(C)
+    group.peers[B].entries.clear()
+    group.peers[B].hard_state = HardState(group[B].term, None, Damage.VOTE)
+    group.start(B)
+    group.read(A, 1)
+    group.settle()
+    group.tick(A)
+    group.settle()
+    assert group[A].progress[B].forgot_its_term
+    assert group.peers[A].ready == []
 
 
 def test_a_damaged_follower_is_not_read() -> None:
