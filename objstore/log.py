@@ -18,9 +18,11 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
@@ -87,11 +89,17 @@ class Output:
         self._lines: deque[str] = deque()  # Threads log too; its steps are atomic.
         self._size = 0
         self.is_holding = False
+        # To be called for the next line that waits, once.
+        self.on_waiting: Callable[[], None] | None = None
 
     def info(self, line: str) -> None:
         """Write a line soon."""
         self._lines.append(line)
         self._size += len(line)
+        # After that: whoever flushes has set this before, or takes the line.
+        if self.on_waiting is not None:
+            on_waiting, self.on_waiting = self.on_waiting, None
+            on_waiting()
         if not self.is_holding or self._size >= HELD_SIZE_MAX:
             self.flush()
 
@@ -144,13 +152,27 @@ async def hold_lines(
     task_status.started()
     if output is None:
         return
+    token, thread = trio.lowlevel.current_trio_token(), threading.get_ident()
+    waiting = trio.Event()
+
+    def wake() -> None:
+        if threading.get_ident() == thread:
+            waiting.set()
+        else:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(wake)
+
     output.is_holding = True
     try:
         while True:
-            await trio.sleep(HOLD_S)
+            waiting = trio.Event()
+            output.on_waiting = wake
             output.flush()
+            await waiting.wait()
+            await trio.sleep(HOLD_S)
     finally:
         output.is_holding = False
+        output.on_waiting = None
         output.flush()
 
 

@@ -1,7 +1,7 @@
 """Gauges that nobody keeps up to date by himself: brought up to date for each scrape.
 
-Raft's and gossip's are also set as they change, about once a second; here they are made
-exact, so that a scrape shows one moment.
+Gossip's are also set as they change; here they are made exact, so that a scrape shows one
+moment.
 """
 
 from __future__ import annotations

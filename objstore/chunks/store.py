@@ -60,6 +60,7 @@ from objstore.config import ChunksConfig
 from objstore.errors import ConfigError, CorruptData, ObjstoreError, OutOfSpace
 from objstore.frozen import frozen
 from objstore.host.buffers import POOL
+from objstore.host.clock import next_beat_s
 from objstore.host.disk import BegunRead, Buffer, Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
@@ -317,7 +318,7 @@ class ChunkStore:
     async def _tick(self) -> None:
         """Look at the space of the drives, and give memory back."""
         while True:
-            await trio.sleep(_SPACE_INTERVAL_S)
+            await trio.sleep_until(next_beat_s(_SPACE_INTERVAL_S))
             POOL.trim()
             for drive in self._usable():
                 try:

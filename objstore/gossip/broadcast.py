@@ -56,6 +56,8 @@ class BroadcastQueue:
 
     def take(self, size_max: int, *, members: int, multiplier: int) -> list[bytes]:
         """Messages for one packet, of at most `size_max` bytes together."""
+        if not self._by_node:
+            return []
         limit = told_max(members, multiplier)
         taken: list[_News] = []
         size = 0

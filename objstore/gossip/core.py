@@ -269,6 +269,10 @@ class Core:
         """Whether there is no news left to tell: a node that leaves may go."""
         return self.node not in self._queue or self._up_count == 1
 
+    @property
+    def _is_anybody_down(self) -> bool:
+        return len(self._members) > self._up_count
+
     # Inputs.
 
     def update_meta(self, meta: Mapping[str, object], now_ms: int) -> list[Effect]:
@@ -327,13 +331,15 @@ class Core:
         return effects
 
     def next_tick_ms(self) -> int:
-        """When on_tick has something to do next.  Any input may bring it nearer."""
+        """When on_tick has something to do next; any input may change that."""
         times = [relay.ends_at_ms for relay in self._relays.values()]
         times += [r.nack_at_ms for r in self._relays.values() if not r.is_nacked]
         if len(self._queue) and self._up_count > 1:
             times.append(self._next_gossip_ms)
         if not self._is_leaving:
-            times += [self._next_probe_ms, self._next_revive_ms, self._next_forget_ms]
+            times += [self._next_probe_ms, self._next_forget_ms]
+            if self._is_anybody_down:
+                times.append(self._next_revive_ms)
             times += [suspicion.expires_ms for suspicion in self._suspicions.values()]
             times.append(self._next_seed_ms if self._is_alone else self._next_exchange_ms)
             if self._probe is not None:
@@ -572,6 +578,9 @@ class Core:
     def _set(self, member: Member, news: Message) -> list[Effect]:
         """Put `member` in place of what was known, and tell the others."""
         previous = self._members.get(member.node)
+        if not member.is_up and not self._is_anybody_down:
+            pause_ms = self._jittered(self._timing.revive_interval_ms)
+            self._next_revive_ms = member.since_ms + pause_ms
         self._members[member.node] = member
         was_up = previous is not None and previous.is_up
         self._up_count += member.is_up - was_up

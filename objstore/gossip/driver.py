@@ -212,7 +212,7 @@ class Gossip:
                     )
                 case OnlyByStream(node):
                     self._warn_of_packets(node)
-        self._tick_scope.deadline = min(self._tick_scope.deadline, self._next_tick())
+        self._tick_scope.deadline = self._next_tick()
         if self.core.is_told:
             self._told.set()
 

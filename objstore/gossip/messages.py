@@ -50,11 +50,13 @@ from objstore.gossip.members import META_SIZE_MAX, Member, State
 from objstore.host.network import Address
 from objstore.ids import NodeId
 from objstore.limits import PACKET_SIZE_MAX
+from objstore.packing import make_pack
 
 # msgpack's stubs lack types: named once, with what they are.
-_packb: Callable[..., bytes] = msgpack.packb
 _unpackb: Callable[..., Any] = msgpack.unpackb  # type: ignore[attr-defined]
 _unpacker: Callable[..., Any] = msgpack.Unpacker  # type: ignore[attr-defined]
+
+_packb = make_pack()
 
 _VERSION = 1
 _MAC_SIZE = 16

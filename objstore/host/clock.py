@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+import trio
+
 
 class Clock(Protocol):
     """Says what time people think it is, and how long ago something was."""
@@ -22,6 +24,15 @@ class Clock(Protocol):
     def boot_ms(self) -> int:
         """Milliseconds since some moment; grows while the machine is suspended, too."""
         ...
+
+
+def next_beat_s(interval_s: float) -> float:
+    """When trio's clock is next a multiple of `interval_s`.
+
+    Loops that look at something now and then sleep until such moments, which many of them
+    have in common: so a process that has nothing else to do wakes once for all of them.
+    """
+    return (trio.current_time() // interval_s + 1) * interval_s
 
 
 class SystemClock:

@@ -482,18 +482,17 @@ class RealPackets:
                 raise trio.ClosedResourceError("the endpoint is closed") from None
 
     async def receive(self) -> tuple[bytes, Address]:
-        await trio.lowlevel.checkpoint()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("the endpoint is closed")
+            # Also a checkpoint; to look first would cost a pass of the loop for nothing,
+            # as packets come one by one.
+            await trio.lowlevel.wait_readable(self._socket)
             try:
                 data, name = self._socket.recvfrom(_PACKET_READ_SIZE)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
             except OSError:  # An answer to an earlier packet; says nothing of this one.
-                await trio.lowlevel.checkpoint()
-            else:
-                return data, _address_of(name)
+                continue
+            return data, _address_of(name)
 
     async def aclose(self) -> None:
         if not self._closed:

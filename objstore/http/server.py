@@ -15,7 +15,7 @@ import trio
 
 from objstore import metrics
 from objstore.config import HttpConfig
-from objstore.host.clock import Clock
+from objstore.host.clock import Clock, next_beat_s
 from objstore.host.network import Address, Listener, Network, ServerTls, Stream
 from objstore.http.connection import (
     Connection,
@@ -62,6 +62,7 @@ class HttpServer:
             body_s=self._config.body_timeout_ms / 1000,
         )
         self._connections: set[Connection] = set()
+        self._has_begun = trio.Event()  # Set at a connection's begin.
         self._places = trio.Semaphore(self._config.connections_max)
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
@@ -148,6 +149,7 @@ class HttpServer:
             by_h11=self._config.parser == "h11",
         )
         self._connections.add(connection)
+        self._has_begun.set()
         metrics.HTTP_CONNECTIONS.set(len(self._connections))
         return connection
 
@@ -165,7 +167,10 @@ class HttpServer:
 
     async def _watch_deadlines(self) -> None:
         while True:
-            await trio.sleep(_TIMER_S)
+            if not self._connections:
+                self._has_begun = trio.Event()
+                await self._has_begun.wait()
+            await trio.sleep_until(next_beat_s(_TIMER_S))
             if self._places.statistics().tasks_waiting:
                 self._make_room()
             now = trio.current_time()

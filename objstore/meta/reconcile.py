@@ -112,7 +112,7 @@ class Reconciler:
                     self._work_once(nursery)
                 with trio.move_on_after(_INTERVAL_S * self.random.uniform(0.8, 1.2)):
                     await self._wanted.wait()
-                await trio.sleep(_PAUSE_S)
+                    await trio.sleep(_PAUSE_S)
 
     def _work_once(self, nursery: trio.Nursery) -> None:
         """Start what is to be done and is not under way yet."""

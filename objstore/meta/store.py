@@ -27,6 +27,7 @@ import trio
 
 from objstore.config import MetaConfig
 from objstore.errors import CorruptData
+from objstore.host.clock import next_beat_s
 from objstore.host.kv import Batch, KeyValueStore, View
 from objstore.host.threads import Threads
 from objstore.ids import Slot
@@ -625,7 +626,7 @@ class MetaStore:
         interval_s = self.config.flush_interval_ms / 1000
         flushed_at = trio.current_time()
         while True:
-            with trio.move_on_after(_CHECK_INTERVAL_S):
+            with trio.move_on_at(next_beat_s(_CHECK_INTERVAL_S)):
                 await self._flush_wanted.wait()
             is_large = (
                 self.kv.memory_size() >= self.config.flush_size

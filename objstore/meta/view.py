@@ -6,9 +6,9 @@
 
 The copy may be behind, never torn: a delta is taken whole.  `refresh` asks the shard's
 leader behind a ReadIndex barrier, so afterwards the copy shows everything that was
-acknowledged before the call; `run` does so about every second, at once when gossip tells
-of a newer version, and falls back to any replica where no leader answers.  A node with a
-replica of the shard also follows its applied rows, without a call.
+acknowledged before the call; `run` does so every two seconds or so, at once when gossip
+tells of a newer version, and falls back to any replica where no leader answers.  A node
+with a replica of the shard also follows its applied rows, without a call.
 
 What must not be believed for long without asking (credentials) looks at `confirmed_ms`,
 in boot time: a machine that was suspended has slept through other nodes' changes.
@@ -40,7 +40,7 @@ from objstore.rpc import codec
 
 log = structlog.get_logger()
 
-_REFRESH_INTERVAL_S = 1.0
+_REFRESH_INTERVAL_MAX_S = 2.0
 _REFRESH_TIMEOUT_MS = 5_000
 # Of a round that a request waits for, and of those between: longer than an election, and
 # a cut-off node refuses its clients soon.
@@ -62,6 +62,8 @@ class ClusterView:
     store: MetaStore
     random: Random
     clock: Clock
+    # How old knowledge may become that nobody has confirmed: `auth.max_staleness`.
+    max_staleness_ms: int = 5_000
     # What a join was answered with: used until the first pull.
     first_layout: bytes | None = None
     version: int = attrs.field(default=0, init=False)
@@ -93,6 +95,11 @@ class ClusterView:
         self._take_rows(self.store.view_rows())
         if self.first_layout is not None:
             self.adopt_layout(self.first_layout)
+
+    @property
+    def refresh_interval_s(self) -> float:
+        """About: so short that requests need not wait for a refresh."""
+        return min(_REFRESH_INTERVAL_MAX_S, self.max_staleness_ms / 2_500)
 
     def attach(self, pull: Pull, pull_any: Pull) -> None:
         """Say how to ask: the shard's leader, and (without a barrier) any replica."""
@@ -270,9 +277,12 @@ class ClusterView:
         task_status.started()
         while True:
             await self._refresh_somehow()
-            await trio.sleep(_PAUSE_MIN_S)
-            with trio.move_on_after(_REFRESH_INTERVAL_S * self.random.uniform(0.8, 1.1)):
+            may_pull_s = trio.current_time() + _PAUSE_MIN_S
+            with trio.move_on_after(
+                self.refresh_interval_s * self.random.uniform(0.8, 1.1)
+            ):
                 await self._wanted.wait()
+                await trio.sleep_until(may_pull_s)
             self._wanted = trio.Event()
 
     async def _refresh_somehow(self) -> None:

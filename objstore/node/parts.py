@@ -173,7 +173,12 @@ class Parts:
         self.gossip: Gossip | None = None  # Made inside `run`, with its open socket.
         self.kv = host.disks.key_value_store(self.folder.directory, "meta")
         self.meta_store = MetaStore(self.kv, host.threads, config.meta)
-        self.view = ClusterView(self.meta_store, host.entropy.random, host.clock)
+        self.view = ClusterView(
+            self.meta_store,
+            host.entropy.random,
+            host.clock,
+            max_staleness_ms=config.auth.max_staleness_ms,
+        )
         wal = Wal(
             directory=self.folder.directory.folder("wal"),
             threads=host.threads,
@@ -588,6 +593,8 @@ class Parts:
 
     def _on_member(self, member: Member) -> None:
         self.reconciler.on_member(member.node, is_up=member.is_up)
+        if member.state is not State.ALIVE:
+            self.raft.on_peer_silent(member.node)
         if member.is_up:
             self.peers.forget_pause(member.node)
         elif member.state is State.LEFT:

@@ -19,6 +19,7 @@ import trio
 
 from objstore.admin.membership import Membership
 from objstore.errors import NotFound, ObjstoreError
+from objstore.host.clock import next_beat_s
 from objstore.ids import NodeId
 from objstore.meta.view import ClusterView
 from objstore.ring.layout import Layout, with_address
@@ -50,7 +51,7 @@ class Place:
                     await self._look()
             except ObjstoreError as error:
                 log.info("node.place_not_kept", reason=str(error))
-            with trio.move_on_after(_INTERVAL_S):
+            with trio.move_on_at(next_beat_s(_INTERVAL_S)):
                 await self._changed.wait()
 
     def _on_view_changed(self) -> None:

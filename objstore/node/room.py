@@ -20,6 +20,7 @@ import attrs
 import structlog
 import trio
 
+from objstore.host.clock import next_beat_s
 from objstore.host.disk import Directory
 from objstore.ids import NodeId
 from objstore.units import MiB
@@ -73,7 +74,7 @@ class Room:
         """Look at our own folder, until cancelled."""
         while True:
             self._look()
-            await trio.sleep(_INTERVAL_S)
+            await trio.sleep_until(next_beat_s(_INTERVAL_S))
 
     def _look(self) -> None:
         space = self.directory.space()

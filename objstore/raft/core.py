@@ -37,6 +37,7 @@ import attrs
 
 from objstore.frozen import frozen
 from objstore.ids import NodeId
+from objstore.raft.contacts import Contacts
 from objstore.raft.effects import (
     Apply,
     DamageChanged,
@@ -107,6 +108,7 @@ class Core:
 
     log: as recovered, with `applied` and `committed` where the state machine is.
     is_alive: the failure detector's word on a node; only quiescence rests on it.
+    contacts: what all groups of this node hear and say, as the driver keeps it.
     """
 
     group: int
@@ -119,6 +121,7 @@ class Core:
     is_alive: Callable[[NodeId], bool]
     now_ms: int
 
+    contacts: Contacts = attrs.field(factory=Contacts)
     role: Role = Role.FOLLOWER
     leader: NodeId | None = None
     quiescent: bool = False
@@ -217,11 +220,24 @@ class Core:
     def due_ms(self) -> int:
         """When `on_tick` has something to do next."""
         if self.quiescent:
+            if self.reads.rounds_in_flight:
+                return min(self._quiet_due_ms, self._round_ms + self._answer_within_ms)
             return self._quiet_due_ms
         if not self.is_leader:
             return self._election_due_ms
         due_ms = min(self._heartbeat_due_ms, self._quorum_due_ms)
         return due_ms if self.transfer_to is None else min(due_ms, self._transfer_due_ms)
+
+    @property
+    def _answer_within_ms(self) -> int:
+        """How long a read in a silent group waits before it ends the silence.
+
+        A leader's goes to everybody then, as that of a group awake does; a follower's
+        leader is missed, early enough for its reader to learn of a new one.
+        """
+        if self.is_leader:
+            return self.options.heartbeat_ms
+        return self.options.follower_read_ms // 2
 
     @property
     def can_read_now(self) -> bool:
@@ -305,8 +321,6 @@ class Core:
         if not self.can_serve_reads:
             return False
         self.now_ms = now_ms
-        if self.is_leader:
-            self.wake(now_ms)
         self.reads.waiting.append(request)
         self.dirty = True
         return True
@@ -473,15 +487,18 @@ class Core:
         self.now_ms = now_ms
         if now_ms < self.due_ms or self.removed:
             return
-        self.dirty = True
-        if self.quiescent:
-            self.wake(now_ms)
+        if self.quiescent and not self.is_leader:
+            self.rouse(now_ms)
             return
+        self.wake(now_ms)
         if not self.is_leader:
-            self._on_silence(now_ms)
+            since_heartbeat_ms = self._leader_heard_ms() - self._heard_ms
+            if now_ms >= self._election_due_ms + since_heartbeat_ms:
+                self._on_silence(now_ms)
             return
         if self.transfer_to is not None and now_ms >= self._transfer_due_ms:
             self.transfer_to = None
+            self.dirty = True  # Somebody may wait for that.
         if now_ms >= self._quorum_due_ms and not self._check_quorum(now_ms):
             return
         if now_ms >= self._heartbeat_due_ms:
@@ -489,6 +506,7 @@ class Core:
             self._heartbeat_due_ms = now_ms + self.options.heartbeat_ms * 3 // 4
             self._leave_joint(now_ms)
             self._beat(now_ms)
+        self.dirty = self.dirty or bool(self._effects)
 
     def on_message(self, sender: NodeId, message: Message, now_ms: int) -> None:
         """Take a message from another replica of this group."""
@@ -550,6 +568,8 @@ class Core:
         if self.reads.rounds_in_flight >= self.options.asks_in_flight_max:
             self._drop_reads()  # They were lost, or the leader is: begin anew.
             return
+        if self.reads.rounds_in_flight == 0:
+            self._round_ms = self.now_ms
         self._ask_number += 1
         self.reads.begin(self._ask_number, 0)
         self._reply(self.leader, ReadAsk(self.term, self._ask_number))
@@ -693,6 +713,7 @@ class Core:
 
     def _on_silence(self, now_ms: int) -> None:
         """The election timer has run out."""
+        self.dirty = True
         if self.is_promotable and not self._has_unapplied_membership():
             self._campaign(now_ms, pre=True, transfer=False)
             return
@@ -778,7 +799,12 @@ class Core:
     def _check_quorum(self, now_ms: int) -> bool:
         """Step down if no quorum was heard for an election timeout."""
         self._quorum_due_ms = now_ms + self.options.election_timeout_ms
-        heard = [node for node, progress in self.progress.items() if progress.active]
+        since_ms = now_ms - self.options.election_timeout_ms
+        heard = [
+            node
+            for node, progress in self.progress.items()
+            if progress.active or self._last_heard_ms(node, progress.heard_ms) > since_ms
+        ]
         if not is_quorum(self.membership, [self.node, *heard]):
             self._become_follower(self.term, None, now_ms)
             return False
@@ -791,7 +817,12 @@ class Core:
     def _wake_for(self, sender: NodeId, message: Message, now_ms: int) -> None:
         """End quiescence unless this is the leader's word to stay so, or an echo."""
         if self.is_leader:
-            if isinstance(message, HeartbeatReply | AppendReply | VoteReply | ReadAsk):
+            if isinstance(message, AppendReply | VoteReply | ReadAsk):
+                return
+            # One that does not sleep, as its process began anew, needs us awake, too.
+            if isinstance(message, HeartbeatReply) and (
+                message.quiescent or message.round < self._round
+            ):
                 return
         elif message.term == self.term and sender == self.leader:
             if isinstance(message, ReadAnswer):
@@ -830,7 +861,7 @@ class Core:
             return not message.transfer and message.term > self.term
         if sender == self.leader and message.term > self.term:
             self._lose_leader()
-        heard = now_ms - self._heard_ms < self.options.election_timeout_ms
+        heard = now_ms - self._leader_heard_ms() < self.options.election_timeout_ms
         in_lease = self.leader is not None and heard
         return in_lease and not message.transfer and message.term > self.term
 
@@ -894,6 +925,16 @@ class Core:
         self._effects.append(Removed(HardState(self.term, self.vote, Damage.NONE)))
 
     # Followers.
+
+    def _leader_heard_ms(self) -> int:
+        if self.leader is None:
+            return self._heard_ms
+        return self._last_heard_ms(self.leader, self._heard_ms)
+
+    def _last_heard_ms(self, node: NodeId, heard_ms: int) -> int:
+        """When `node` was last heard, where this group last heard of it at `heard_ms`."""
+        left_out_ms = self.options.beat_interval_ms + self.options.heartbeat_ms
+        return self.contacts.extended(node, heard_ms, left_out_ms)
 
     def _hear_leader(self, sender: NodeId, now_ms: int) -> bool:
         """A message that only the leader of this term sends; False if that is not so."""
@@ -969,9 +1010,9 @@ class Core:
         )
 
     def _on_read_answer(self, sender: NodeId, message: ReadAnswer, now_ms: int) -> None:
-        del now_ms
         if self.is_leader or sender != self.leader:
             return
+        self._round_ms = now_ms
         self._told_commit = max(self._told_commit, message.index)
         self._commit_to(min(message.index, self._matched))
         # A number above ours: an earlier life asked, before our readers came (R4).
@@ -1162,9 +1203,11 @@ class Core:
             self._round += 1
             reads.begin(self._round, self.log.committed)
             nodes = self.progress if everybody else self._read_quorum()
+            # A silent group answers in its sleep: nothing has changed but that we asked.
             for node in nodes:
-                self._send_heartbeat(node, quiesce=False)
-            self._busy_ms = self.now_ms
+                self._send_heartbeat(node, quiesce=self.quiescent)
+            if not self.quiescent:
+                self._busy_ms = self.now_ms
 
     def _read_quorum(self) -> list[NodeId]:
         """Followers that make a quorum with us: whole ones, who answered last, first.
@@ -1197,7 +1240,6 @@ class Core:
         if vouches and self.has_own_commit and is_quorum(self.membership, pair):
             self._send(sender, ReadAnswer(self.term, message.number, self.log.committed))
         elif len(self.reads.waiting) < self.options.reads_max:
-            self.wake(now_ms)
             self.reads.waiting.append(Ask(sender, message.number))
 
     def _beat(self, now_ms: int) -> None:
@@ -1206,22 +1248,35 @@ class Core:
         quiesce = self._may_quiesce(now_ms)
         everybody = quiesce or not self.reads.is_empty or self.transfer_to is not None
         for node, progress in self.progress.items():
-            if everybody or not self._is_kept_awake(progress, now_ms):
+            if everybody or not self._is_kept_awake(node, progress, now_ms):
                 self._send_heartbeat(node, quiesce=quiesce)
 
-    def _is_kept_awake(self, progress: Progress, now_ms: int) -> bool:
-        """Whether appends say all that a heartbeat would; one in three is sent still."""
+    def _is_kept_awake(self, node: NodeId, progress: Progress, now_ms: int) -> bool:
+        """Whether a heartbeat would say nothing that is not said; one in three is sent.
+
+        By appends; or by messages of other groups, where all is acknowledged: the commit
+        index may wait, as a follower that is read asks for it.
+        """
+        since_ms = now_ms - self.options.heartbeat_ms * 3 // 4
+        interval_ms = self.options.beat_interval_ms
         return (
             progress.stage is REPLICATE
             and progress.mend == 0
             and not progress.quiescent
-            and now_ms - progress.sent_ms < self.options.heartbeat_ms * 3 // 4
-            and now_ms - progress.beat_ms < self.options.election_timeout_ms // 3
+            # All groups beat after the same moments, so that they share a payload.
+            and progress.beat_ms // interval_ms == now_ms // interval_ms
+            and (
+                progress.sent_ms > since_ms
+                or (
+                    progress.match == self.log.last_index
+                    and self.contacts.spoke_since(node, since_ms)
+                )
+            )
         )
 
     def _send_heartbeat(self, node: NodeId, *, quiesce: bool) -> None:
         progress = self.progress[node]
-        progress.beat_ms = self.now_ms
+        progress.beat_ms = self.contacts.sent_ms[node] = self.now_ms
         if not quiesce:
             progress.quiescent = False
         self._send(

@@ -46,6 +46,7 @@ from objstore.host.clock import Clock
 from objstore.ids import NodeId
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
 from objstore.raft.answers import Answer, Signal
+from objstore.raft.contacts import Contacts
 from objstore.raft.core import Core
 from objstore.raft.effects import (
     Apply,
@@ -243,6 +244,7 @@ class RaftHost:
         self._tombstones: dict[int, HardState] = {}
         self._destroying: set[int] = set()
         self._clocks_ms: dict[NodeId, float] = {}  # Wall minus our monotonic clock.
+        self._contacts = Contacts()
         self._inbox: deque[tuple[NodeId, bytes]] = deque()
         self._inbox_size = 0
         self._touched: dict[int, Replica] = {}
@@ -252,8 +254,10 @@ class RaftHost:
         self._write_ended_ms = 0
         self._wanted = Signal()
         self._write_wanted = Signal()
-        self._last_tick_ms = 0
-        self._slow_tick_ms = 0
+        self._tick_due_ms = 0
+        self._tick_scope = trio.CancelScope()
+        self._peers: frozenset[NodeId] | None = None  # Members of groups; None: unknown.
+        self._slow_tick_due_ms = 0
         self._balanced_ms = 0
         self._request = 0
         self._running = False
@@ -274,7 +278,9 @@ class RaftHost:
         """
         recovered = await self.wal.open()
         now_ms = self.now_ms()
-        self._last_tick_ms = self._slow_tick_ms = self._balanced_ms = now_ms
+        self._tick_due_ms = now_ms + self.options.heartbeat_ms
+        self._slow_tick_due_ms = self._next_slow_tick_ms(now_ms)
+        self._balanced_ms = now_ms
         self._recover(recovered)
         self._running = True
         try:
@@ -352,10 +358,12 @@ class RaftHost:
             random=self.random,
             is_alive=self._peer_alive,
             now_ms=self.now_ms(),
+            contacts=self._contacts,
             hard_changed=changed,
         )
         replica = Replica(group, core, machine)
         self._replicas[group] = replica
+        self._peers = None
         self._tombstones.pop(group, None)
         self._touch(replica)
         return replica
@@ -641,6 +649,19 @@ class RaftHost:
             self._queue_send(group, at, Wake(replica.core.term))
             self._wanted.set()
 
+    def on_peer_silent(self, node: NodeId) -> None:
+        """The failure detector suspects `node`, or holds it for dead.
+
+        Silent groups that it leads look for it now: if it lives it says so, and if not
+        they need not wait until that is certain.
+        """
+        now_ms = self.now_ms()
+        for replica in self._replicas.values():
+            if replica.core.leader == node:
+                replica.core.rouse(now_ms)
+                self._touch(replica)
+        self._tick_at(min(self._tick_due_ms, now_ms))
+
     def _leading(self, group: int) -> Replica:
         replica = self._replicas.get(group)
         if replica is None or not self._running:
@@ -699,8 +720,11 @@ class RaftHost:
 
     async def _tick_loop(self) -> None:
         while True:
-            await trio.sleep(self.options.heartbeat_ms / 1000)
-            self._wanted.set()
+            due_s = self._tick_due_ms / 1000
+            with trio.CancelScope(deadline=due_s) as self._tick_scope:
+                await trio.sleep_forever()
+            if self.now_ms() >= self._tick_due_ms:  # Else a pass has ticked meanwhile.
+                self._pass()
 
     def _pass(self) -> None:
         now = trio.current_time()
@@ -708,14 +732,18 @@ class RaftHost:
         # Before the clock: after a pause, what was said meanwhile comes first.
         if self._inbox:
             self._take_inbox(now)
-        if now_ms - self._last_tick_ms >= self.options.heartbeat_ms:
+        if now_ms >= self._tick_due_ms:
             self._tick(now_ms)
         touched, self._touched = self._touched, {}
         for group, replica in touched.items():
             if self._replicas.get(group) is replica:
                 self._serve(replica, now_ms)
         if self._out:
-            self._flush_sends()
+            self._flush_sends(now_ms)
+        if self._tick_due_ms > now_ms + self.options.heartbeat_ms:
+            due_ms = self._tick_due(touched.values(), now_ms)
+            if due_ms < self._tick_due_ms:
+                self._tick_at(due_ms)
 
     def _take_inbox(self, now: float) -> None:
         now_ms = round(now * 1000)
@@ -728,6 +756,7 @@ class RaftHost:
                 log.warning("raft.payload_refused", peer=sender, reason=str(error))
                 continue
             self._clocks_ms[sender] = payload.wall_ms - now * 1000
+            self._contacts.heard_ms[sender] = now_ms
             for group, message in payload.messages:
                 replica = self._replicas.get(group)
                 if replica is None:
@@ -830,6 +859,7 @@ class RaftHost:
             case SendSnapshot(to):
                 self._senders.start(replica, to)
             case MembershipChanged(membership):
+                self._peers = None
                 log.info(
                     "raft.membership_changed",
                     group=replica.group,
@@ -857,10 +887,11 @@ class RaftHost:
             wall_ms = self._clock.utc_now_ms()
             self.transport.send(to, encode_payload(out.messages, wall_ms=wall_ms))
 
-    def _flush_sends(self) -> None:
+    def _flush_sends(self, now_ms: int) -> None:
         wall_ms = self._clock.utc_now_ms()
         everybody, self._out = self._out, {}
         for to, out in everybody.items():
+            self._contacts.sent_ms[to] = now_ms
             self.transport.send(to, encode_payload(out.messages, wall_ms=wall_ms))
 
     def _queue_persist(self, replica: Replica, effect: Persist) -> None:
@@ -932,6 +963,7 @@ class RaftHost:
         group = replica.group
         log.info("raft.replica_removed", group=group, term=hard_state.term)
         del self._replicas[group]
+        self._peers = None
         replica.fail_all()
         self._receivers.forget(group)
         self._destroying.add(group)
@@ -982,9 +1014,8 @@ class RaftHost:
     # The clock.
 
     def _tick(self, now_ms: int) -> None:
-        late_ms = now_ms - self._last_tick_ms
+        late_ms = now_ms - self._tick_due_ms + self.options.heartbeat_ms
         stalled = late_ms > self.options.election_timeout_ms // 2
-        self._last_tick_ms = now_ms
         dead = self._dead_peers()
         for replica in list(self._replicas.values()):
             core = replica.core
@@ -1003,13 +1034,38 @@ class RaftHost:
                 and now_ms - replica.lost_ms >= self.options.election_timeout_ms
             ):
                 replica.fail_appended()
-        if now_ms - self._slow_tick_ms >= 10 * self.options.heartbeat_ms:
-            self._slow_tick_ms = now_ms
+        if now_ms >= self._slow_tick_due_ms:
+            self._slow_tick_due_ms = self._next_slow_tick_ms(now_ms)
             self._tick_slowly(now_ms)
+        self._tick_due_ms = self._tick_due(self._replicas.values(), now_ms)
+
+    def _tick_due(self, replicas: Iterable[Replica], now_ms: int) -> int:
+        """When these need a tick: a heartbeat from now, unless all of them are silent."""
+        soon_ms = now_ms + self.options.heartbeat_ms
+        due_ms = self._slow_tick_due_ms
+        for replica in replicas:
+            if not replica.core.quiescent or replica.appended or replica.proposals:
+                return soon_ms
+            due_ms = min(due_ms, replica.core.due_ms)
+            for answer in replica.reads.values():
+                if answer.due_ms is not None:
+                    due_ms = min(due_ms, answer.due_ms)
+        return max(due_ms, soon_ms)
+
+    def _next_slow_tick_ms(self, now_ms: int) -> int:
+        """As `host.clock.next_beat_s`, about once a second."""
+        interval_ms = 10 * self.options.heartbeat_ms
+        return (now_ms // interval_ms + 1) * interval_ms
+
+    def _tick_at(self, due_ms: int) -> None:
+        self._tick_due_ms = due_ms
+        self._tick_scope.deadline = due_ms / 1000
 
     def _dead_peers(self) -> list[NodeId]:
-        groups = {replica.core.membership.members for replica in self._replicas.values()}
-        peers = set().union(*groups) - {self.node}
+        if self._peers is None:
+            groups = {r.core.membership.members for r in self._replicas.values()}
+            self._peers = frozenset().union(*groups)
+        peers = self._peers - {self.node}
         return sorted(node for node in peers if not self._peer_alive(node))
 
     def _tick_slowly(self, now_ms: int) -> None:
@@ -1017,7 +1073,6 @@ class RaftHost:
         for replica in self._replicas.values():
             replica.core.compact(replica.machine.durable_index())
         self._receivers.drop_idle(now_ms)
-        self._report()
         idle_ms = now_ms - self._write_ended_ms
         idle = not self._writes and not self._pace.is_writing
         if idle and idle_ms >= self.options.election_timeout_ms and self.wal.wants_mark:
@@ -1100,19 +1155,6 @@ class RaftHost:
             transfers += 1
             if transfers == self.options.transfers_max:
                 return
-
-    def _report(self) -> None:
-        cores = [replica.core for replica in self._replicas.values()]
-        leading = [core for core in cores if core.is_leader]
-        metrics.RAFT_GROUPS.set(len(cores))
-        metrics.RAFT_LEADERS.set(len(leading))
-        metrics.RAFT_TERM_MAX.set(max((core.term for core in cores), default=0))
-        metrics.RAFT_COMMIT_LAG.set(
-            sum(core.log.last_index - core.log.committed for core in leading)
-        )
-        metrics.RAFT_APPLY_LAG.set(
-            sum(core.log.committed - core.log.applied for core in cores)
-        )
 
     # For `worker`.
 

@@ -76,6 +76,11 @@ class Options:
     slow_sync_ms: int = 1_000  # ... or two in a row of these,
     quick_after_ms: int = 30_000  # and may come back after so long without one.
 
+    @property
+    def beat_interval_ms(self) -> int:
+        """At least so often a follower hears a heartbeat of its own group."""
+        return self.election_timeout_ms // 3
+
     @classmethod
     def of(cls, config: RaftConfig) -> Options:
         """The operator's times, everything else at its default."""

@@ -28,6 +28,7 @@ import trio
 
 from objstore import metrics
 from objstore.errors import ObjstoreError, RemoteProtocolError
+from objstore.host.clock import next_beat_s
 from objstore.host.network import Address, ClientTls, Network, Stream, TlsIdentity
 from objstore.ids import ClusterId, NodeId
 from objstore.rpc import codec
@@ -234,7 +235,7 @@ class Peers:
     async def _watch(self) -> None:
         """Ping links that are silent, end those that are dead or unused."""
         while True:
-            await trio.sleep(self.config.ping_interval_ms / 2000)
+            await trio.sleep_until(next_beat_s(self.config.ping_interval_ms / 2000))
             now = trio.current_time()
             for key, link in list(self._links.items()):
                 link.watch(now)

@@ -28,6 +28,7 @@ import trio
 from objstore import metrics
 from objstore.errors import ObjstoreError, RemoteProtocolError
 from objstore.frozen import frozen
+from objstore.host.clock import next_beat_s
 from objstore.host.network import Address, Listener, Network, ServerTls, Stream
 from objstore.ids import ClusterId, NodeId
 from objstore.limits import FRAME_SIZE_MAX
@@ -285,7 +286,7 @@ class RpcServer:
         config = self.config
         silent_max = (3 * config.ping_interval_ms + config.ping_timeout_ms) / 1000
         while True:
-            await trio.sleep(config.ping_interval_ms / 1000)
+            await trio.sleep_until(next_beat_s(config.ping_interval_ms / 1000))
             now = trio.current_time()
             for session in list(self._sessions):
                 session.watch(now, silent_max)

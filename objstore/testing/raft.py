@@ -22,6 +22,7 @@ from random import Random
 import attrs
 
 from objstore.ids import NodeId
+from objstore.raft.contacts import Contacts
 from objstore.raft.core import Core
 from objstore.raft.effects import (
     Apply,
@@ -180,6 +181,7 @@ class Node:
     queue: list[tuple[list[Record], Callable[[], None]]] = attrs.field(factory=list)
     writing: list[Record] | None = None
     core: Core | None = None  # None: no replica here (yet, or any more).
+    contacts: Contacts = attrs.field(factory=Contacts)
     up: bool = True
     down_since_ms: int = 0
     boot: int = 0  # Events of an earlier boot are void.
@@ -251,8 +253,11 @@ class RaftSim:
         voters: int = 3,
         faults: Faults = Faults(),
         options: Options | None = None,
+        has_company: bool = False,
     ) -> None:
+        """`has_company`: nodes have other groups, which say something at every tick."""
         self.random = Random(seed)
+        self.has_company = has_company
         self.faults = faults
         self.options = options or Options(
             kept_entries=20,
@@ -325,6 +330,7 @@ class RaftSim:
         node.sending.clear()
         node.backlog, node.releasing = None, False
         node.core = node.tombstone = None
+        node.contacts = Contacts()
         found = self.open_log(node).get(GROUP)
         if found is None:
             return
@@ -346,6 +352,7 @@ class RaftSim:
             random=self.random,
             is_alive=lambda other: self.is_alive(node.id, other),
             now_ms=self.clock(node),
+            contacts=node.contacts,
             hard_changed=changed,
         )
         self.wake(node)
@@ -497,6 +504,9 @@ class RaftSim:
         for other in self.nodes:
             if other != name and not self.is_alive(name, other):
                 core.peer_died(other, self.clock(node))
+        if self.has_company:
+            for other in sorted(self.nodes.keys() - {name}):
+                self.chat(node, other)
         core.on_tick(self.clock(node))
         if self.random.random() < self.faults.flush_probability:
             node.machine.flush()
@@ -627,6 +637,20 @@ class RaftSim:
             if random.random() < 0.02:
                 delay_ms += 1000 * (faults.loss_probability > 0)
             self.after(delay_ms, lambda: self.deliver(sender, to, data))
+
+    def chat(self, node: Node, to: NodeId) -> None:
+        """Say something of other groups, or lose it."""
+        node.contacts.sent_ms[to] = self.clock(node)
+        is_lost = self.random.random() < self.faults.loss_probability
+        if (node.id, to) not in self.cuts and not is_lost:
+            delay_ms = self.random.randrange(self.faults.delay_ms_max + 1)
+            self.after(delay_ms, lambda: self.hear(node.id, to))
+
+    def hear(self, sender: NodeId, to: NodeId) -> None:
+        node = self.nodes[to]
+        is_cut = (sender, to) in self.cuts
+        if node.up and not is_cut and not self.waits(node, lambda: self.hear(sender, to)):
+            node.contacts.heard_ms[sender] = self.clock(node)
 
     def deliver(self, sender: NodeId, to: NodeId, data: bytes) -> None:
         node = self.nodes.get(to)

@@ -1,6 +1,7 @@
 """The log: what a frequent line is, when lines are written, and what is never lost."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -96,6 +97,33 @@ async def test_held_lines_are_written_together_after_a_moment(
         structlog.get_logger().info("node.stopping")
         nursery.cancel_scope.cancel()
     assert "node.stopping" in written[-1]
+
+
+async def test_a_thread_s_line_is_written_as_soon(written: list[str]) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hold_lines)
+        await trio.sleep(0.01)
+        await trio.to_thread.run_sync(frequent_line)
+        assert written == []
+        with trio.fail_after(HOLD_S + 2):
+            while not written:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_is_awake_while_no_line_waits(
+    written: list[str], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hold_lines)
+        frequent_line()
+        await trio.sleep(1)
+        assert len(written) == 1
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+        frequent_line()
+        await trio.sleep(1)
+        assert len(written) == 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_warning_writes_all_that_waits_in_order(written: list[str]) -> None:

@@ -76,6 +76,18 @@ def test_processes_that_stop_and_go_on_serve_nothing_stale(seed: int) -> None:
 
 
 @seeds
+def test_a_group_in_company_is_as_safe_and_lives_as_well(seed: int) -> None:
+    """Where other groups of its nodes speak for it, and theirs are lost or late as well."""
+    faults = Faults(pause_probability=0.2, pause_ms_max=1500)
+    run(RaftSim(seed, faults=faults, has_company=True), 20_000)
+
+
+@seeds
+def test_leaders_in_company_that_last_a_moment_agree_with_those_before(seed: int) -> None:
+    run(RaftSim(seed, faults=FLICKER, options=CHURN, has_company=True), 15_000)
+
+
+@seeds
 def test_clocks_that_run_fast_and_slow_cost_only_time(seed: int) -> None:
     """F15."""
     faults = Faults(clock_rates=(0.6, 1.0, 1.7), pause_probability=0.1)
@@ -181,8 +193,10 @@ def test_one_seed_gives_one_run() -> None:
     assert traces[0] == traces[1]
 
 
-def test_a_quiet_network_elects_once() -> None:
-    sim = RaftSim(5, faults=attrs.evolve(QUIET, sync_ms_max=5))
+@pytest.mark.parametrize("has_company", [False, True])
+def test_a_quiet_network_elects_once(has_company: bool) -> None:
+    faults = attrs.evolve(QUIET, sync_ms_max=5)
+    sim = RaftSim(5, faults=faults, has_company=has_company)
     sim.run(30_000)
     assert len(sim.leaders) == 1
     assert sim.acked > 100

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from objstore.config import GossipConfig
 from objstore.errors import Unavailable
-from objstore.gossip.core import Timing
+from objstore.gossip.core import Core, Effect, Timing
 from objstore.gossip.driver import Gossip, Member, State
 from objstore.gossip.messages import Sealer, encode_message, sequence_of
 from objstore.host.network import Address
@@ -123,6 +123,30 @@ async def test_members_join_die_and_come_back(
         assert first.members()[IDS[2]].boot_id == b"2"
         nursery.cancel_scope.cancel()
     assert (IDS[2], State.DEAD) in seen
+
+
+async def test_while_all_is_well_only_probes_and_exchanges_are_due(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    ticks = 0
+    on_tick = Core.on_tick
+
+    def count(core: Core, now_ms: int) -> list[Effect]:
+        nonlocal ticks
+        ticks += 1
+        return on_tick(core, now_ms)
+
+    async with trio.open_nursery() as nursery:
+        for node in IDS[:3]:
+            await nursery.start(cluster.add(node).run)
+        await until(lambda: all(len(g.members()) == 3 for g in cluster.gossips.values()))
+        await trio.sleep(10)  # Until it has been told often enough.
+        monkeypatch.setattr(Core, "on_tick", count)
+        await trio.sleep(30)
+        probes, exchanges = 3 * 60, 3 * 3
+        assert probes - 3 <= ticks <= probes + exchanges
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_leaves_is_left_and_its_endpoint_closed(

@@ -122,7 +122,9 @@ class Node:
             self.host.disks.key_value_store(folder, "meta"), self.host.threads
         )
         random = self.host.entropy.random
-        self.view = ClusterView(self.store, random, self.host.clock, self.first_layout)
+        self.view = ClusterView(
+            self.store, random, self.host.clock, first_layout=self.first_layout
+        )
         self.wire = Wire(self.cluster, self.node)
         wire: Any = self.wire
         wal = Wal(

@@ -200,6 +200,77 @@ def test_a_silent_group_stays_silent_when_it_is_read() -> None:
     assert group[B].quiescent
 
 
+def silent(*voters: NodeId) -> Group:
+    """A group whose first voter leads, and where nobody says anything any more."""
+    group = led(*voters, options=Options())
+    group.run(3000)
+    assert all(group[node].quiescent for node in voters)
+    return group
+
+
+@pytest.mark.parametrize("voters", [(A, B, C), (A, B, C, D, E)])
+def test_a_silent_group_stays_silent_when_its_leader_is_read(
+    voters: tuple[NodeId, ...],
+) -> None:
+    group = silent(*voters)
+    group.read(A, 1)
+    asked = [to for _, to, m in group.flying if isinstance(m, Heartbeat)]
+    assert len(asked) == len(voters) // 2
+    group.settle()
+    assert group.peers[A].ready == [1]
+    assert all(group[node].quiescent for node in voters)
+    group.tick(ms=1000)
+    assert group.flying == []
+
+
+def test_a_silent_group_of_five_stays_silent_when_a_follower_is_read() -> None:
+    group = silent(A, B, C, D, E)
+    group.read(B, 1)
+    group.settle()
+    assert group.peers[B].ready == [1]
+    assert all(group[node].quiescent for node in (A, B, C, D, E))
+
+
+def test_a_silent_leader_that_is_not_answered_asks_everybody() -> None:
+    group = silent(A, B, C)
+    group.read(A, 1)
+    asked = [to for _, to, m in group.flying if isinstance(m, Heartbeat)]
+    group.isolate(*asked)
+    group.deliver()
+    assert group[A].due_ms == group.now_ms + group.options.heartbeat_ms
+    group.tick()
+    group.settle()
+    assert group.peers[A].ready == [1]
+
+
+def test_a_silent_leader_that_is_read_finds_who_does_not_sleep() -> None:
+    group = silent(A, B, C)
+    asked = group[A]._read_quorum()[0]
+    group.start(asked)  # It knows of no leader, and not how far it may apply.
+    group.read(A, 1)
+    group.settle()
+    assert not group[A].quiescent
+    group.run(300)
+    assert group[asked].log.applied == group[A].log.applied
+    group.run(2000)
+    assert all(group[node].quiescent for node in (A, B, C))
+
+
+def test_a_silent_leader_that_does_not_answer_a_reader_is_looked_for() -> None:
+    group = silent(A, B, C)
+    group.isolate(A)
+    group.read(B, 1)
+    group.tick(B)  # An answer may take a while.
+    assert group[B].quiescent
+    group.tick(B)
+    group.tick(B)
+    group.settle()
+    assert not group[B].quiescent
+    assert not group[C].quiescent
+    group.run(2500)
+    assert group.leaders()[-1] in (B, C)
+
+
 def test_the_word_that_tells_of_a_lost_vote_vouches_for_no_read() -> None:
     group = led(A, B, C)
     group.isolate(C)

@@ -16,7 +16,7 @@ from objstore.raft.options import Options
 from objstore.raft.snapshot import Begin, Call, Piece, Status, decode_reply, encode_call
 from objstore.raft.state_machine import Applied, Membership
 from objstore.testing.disk import DiskFault
-from tests.unit.raft.hosts import CONFIG, cluster_of, node_id
+from tests.unit.raft.hosts import CONFIG, Cluster, cluster_of, node_id
 
 SMALL = Options(kept_entries=10, kept_size=2000, kept_entries_max=20)
 
@@ -414,6 +414,70 @@ async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(
         began = trio.current_time()
         assert await cluster.propose(0, b"y") == 2
         assert trio.current_time() - began < 5
+
+
+async def test_a_host_with_nothing_to_do_is_awake_once_a_second(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3, groups=range(5)) as cluster:
+        await cluster.until(
+            lambda: all(cluster.status(n, g).quiescent for n in (1, 2, 3) for g in range(5))
+        )
+        passes = _PassCounter()
+        trio.lowlevel.add_instrument(passes)
+        await trio.sleep(20)
+        trio.lowlevel.remove_instrument(passes)
+        assert passes.moments <= 20 * len(cluster.computers) + 1
+
+
+class _PassCounter(trio.abc.Instrument):
+    """Counts the moments in which anything was done."""
+
+    moments = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.moments += timeout > 0
+
+
+async def test_a_silent_group_looks_for_a_leader_that_is_suspected(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.until(lambda: all(cluster.status(n, 0).quiescent for n in (1, 2, 3)))
+        monkeypatch.setattr(Cluster, "is_up", lambda *_: True)  # Nobody is held for dead.
+        await cluster.stop(1)
+        await trio.sleep(5)
+        assert cluster.status(2, 0).leader == node_id(1)
+        cluster.host(2).on_peer_silent(node_id(1))
+        with trio.fail_after(2.5):
+            await cluster.until(
+                lambda: cluster.status(3, 0).leader in (node_id(2), node_id(3))
+            )
+
+
+async def test_a_suspected_leader_that_lives_says_so(autojump_clock: MockClock) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.until(lambda: all(cluster.status(n, 0).quiescent for n in (1, 2, 3)))
+        term = cluster.status(1, 0).term
+        cluster.host(2).on_peer_silent(node_id(1))
+        assert not cluster.status(2, 0).quiescent
+        await trio.sleep(0.25)
+        assert all(cluster.status(n, 0).quiescent for n in (1, 2, 3))
+        assert cluster.status(2, 0).term == term
+
+
+async def test_a_death_is_acted_upon_though_all_groups_are_silent(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        await cluster.until(lambda: all(cluster.status(n, 0).quiescent for n in (1, 2, 3)))
+        await cluster.stop(3)
+        cluster.host(1).on_peer_silent(node_id(3))  # Dead, for its leader.
+        await trio.sleep(0.001)
+        assert not cluster.status(1, 0).quiescent
 
 
 async def test_a_node_that_comes_back_to_a_silent_group_finds_its_leader(
