@@ -194,11 +194,12 @@ def front_door() -> Handler:
     return answer
 
 
-def s3_app() -> S3App:
+def s3_app(meta: Any = None, view: Any = None) -> S3App:
+    """meta, view: behind its store; None: a plane that answers at once."""
     host: Any = _Host()
     store = Store(
-        meta=_Meta(),
-        view=_View(),  # type: ignore[arg-type]
+        meta=meta or _Meta(),
+        view=view or _View(),
         scatter=None,  # type: ignore[arg-type]
         gather=None,  # type: ignore[arg-type]
         chunks=None,  # type: ignore[arg-type]
