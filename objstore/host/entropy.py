@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from random import Random
 from typing import Protocol
@@ -31,4 +32,4 @@ class SystemEntropy:
         return self._random
 
     def token(self, size: int) -> bytes:
-        return secrets.token_bytes(size)
+        return os.urandom(size)  # As `secrets.token_bytes`, without what is around it.

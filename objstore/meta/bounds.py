@@ -57,10 +57,15 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
     """Raise InvalidRequest for a command that no front door makes."""
     if encoded_size > ENTRY_SIZE_MAX - _ENVELOPE_SIZE_MAX:
         raise InvalidRequest(f"a command of {encoded_size} bytes does not fit a log entry")
+    if isinstance(command, c.DeleteVersion) and _is_about_object(command):
+        return
+    if isinstance(command, c.PutVersion):
+        if command.intent is not None or not _is_about_object(command):
+            _check_common(command)
+        _check_draft(command.draft)
+        return
     _check_common(command)
     match command:
-        case c.PutVersion():
-            _check_draft(command.draft)
         case c.OpenBucket(_, fence):
             _check_number(fence.bucket)
             _check_number(fence.config_version)
@@ -94,6 +99,20 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
             _check_scheme(scheme)
         case _:
             pass
+
+
+def _is_about_object(asked: Any) -> bool:
+    """Whether slot, bucket and key are within bounds, of what is asked most.
+
+    All at once, as `_check_common` is for who has to say what is not.
+    """
+    ref = asked.ref
+    return (
+        0 <= asked.slot < SLOT_COUNT
+        and 0 <= ref.bucket <= _U63_MAX
+        and 0 <= ref.config_version <= _U63_MAX
+        and 0 < len(asked.key) <= KEY_SIZE_MAX
+    )
 
 
 def _check_common(asked: Any) -> None:
@@ -186,12 +205,16 @@ def _check_draft(packed: PackedDraft) -> None:
         has_types = _has_types_of_location(location)
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"a draft that cannot be unpacked: {error}") from error
-    _require(has_types, "a location with fields of other types")
-    _require(has_checksum == (packed.checksum is not None), "a checksum has a value")
-    if packed.checksum is not None:
-        _require(0 < len(packed.checksum) <= _CHECKSUM_SIZE_MAX, "no checksum's size")
-    _require(not isinstance(location, Parts), "only a completion makes parts")
-    _check_location(location)
+    if not has_types:
+        raise InvalidRequest("a location with fields of other types")
+    checksum = packed.checksum
+    if has_checksum != (checksum is not None):
+        raise InvalidRequest("a checksum has a value")
+    if checksum is not None and not 0 < len(checksum) <= _CHECKSUM_SIZE_MAX:
+        raise InvalidRequest("no checksum's size")
+    if not isinstance(location, Inline):
+        _require(not isinstance(location, Parts), "only a completion makes parts")
+        _check_location(location)
 
 
 # Most objects of a bucket have the same, and what was good once is so again.
@@ -223,9 +246,9 @@ def _is_pairs(pairs: object) -> bool:
 
 
 def _has_types_of_location(location: Location) -> bool:
+    if isinstance(location, Inline):
+        return type(location.data) is bytes
     match location:
-        case Inline(data):
-            return type(data) is bytes
         case Chunks(scheme, chunks):
             return type(scheme) is str and all(map(_has_types_of_chunk, chunks))
         case Parts(upload, part_count):
@@ -275,9 +298,11 @@ def _check_layout(layout: bytes) -> None:
 
 def check_query(query: q.Query) -> None:
     """Raise InvalidRequest for a query that no front door makes."""
+    if isinstance(query, q.GetVersion) and _is_about_object(query):
+        return
     _check_common(query)
     if isinstance(query, q.GetVersion):
-        return  # That was all of it, and it is asked most.
+        return
     slots: tuple[int, ...] = getattr(query, "slots", ())
     _require(len(slots) <= SLOT_COUNT, "more slots than there are")
     _require(all(0 <= slot < SLOT_COUNT for slot in slots), "slots")

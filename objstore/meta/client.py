@@ -102,32 +102,31 @@ class MetaClient:
 
     # ---- proposing --------------------------------------------------------------------
 
-    async def propose(
+    def propose(
         self, command: Command, *, timeout_ms: int = DEFAULT_TIMEOUT_MS
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Propose until it is answered; the result that the command's docstring names.
 
         Raises `meta.errors`, OutOfSpace, Unavailable (`unknown` where it may have been
-        applied).  If cancelled, the command may be applied all the same.
+        applied): when it is called, or awaited.  If cancelled, the command may be applied
+        all the same.
         """
         request = RequestId(self.entropy.token(envelope.REQUEST_ID_SIZE))
         slot: Slot | None = getattr(command, "slot", None)
         shard = CLUSTER_SHARD if slot is None else self.view.shard_of(slot)
         encoded: bytes | None = None
 
-        async def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Any:
+        def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Awaitable[Any]:
             nonlocal encoded
             if node == self.peers.node:
-                return await self.server.propose(
-                    shard, request, command, timeout_ms=attempt_ms
-                )
+                return self.server.propose(shard, request, command, timeout_ms=attempt_ms)
             encoded = encoded or codec.encode(command)
             call = ProposeCall(shard, request)
-            return await self._call(
+            return self._call(
                 node, via, PROPOSE, call, payload=encoded, timeout_ms=attempt_ms
             )
 
-        return await self._until_answered(shard, attempt, timeout_ms)
+        return self._until_answered(shard, attempt, timeout_ms)
 
     async def propose_each(
         self, commands: Sequence[Command], *, timeout_ms: int = DEFAULT_TIMEOUT_MS
@@ -181,11 +180,11 @@ class MetaClient:
     async def _ask_others(self, shard: ShardId, query: q.Query, timeout_ms: int) -> Any:
         """Ask the leader, wherever it is."""
 
-        async def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Any:
+        def attempt(node: NodeId, via: NodeId | None, attempt_ms: int) -> Awaitable[Any]:
             if node == self.peers.node:
-                return await self.server.query(shard, query, timeout_ms=attempt_ms)
+                return self.server.query(shard, query, timeout_ms=attempt_ms)
             call = QueryCall(shard, query)
-            return await self._call(node, via, QUERY, call, timeout_ms=attempt_ms)
+            return self._call(node, via, QUERY, call, timeout_ms=attempt_ms)
 
         return await self._until_answered(shard, attempt, timeout_ms, is_read=True)
 
@@ -240,52 +239,51 @@ class MetaClient:
         WrongShard says that nothing happened there; Unavailable may leave it unknown.
         """
         began_s = trio.current_time()
-        deadline_s = began_s + timeout_ms / 1000
+        left_ms = timeout_ms
         tried: set[NodeId] = set()
         is_unknown = False
         problem: Unavailable | None = None
         pause_s = _PAUSE_MIN_S
-        while True:
-            left_ms = int((deadline_s - trio.current_time()) * 1000)
-            if left_ms <= 0:
-                raise _given_up(shard, problem, unknown=is_unknown) from problem
+        while left_ms > 0:
             node = self._next_node(shard, tried)
             if node is None:
                 if self._is_alone(shard) and trio.current_time() - began_s >= _ALONE_S:
-                    raise _given_up(shard, problem, unknown=is_unknown) from problem
+                    break
                 tried.clear()
                 self._leaders.pop(shard, None)
                 jitter = self.entropy.random.uniform(0.5, 1.0)
                 await trio.sleep(min(pause_s * jitter, left_ms / 1000))
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
-                continue
-            via = self._relay_for(node, shard)
-            try:
-                result = await attempt(node, via, min(left_ms, _ATTEMPT_MS))
-            except WrongShard as error:
-                tried.add(node)
-                self._note_leader(shard, NodeId(error.leader), tried)
-                problem = error
-            except Unavailable as error:
-                tried.add(node)
-                is_unknown |= error.unknown and not is_read
-                problem = error
-                if is_read and self._leaders.get(shard) == node:
-                    del self._leaders[shard]  # Perhaps a follower that is cut off.
-            except NoSuchMethod as error:  # It is starting, or stopping.
-                tried.add(node)
-                problem = Unavailable(str(error))
-            except OutOfSpace as error:
-                if not is_unknown:
-                    raise
-                # An earlier attempt may be applied all the same: "no" would be a lie.
-                raise _given_up(shard, Unavailable(str(error)), unknown=True) from error
             else:
-                if is_read:  # Perhaps of a follower, but better than to look each time.
-                    self._leaders.setdefault(shard, node)
-                elif self._leaders.get(shard) != node:
-                    self._leaders[shard] = node
-                return result
+                via = self._relay_for(node, shard)
+                try:
+                    result = await attempt(node, via, min(left_ms, _ATTEMPT_MS))
+                except WrongShard as error:
+                    tried.add(node)
+                    self._note_leader(shard, NodeId(error.leader), tried)
+                    problem = error
+                except Unavailable as error:
+                    tried.add(node)
+                    is_unknown |= error.unknown and not is_read
+                    problem = error
+                    if is_read and self._leaders.get(shard) == node:
+                        del self._leaders[shard]  # Perhaps a follower that is cut off.
+                except NoSuchMethod as error:  # It is starting, or stopping.
+                    tried.add(node)
+                    problem = Unavailable(str(error))
+                except OutOfSpace as error:
+                    if not is_unknown:
+                        raise
+                    # An earlier attempt may be applied all the same: "no" would be a lie.
+                    raise _given_up(shard, Unavailable(str(error)), unknown=True) from error
+                else:
+                    if is_read:  # Perhaps of a follower, but better than to look each time.
+                        self._leaders.setdefault(shard, node)
+                    elif self._leaders.get(shard) != node:
+                        self._leaders[shard] = node
+                    return result
+            left_ms = timeout_ms - int((trio.current_time() - began_s) * 1000)
+        raise _given_up(shard, problem, unknown=is_unknown) from problem
 
     def _note_leader(self, shard: ShardId, leader: NodeId, tried: set[NodeId]) -> None:
         """Follow a redirect, unless it leads to where nothing was found."""
@@ -355,8 +353,10 @@ class MetaClient:
 
     def _relay_for(self, node: NodeId, shard: ShardId) -> NodeId | None:
         """Who should ask `node` for us; None: we ask it ourselves."""
+        if node == self.peers.node or not self._silence:
+            return None
         now = trio.current_time()
-        if node == self.peers.node or self._silence.may_try(node, now):
+        if self._silence.may_try(node, now):
             return None
         known = [*self.view.voters(shard), *self.seeds()]
         us = {node, self.peers.node}

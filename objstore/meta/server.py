@@ -11,8 +11,7 @@ what is due in the slots of led shards, by PurgeStep.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -224,14 +223,20 @@ class MetaServer:
         Raises WrongShard, the errors of the query, Unavailable.
         """
         check_query(query)
-        for slot in _slots_of(query):
+        slot: Slot | None = getattr(query, "slot", None)
+        if slot is not None:
             self._check_shard(shard, slot)
+        else:
+            for each in getattr(query, "slots", ()):
+                self._check_shard(shard, each)
         try:
             await self.raft.read_barrier(shard, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
-        with self._watching_store():
+        try:
             return reads.answer(self.store.machine(shard).rows, query)
+        except (CorruptData, OSError) as error:
+            raise self._unreadable(error) from error
 
     async def _on_query(self, call: Call) -> Reply:
         where = call.value
@@ -245,22 +250,20 @@ class MetaServer:
         if CLUSTER_SHARD not in self.raft.groups():
             raise NotFound("this node has no replica of the cluster shard")
         rows = self.store.machine(CLUSTER_SHARD).rows
-        with self._watching_store():
+        try:
             return Reply(cluster.changes_since(rows, call.value))
+        except (CorruptData, OSError) as error:
+            raise self._unreadable(error) from error
 
-    @contextlib.contextmanager
-    def _watching_store(self) -> Iterator[None]:
-        """A store that cannot be read ends this node; whoever asked asks another.
+    def _unreadable(self, error: Exception) -> Unavailable:
+        """End this node, whose store cannot be read; whoever asked asks another.
 
         An answer with the error itself would be everybody's, for as long as we lead.
         """
-        try:
-            yield
-        except (CorruptData, OSError) as error:
-            if self._store_error is None:
-                self._store_error = error
-                self._store_failed.set()
-            raise Unavailable("this node cannot read its metadata") from error
+        if self._store_error is None:
+            self._store_error = error
+            self._store_failed.set()
+        return Unavailable("this node cannot read its metadata")
 
     # ---- comparing replicas -----------------------------------------------------------
 
@@ -326,11 +329,3 @@ def _value_of(result: object) -> object:
     if isinstance(result, ObjstoreError):
         raise result
     return result
-
-
-def _slots_of(query: Query) -> Iterable[Slot]:
-    slot: Slot | None = getattr(query, "slot", None)
-    if slot is not None:
-        return (slot,)
-    slots: tuple[Slot, ...] = getattr(query, "slots", ())
-    return slots

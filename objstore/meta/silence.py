@@ -32,6 +32,10 @@ class Silence:
 
     _until: dict[NodeId, float] = attrs.field(factory=dict)
 
+    def __len__(self) -> int:
+        """How many peers there are that have not answered since they fell silent."""
+        return len(self._until)
+
     def is_silent(self, node: NodeId, now: float) -> bool:
         return now < self._until.get(node, now)
 

@@ -27,6 +27,7 @@ import trio
 from objstore.errors import ObjstoreError, Unavailable
 from objstore.host.clock import Clock
 from objstore.ids import CLUSTER_SHARD, BucketId, Epoch, NodeId, ShardId, Slot
+from objstore.limits import SLOT_COUNT
 from objstore.meta import cluster
 from objstore.meta.queries import ClusterChanges, ClusterDelta
 from objstore.meta.schema import CLUSTER_SLOT, Table
@@ -74,6 +75,7 @@ class ClusterView:
     _epochs: set[int] = attrs.field(factory=set, init=False)
     _epoch: int = attrs.field(default=0, init=False)
     _rings: OrderedDict[int, Ring] = attrs.field(factory=OrderedDict, init=False)
+    _shards: tuple[ShardId, ...] = attrs.field(default=(), init=False)  # By slot.
     _voters: dict[ShardId, tuple[NodeId, ...]] = attrs.field(factory=dict, init=False)
     _buckets: dict[str, BucketRecord] = attrs.field(factory=dict, init=False)
     _bucket_names: dict[BucketId, str] = attrs.field(factory=dict, init=False)
@@ -152,7 +154,10 @@ class ClusterView:
         """The shard that keeps a slot.  Raises NotFounded."""
         if slot == CLUSTER_SLOT:
             return CLUSTER_SHARD
-        return self.layout.shard_of(slot)
+        assert 0 <= slot < SLOT_COUNT
+        if not self._shards:
+            self._shards = tuple(map(self.layout.shard_of, map(Slot, range(SLOT_COUNT))))
+        return self._shards[slot]
 
     def voters(self, shard: ShardId) -> tuple[NodeId, ...]:
         """Who should vote in a shard's group; nobody where nothing is known."""
@@ -336,6 +341,7 @@ class ClusterView:
             known.clear()
         self._epochs.clear()
         self._rings.clear()
+        self._shards = ()
 
     def _tell(self) -> None:
         for callback in self._subscribers:
@@ -355,6 +361,7 @@ class ClusterView:
     def _take_layout(self, name: bytes, payload: bytes | None) -> None:
         epoch = int.from_bytes(name, "big")
         self._rings.pop(epoch, None)
+        self._shards = ()
         if payload is None:
             self._epochs.discard(epoch)
         else:

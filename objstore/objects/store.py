@@ -56,7 +56,7 @@ _UPLOAD_ID_SIZE = 16
 class Metadata(Protocol):
     """What is needed of `meta.client.MetaClient`."""
 
-    async def propose(self, command: Command, *, timeout_ms: int) -> Any: ...
+    def propose(self, command: Command, *, timeout_ms: int) -> Awaitable[Any]: ...
 
     async def propose_each(
         self, commands: Sequence[Command], *, timeout_ms: int
