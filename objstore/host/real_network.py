@@ -87,6 +87,7 @@ class PlainStream:
         self._remote = remote
         self._closed = False
         self._sending = False
+        self._begun_size = 0  # Bytes of the next message that `try_send` has sent.
         self._eof_sent = False
         self._tries = 0
         self._is_drained = False  # The last receive got all there was.
@@ -222,6 +223,9 @@ class PlainStream:
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
         try:
+            if self._begun_size:
+                data = memoryview(data)[self._begun_size :]
+                self._begun_size = 0
             sent = self._send(data)
             if sent < len(data):
                 await self._send_rest(memoryview(data)[sent:])
@@ -230,9 +234,14 @@ class PlainStream:
             self._sending = False
 
     def try_send(self, data: bytes) -> bool:
-        """Leave it to `send_all`: between nodes there is TLS."""
-        del data
-        return False
+        if self._begun_size or self._tries + 1 >= _TRIES_MAX:  # `send_all` lets others run.
+            return False
+        sent = self.send_now(data)
+        if sent < len(data):
+            self._begun_size = sent
+            return False
+        self._tries += 1
+        return True
 
     def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
         return at_pass_end()

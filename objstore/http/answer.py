@@ -18,6 +18,7 @@ _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}" for status, reason in _REASONS.items()
 }
 _NAMES_KEPT = 256
+_HEAD_END = ("", "")  # Behind the last line, when all are joined.
 _BODILESS = {204, 304}
 _OURS = {"content-length", "transfer-encoding", "connection", "date"}
 
@@ -50,12 +51,13 @@ def encode_head(
             lines.append(f"Content-Length: {content_length}")
     if is_last:
         lines.append("Connection: close")
-    text = "".join(lines)
-    if "\n" in text or "\r" in text or "\0" in text:
+    ends = len(lines) + 1
+    lines += _HEAD_END
+    text = "\r\n".join(lines)
+    if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
         raise LocalProtocolError("a line end or NUL inside a header field")
-    lines.append("\r\n")
     try:
-        return "\r\n".join(lines).encode("latin-1")
+        return text.encode("latin-1")
     except UnicodeEncodeError as error:
         raise LocalProtocolError(f"a header field that is not latin-1: {error}") from error
 

@@ -90,6 +90,13 @@ class RequestBody:
             raise StopAsyncIteration
         return piece
 
+    def take_now(self) -> bytes | None:
+        """The whole of a body whose size is known, where it came with its head; else None.
+
+        None takes nothing.
+        """
+        return None if self._connection is None else self._connection.take_now()
+
     async def fill(self, buffer: memoryview) -> int:
         """Receive into `buffer` until it is full; fewer bytes only at the body's end.
 
@@ -269,12 +276,18 @@ class Connection:
             or self._left > HTTP_DRAIN_SIZE_MAX
         )
         answer = response.body
-        if isinstance(answer, (bytes, bytearray, memoryview)):
-            await self._send_bytes(head, response, answer, goes_on=goes_on)
-        else:
+        if not isinstance(answer, (bytes, bytearray, memoryview)):
             await self._send_pieces(head, response, answer, goes_on=goes_on)
+        else:
+            whole = self._whole_answer(head, response, answer, goes_on=goes_on)
+            # Mostly there is room for it, and nobody to wait for.
+            if len(whole) > 1 or not self._stream.try_send(whole[0]):
+                for part in whole:
+                    await self._send_all(part)
         if isinstance(body, RequestBody):
             body.detach()
+        if not self._left and self._chunked is None:
+            return goes_on
         if self._body_is_over():
             self._end_body()
             return goes_on
@@ -322,6 +335,17 @@ class Connection:
         except RemoteProtocolError:
             self._is_broken = True
             raise
+
+    def take_now(self) -> bytes | None:
+        """The body that is received and not taken, if that is all of it."""
+        size = self._left
+        if not size or self._received or len(self._buffer) < size or self._is_broken:
+            return None
+        with memoryview(self._buffer) as received:
+            whole = bytes(received[:size])
+        del self._buffer[:size]
+        self._take(size)
+        return whole
 
     async def fill(self, buffer: memoryview) -> int:
         """As `receive_piece`, into `buffer` until that is full or the body ends."""
@@ -432,11 +456,12 @@ class Connection:
 
     # ---- the answer -------------------------------------------------------------------
 
-    async def _send_bytes(
+    def _whole_answer(
         self, head: Head, response: Response, body: Bytes, *, goes_on: bool
-    ) -> None:
-        is_sent = head.method != "HEAD" and has_body(response.status)
+    ) -> tuple[bytes] | tuple[bytes, Bytes]:
+        """An answer's head and body, joined where they leave in one send."""
         size = len(body)
+        is_sent = size > 0 and head.method != "HEAD" and has_body(response.status)
         if head.method == "HEAD" and response.content_length is not None:
             size = response.content_length
         start = encode_head(
@@ -446,13 +471,9 @@ class Connection:
             date=self._date(),
             is_last=not goes_on,
         )
-        if not is_sent or len(body) <= HTTP_JOIN_SIZE_MAX:
-            self._wait("answer", self._timeouts.body_s)
-            await self._stream.send_all(b"".join((start, body)) if is_sent else start)
-            self.deadline = inf
-        else:
-            await self._send_all(start)
-            await self._send_all(body)
+        if not is_sent:
+            return (start,)
+        return (start + body,) if size <= HTTP_JOIN_SIZE_MAX else (start, body)
 
     async def _send_pieces(
         self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
@@ -470,8 +491,9 @@ class Connection:
         size = response.content_length
         if size is None and head.http_version == "1.0" and head.method != "HEAD":
             # Its end could only be the connection's end, which looks the same broken.
-            whole = await self._collect(body)
-            await self._send_bytes(head, response, whole, goes_on=goes_on)
+            collected = await self._collect(body)
+            for part in self._whole_answer(head, response, collected, goes_on=goes_on):
+                await self._send_all(part)
             return
         start = encode_head(
             response.status,

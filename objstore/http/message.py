@@ -35,11 +35,12 @@ class Headers:
     and asks for every request may look into `by_name`.
     """
 
-    __slots__ = ("_extensions", "_fields", "by_name")
+    __slots__ = ("_fields", "by_name", "extensions")
 
-    _extensions: tuple[str, ...] | None
     _fields: list[tuple[str, str]] | None  # None: each of `by_name` is one.
     by_name: dict[str, str]  # Lower-case name -> joined value; nobody changes it.
+    # The names that begin with "x-", lower-case: those that HTTP leaves to others.
+    extensions: tuple[str, ...]
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._fields = [(name.lower(), value) for name, value in fields]
@@ -47,14 +48,15 @@ class Headers:
         for name, value in self._fields:
             values[name] = f"{values[name]},{value}" if name in values else value
         self.by_name = values
-        self._extensions = None
+        self.extensions = _extensions_of(tuple(values))
 
     @classmethod
     def of(cls, values: dict[str, str]) -> Headers:
         """Of fields that came once each, by lower-case name; takes the dict over."""
         headers = cls.__new__(cls)
-        headers._extensions = headers._fields = None
+        headers._fields = None
         headers.by_name = values
+        headers.extensions = _extensions_of(tuple(values))
         return headers
 
     @classmethod
@@ -78,13 +80,6 @@ class Headers:
     def lacks(self, names: frozenset[str]) -> bool:
         """Whether none of `names`, all lower-case, is there."""
         return names.isdisjoint(self.by_name)
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """The names that begin with "x-", lower-case: those that HTTP leaves to others."""
-        if self._extensions is None:
-            self._extensions = _extensions_of(tuple(self.by_name))
-        return self._extensions
 
     def get_all(self, name: str) -> list[str]:
         """Each value of `name`, as it came."""

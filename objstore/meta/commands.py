@@ -67,7 +67,8 @@ UNCONDITIONAL = WriteCondition()
 
 def asked(condition: WriteCondition) -> WriteCondition | None:
     """As a command carries it: nothing, where nothing is asked, as of most writes."""
-    return None if condition == UNCONDITIONAL else condition
+    is_nothing = condition is UNCONDITIONAL or condition == UNCONDITIONAL
+    return None if is_nothing else condition
 
 
 # ---- slot commands: each has `slot`, and is routed by it ------------------------------

@@ -71,9 +71,10 @@ class Budget:
     def _acquire_now(self, size: int) -> bool:
         """Whether it fits, and nobody waits: then it is held."""
         assert size >= 0
-        if self._waiters or not self._fits(size):
+        held = self.held + size
+        if self._waiters or held > self.limit:
             return False
-        self._grant(size)
+        self.held = held
         return True
 
     async def _acquire(self, size: int) -> None:

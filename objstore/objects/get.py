@@ -67,16 +67,21 @@ async def find_version(store: Store, capability: Capability) -> Version:
 
     Raises NoSuchKey, NoSuchVersion, DeleteMarkerFound, NoSuchBucket, Unavailable.
     """
+    version = await find_any_version(store, capability)
+    if version.draft is None:
+        raise DeleteMarkerFound("the version is a delete marker", version=version)
+    return version
+
+
+def find_any_version(store: Store, capability: Capability) -> Awaitable[Version]:
+    """As `find_version`, but a delete marker is an answer."""
     capability.require(*_READ_ACTIONS)
 
     def attempt(newer: Capability) -> Awaitable[Version]:
         slot, ref, key = store.place_of(newer)
         return store.query(GetVersion(slot, ref, key, newer.version_id))
 
-    version = await store.fenced(capability, attempt)
-    if version.draft is None:
-        raise DeleteMarkerFound("the version is a delete marker", version=version)
-    return version
+    return store.fenced(capability, attempt)
 
 
 def draft_of(version: Version) -> Draft:

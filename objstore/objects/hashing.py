@@ -84,7 +84,7 @@ _DIGESTS: Mapping[str, Callable[[Buffer], bytes]] = {
     "SHA256": lambda data: hashlib.sha256(data).digest(),
     "CRC32": lambda data: _crc32(data, 0).to_bytes(4, "big"),
     "CRC32C": lambda data: _crc32c(data, 0).to_bytes(4, "big"),
-    "CRC64NVME": lambda data: _crc64nvme(data, 0).to_bytes(8, "big"),
+    "CRC64NVME": lambda data: checksums.crc64nvme(data).to_bytes(8, "big"),  # type: ignore[arg-type]
 }
 assert set(_MAKERS) == set(_DIGESTS) == set(ALGORITHMS)
 

@@ -139,13 +139,8 @@ def _received(
     """Compare every promised digest, header's or trailer's; then say what there is."""
     verify(body.digests, digests)
     verify(body.trailing_digests(), digests)
-    return Received(
-        size=body.size,
-        etag=digests[MD5].hex(),
-        checksum=Checksum(checksum_algorithm, digests[checksum_algorithm]),
-        location=location,
-        intent=intent,
-    )
+    checksum = Checksum(checksum_algorithm, digests[checksum_algorithm])
+    return Received(body.size, digests[MD5].hex(), checksum, location, intent)
 
 
 # ---- large ----------------------------------------------------------------------------

@@ -45,7 +45,9 @@ class Body(Protocol):
     """The bytes of a PUT or a part.
 
     It may have `fill: Fill | None`, for who has buffers that the bytes can be received in;
-    what it has filled is no longer iterated.  Both raise the same.
+    what it has filled is no longer iterated.  Both raise the same.  And it may have
+    `take_now() -> bytes | None`: all of a body that is there already, mostly of a small
+    one, which needs no iterating then; None: it is not, and nothing was taken.
     """
 
     @property
@@ -75,6 +77,9 @@ async def read_whole(body: AsyncIterable[bytes]) -> bytes:
 
     The pieces are not kept one by one: short ones would take many times their size.
     """
+    take_now: Callable[[], bytes | None] | None = getattr(body, "take_now", None)
+    if take_now is not None and (all_of_it := take_now()) is not None:
+        return all_of_it
     first = b""
     whole = bytearray()
     async for piece in body:

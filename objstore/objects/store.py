@@ -149,7 +149,9 @@ class Store:
     def known_bucket(self, name: str) -> BucketRecord | None:
         """The bucket of this name, where the view knows it: nearly always."""
         record = self.view.bucket(name)
-        return None if record is None or not is_there(record) else record
+        if record is None or record.state is BucketState.OPEN or is_there(record):
+            return record
+        return None
 
     async def find_bucket_now(self, name: str) -> BucketRecord:
         """The bucket as it is now, not as it was a moment ago.  Raises NoSuchBucket."""

@@ -159,7 +159,7 @@ class S3App:
             raise _preflight(request)
         if request.method not in _METHODS:
             raise S3Error("MethodNotAllowed", details={"Method": request.method})
-        query = parse_query(request.query)
+        query = parse_query(request.query) if request.query else {}
         found = await self._authenticator.authenticate(
             request, query, now_ms=self._clock.utc_now_ms()
         )
@@ -208,7 +208,7 @@ def _body(
 ) -> S3Body:
     if (
         operation in _NEEDS_LENGTH
-        and "content-length" not in headers
+        and "content-length" not in headers.by_name
         and request.body.size is not None
     ):
         raise S3Error("MissingContentLength")
@@ -361,7 +361,7 @@ class _Exchange:
         received = 0 if self.body is None else self.body.received
         operation, bucket, key = _UNROUTED, None, None
         if route is not None:
-            operation, bucket, key = route.operation, route.bucket, _shown_key(route)
+            operation, bucket, key = route.operation, route.bucket, route.key
         counts = metrics.S3
         counts.in_flight -= 1
         counts.received += received
@@ -372,7 +372,7 @@ class _Exchange:
             quoted(operation),
             quoted(request.method),
             "null" if bucket is None else quoted(bucket),
-            "null" if key is None else quoted(key),
+            "null" if key is None else quoted(key.decode("utf-8", "replace")),
             "null" if principal is None else quoted(principal.access_key),
             quoted(request.remote),
             str(status),

@@ -71,7 +71,8 @@ class Authenticator:
         claim = parse_claim(headers, query, has_body=request.body.size != 0)
         if claim is None:
             return None
-        _refuse_session(headers, query)
+        if query or _SESSION in headers.by_name:
+            _refuse_session(headers, query)
         check_claim(claim, headers, region=self.region, now_ms=now_ms)
         signer = claim.signer
         credential = await self.credentials(signer.access_key)

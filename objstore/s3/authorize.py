@@ -26,7 +26,9 @@ def authorize_service(call: S3Call, action: str) -> Capability:
 
     Raises S3Error AccessDenied.
     """
-    return Capability(_authenticated(call), action, bucket=None)
+    if call.principal is None:
+        raise access_denied()
+    return Capability(call.principal, action, bucket=None)
 
 
 async def authorize(
@@ -40,7 +42,9 @@ async def authorize(
 
     Raises S3Error AccessDenied, NoSuchBucket.
     """
-    principal, store = _authenticated(call), call.store
+    principal, store = call.principal, call.store
+    if principal is None:
+        raise access_denied()
     record = store.known_bucket(bucket) or await store.find_bucket_now(bucket)
     return decide(principal, action, record, key, version_id)
 
@@ -60,9 +64,3 @@ def decide(
 
 def access_denied() -> S3Error:
     return S3Error("AccessDenied", "Access Denied")
-
-
-def _authenticated(call: S3Call) -> Principal:
-    if call.principal is None:
-        raise access_denied()
-    return call.principal

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 
 from objstore.errors import LocalProtocolError
-from objstore.http.message import Body, Headers
+from objstore.http.message import NO_BODY, Body, Headers
 from objstore.objects.requests import SHA256_PAYLOAD, ExpectedDigest, Fill
 from objstore.s3 import checksums
 from objstore.s3.errors import S3Error
@@ -72,6 +72,17 @@ class S3Body:
         size = await self._fill_raw(buffer)
         self.received += size
         return size
+
+    def take_now(self) -> bytes | None:
+        """See `objects.requests.Body`."""
+        take_now = getattr(self._body, "take_now", None)
+        if take_now is None or self._decoder is not None or self.received:
+            return None
+        whole: bytes | None = take_now()
+        if whole is not None:
+            self.received = len(whole)
+            self._is_exhausted = True
+        return whole
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Raises S3Error, TruncatedBody; see the module."""
@@ -152,11 +163,22 @@ def body_of(
         if "x-amz-decoded-content-length" in headers or "content-length" in headers:
             raise S3Error("InvalidRequest", "Only a STREAMING payload is aws-chunked")
         raise S3Error("MissingContentLength")
-    is_hashed = payload != UNSIGNED_PAYLOAD
-    if is_hashed and (body.size or payload != EMPTY_SHA256):
+    if payload != UNSIGNED_PAYLOAD and (body.size or payload != EMPTY_SHA256):
         promised = ExpectedDigest(SHA256_PAYLOAD, bytes.fromhex(payload))
         digests = [*digests, promised]
+    if not body.size and not digests:
+        return _NOTHING
     return S3Body(body, size=body.size, digests=digests)
+
+
+def _nothing() -> S3Body:
+    """The body of most requests, which have none: one for all, as nothing in it changes."""
+    body = S3Body(NO_BODY, size=0)
+    body._is_exhausted = True
+    return body
+
+
+_NOTHING = _nothing()
 
 
 def _decoded_size(headers: Headers) -> int:

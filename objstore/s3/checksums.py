@@ -61,7 +61,7 @@ def expected_digests(headers: Headers) -> list[ExpectedDigest]:
 
     Raises S3Error InvalidDigest, InvalidRequest, NotImplemented.
     """
-    if headers.lacks(_FURTHER):
+    if _FURTHER.isdisjoint(headers.by_name):
         plain = OF_EVERY_REQUEST.issuperset(headers.extensions)
         return [] if plain else _checksums(headers)
     digests = []

@@ -77,7 +77,7 @@ def locate(path: str, host: str, domains: Sequence[str]) -> tuple[str | None, Ke
         raw_bucket, _, raw_key = raw_key.partition("/")
         if not raw_bucket and not raw_key and path == "/":
             return None, None
-        bucket = _decode_text(raw_bucket)
+        bucket = _decode_text(raw_bucket) if "%" in raw_bucket else raw_bucket
     if not is_bucket_name(bucket):
         raise S3Error("InvalidBucketName", details={"BucketName": bucket})
     return bucket, _decode_key(raw_key) if raw_key else None

@@ -167,7 +167,7 @@ def encoding_type(call: S3Call) -> str | None:
 def write_condition(call: S3Call) -> WriteCondition:
     """If-None-Match: * or If-Match of a write; S3 knows no others there."""
     headers = call.headers
-    if headers.lacks(CONDITIONS):
+    if CONDITIONS.isdisjoint(headers.by_name):
         return UNCONDITIONAL
     for name in ("if-modified-since", "if-unmodified-since"):
         if name in headers:

@@ -16,7 +16,6 @@ from objstore.meta.values import BucketRecord, Version
 from objstore.objects import delete, get, put
 from objstore.objects.capability import Capability
 from objstore.objects.get import (
-    DeleteMarkerFound,
     NoSuchPart,
     VersionReplaced,
     draft_of,
@@ -38,6 +37,7 @@ from objstore.s3.operations.features import not_implemented, refuse_unknown_feat
 
 # How often a GET begins anew because its object is overwritten under it.
 _REPLACED_MAX = 3
+_CHECKSUM_MODE = "x-amz-checksum-mode"
 
 # What `response-*` parameters may set, by header.
 _OVERRIDES = (
@@ -161,9 +161,10 @@ async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Respo
     capability = await authorize(call, action, arguments.bucket_name(call), key, version_id)
     arguments.check_expected_owner(call, capability.record)
     version = await find_version(call, capability)
-    not_modified = _judge(call, capability.record, version)
-    if not_modified is not None:
-        return capability, version, not_modified
+    if not CONDITIONS.isdisjoint(call.headers.by_name):
+        not_modified = _judge(call, capability.record, version)
+        if not_modified is not None:
+            return capability, version, not_modified
     if number is not None:
         part = await _select_part(call, capability, version, number)
         return capability, version, part
@@ -172,28 +173,21 @@ async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Respo
 
 async def find_version(call: S3Call, capability: Capability) -> Version:
     """The version a read is about; delete markers are answered in S3's way."""
-    try:
-        return await get.find_version(call.store, capability)
-    except DeleteMarkerFound as error:
-        marker = [
-            ("x-amz-delete-marker", "true"),
-            ("x-amz-version-id", error.version.version_id),
-        ]
-        if capability.version_id is not None:
-            raise S3Error(
-                "MethodNotAllowed",
-                "The specified method is not allowed against this resource.",
-                headers=[*marker, ("allow", "DELETE")],
-            ) from error
+    version = await get.find_any_version(call.store, capability)
+    if version.draft is not None:
+        return version
+    marker = [("x-amz-delete-marker", "true"), ("x-amz-version-id", version.version_id)]
+    if capability.version_id is not None:
         raise S3Error(
-            "NoSuchKey", "The specified key does not exist.", headers=marker
-        ) from error
+            "MethodNotAllowed",
+            "The specified method is not allowed against this resource.",
+            headers=[*marker, ("allow", "DELETE")],
+        )
+    raise S3Error("NoSuchKey", "The specified key does not exist.", headers=marker)
 
 
 def _judge(call: S3Call, record: BucketRecord, version: Version) -> Response | None:
     """None to go on, the 304, or PreconditionFailed."""
-    if call.headers.lacks(CONDITIONS):
-        return None
     conditions = Conditions.from_headers(call.headers)
     draft = draft_of(version)
     outcome, header = conditions.check(etag=draft.etag, modified_ms=version.time_ms)
@@ -222,7 +216,8 @@ def _select(call: S3Call, version: Version) -> _Selected:
     if wanted is None or not range_applies(
         call.headers.get("if-range"), etag=draft.etag, modified_ms=version.time_ms
     ):
-        return _Selected(200, 0, size, _kept_checksum(call, version))
+        is_asked = _CHECKSUM_MODE in call.headers.by_name
+        return _Selected(200, 0, size, _kept_checksum(call, version) if is_asked else [])
     try:
         span = wanted.resolve(size)
     except RangeNotSatisfiable as error:
@@ -263,16 +258,14 @@ async def _select_part(
 
 
 def _kept_checksum(call: S3Call, version: Version) -> list[tuple[str, str]]:
-    """The object's checksum, where it is asked for and all bytes are answered.
+    """The object's checksum, which is asked for, as all bytes are answered.
 
     Not with a range: clients would compare it with the bytes they got.
     """
-    mode = call.headers.by_name.get("x-amz-checksum-mode")
-    if mode is None:
-        return []
+    mode = call.headers.by_name[_CHECKSUM_MODE]
     if mode.upper() != "ENABLED":
         raise arguments.invalid_argument(
-            "The checksum mode must be ENABLED", "x-amz-checksum-mode", mode
+            "The checksum mode must be ENABLED", _CHECKSUM_MODE, mode
         )
     return checksum_headers(draft_of(version).checksum, get.part_count_of(version))
 

@@ -33,7 +33,7 @@ _KEPT_NAMES = frozenset(_KEPT)
 
 def kept_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     """The headers that the object keeps, by lower-case name."""
-    if headers.lacks(_KEPT_NAMES):
+    if _KEPT_NAMES.isdisjoint(headers.by_name):
         return ()
     kept = []
     for name in _KEPT:
