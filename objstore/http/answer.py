@@ -7,7 +7,7 @@ header write the rest of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -18,7 +18,6 @@ _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {reason}" for status, reason in _REASONS.items()
 }
 _NAMES_KEPT = 256
-_HEAD_END = ("", "")  # Behind the last line, when all are joined.
 _BODILESS = {204, 304}
 _OURS = {"content-length", "transfer-encoding", "connection", "date"}
 
@@ -30,7 +29,7 @@ def has_body(status: int) -> bool:
 
 def encode_head(
     status: int,
-    headers: Iterable[tuple[str, str]],
+    headers: Sequence[tuple[str, str]],
     *,
     content_length: int | None,
     date: str,
@@ -41,29 +40,38 @@ def encode_head(
     content_length: None for a chunked body.
     Raises LocalProtocolError for a field that cannot be written.
     """
-    lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown"]
-    lines += [_field_start(name) + value for name, value in headers]
-    lines.append(f"Date: {date}")
+    pieces = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown"]
+    if headers:
+        names, values = zip(*headers, strict=True)
+        _refuse_line_ends("".join(values))
+        fields = [""] * (2 * len(names))
+        fields[::2] = _field_starts(names)
+        fields[1::2] = values
+        pieces += fields
+    pieces.append(f"\r\nDate: {date}")
     if status not in _BODILESS:
         if content_length is None:
-            lines.append("Transfer-Encoding: chunked")
+            pieces.append("\r\nTransfer-Encoding: chunked")
         else:
-            lines.append(f"Content-Length: {content_length}")
-    if is_last:
-        lines.append("Connection: close")
-    ends = len(lines) + 1
-    lines += _HEAD_END
-    text = "\r\n".join(lines)
-    if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
-        raise LocalProtocolError("a line end or NUL inside a header field")
+            pieces.append(f"\r\nContent-Length: {content_length}")
+    pieces.append("\r\nConnection: close\r\n\r\n" if is_last else "\r\n\r\n")
     try:
-        return text.encode("latin-1")
+        return "".join(pieces).encode("latin-1")
     except UnicodeEncodeError as error:
         raise LocalProtocolError(f"a header field that is not latin-1: {error}") from error
 
 
+# Most answers have fields of the same few names.
 @lru_cache(_NAMES_KEPT)
-def _field_start(name: str) -> str:
-    if name.lower() in _OURS:
-        raise LocalProtocolError(f"{name} is for the connection to write")
-    return f"{name}: "
+def _field_starts(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What stands before the value of each field, the end of the line before it too."""
+    for name in names:
+        if name.lower() in _OURS:
+            raise LocalProtocolError(f"{name} is for the connection to write")
+        _refuse_line_ends(name)
+    return tuple([f"\r\n{name}: " for name in names])
+
+
+def _refuse_line_ends(text: str) -> None:
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise LocalProtocolError("a line end or NUL inside a header field")

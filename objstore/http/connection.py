@@ -162,12 +162,24 @@ class Connection:
 
         It is idle, or has for long had no request that arrived whole and is unanswered.
         """
-        if self.deadline == inf or self.scope.cancel_called:
+        if self.scope.cancel_called:
             return False
         if self.phase == "idle":
             return self.is_idle
+        if self.deadline == inf:
+            return False
         has_no_request = self.phase == "head" or self._is_answered
         return has_no_request and now - self._waits_since >= _EVICTED_AFTER_S
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the client has let us wait for too long: the server's timer asks.
+
+        An idle client is timed from the first time that it is asked: the next request
+        mostly comes before that, and does not pay for a look at the clock.
+        """
+        if self.is_idle and self.deadline == inf:
+            self.deadline = now + self._timeouts.idle_s
+        return self.deadline <= now
 
     # ---- the life of a connection -----------------------------------------------------
 
@@ -216,7 +228,7 @@ class Connection:
             if started or not self._has_served:
                 self._wait("head", self._timeouts.head_s)
             else:
-                self._wait("idle", self._timeouts.idle_s)
+                self.phase = "idle"  # See `is_expired`.
             while head is None:
                 data = await self._stream.receive_some(HTTP_READ_SIZE)
                 if not data:

@@ -99,9 +99,15 @@ def names_close(connection: str) -> bool:
 def _read_field(line: str) -> tuple[str, str]:
     """(name in lower case, value) of a line; ("", ...) where it has no right name."""
     name, colon, value = line.partition(":")
-    if not colon or len(name) > _NAME_SIZE_MAX or _TOKEN.fullmatch(name) is None:
+    if not colon or len(name) > _NAME_SIZE_MAX:
         return "", ""
-    return name.lower(), value.strip(" ")
+    return _lower_name(name), value.strip(" ")
+
+
+@lru_cache(_FIELDS_KEPT)
+def _lower_name(name: str) -> str:
+    """A field's name in lower case; "" where it is none."""
+    return "" if _TOKEN.fullmatch(name) is None else name.lower()
 
 
 # The next request of a client has mostly the same lines again, but for two or three.

@@ -175,7 +175,7 @@ class HttpServer:
                 self._make_room()
             now = trio.current_time()
             for connection in list(self._connections):
-                if connection.deadline <= now and not connection.scope.cancel_called:
+                if connection.is_expired(now) and not connection.scope.cancel_called:
                     log.debug("http.connection_expired", phase=connection.phase)
                     metrics.HTTP_EXPIRED.labels(connection.phase).inc()
                     connection.scope.cancel()

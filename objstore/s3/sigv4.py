@@ -93,11 +93,18 @@ class Signer:
     terminator: str
     signed_headers: tuple[str, ...]
     signed: frozenset[str] = attrs.field(init=False)  # The same.
+    # The lines that are signed of them: every second piece is a value's place.
+    header_lines: tuple[str, ...] = attrs.field(init=False)
     scope: str = attrs.field(init=False)
 
     @signed.default
     def _signed(self) -> frozenset[str]:
         return frozenset(self.signed_headers)
+
+    @header_lines.default
+    def _header_lines(self) -> tuple[str, ...]:
+        pieces = [piece for name in self.signed_headers for piece in (f"\n{name}:", "")]
+        return (*pieces, f"\n\n{';'.join(self.signed_headers)}\n")
 
     @scope.default
     def _scope(self) -> str:
@@ -182,7 +189,8 @@ def _claim_of_header(authorization: str, headers: Headers, *, has_body: bool) ->
     start, _, signature = authorization.rpartition("Signature=")
     signer = None
     # So it is one field, and the last: nothing in it could be read in another way.
-    if len(start) <= _SIGNER_SIZE_MAX and signature.isalnum():
+    # (As bytes, of which that is a look into a table for each.)
+    if len(start) <= _SIGNER_SIZE_MAX and signature.encode("ascii", "replace").isalnum():
         signer = _signer_before_signature(start)
     fields = {} if signer is not None else _authorization_fields(authorization)
     timestamp, time_ms = _time_of_headers(headers)
@@ -402,7 +410,13 @@ def check_claim(claim: Claim, headers: Headers, *, region: str, now_ms: int) -> 
     Raises S3Error AuthorizationHeaderMalformed (or ...QueryParametersError),
     RequestTimeTooSkewed, AccessDenied, InvalidToken.
     """
-    if claim.signer.scope != f"{claim.timestamp[:8]}/{region}/{_SERVICE}/{_TERMINATOR}":
+    signer = claim.signer
+    if (
+        signer.region != region
+        or signer.day != claim.timestamp[:8]
+        or signer.service != _SERVICE
+        or signer.terminator != _TERMINATOR
+    ):
         _refuse_scope(claim, region)
     if claim.is_presigned or abs(now_ms - claim.time_ms) > SKEW_MAX_MS:
         _judge_time(claim, now_ms)
@@ -561,7 +575,7 @@ def verify(
         path=path,
         query=query,
         headers=headers,
-        signed_headers=claim.signer.signed_headers,
+        signer=claim.signer,
         payload=claim.payload,
     )
     to_sign = string_to_sign(claim.timestamp, claim.signer.scope, canonical)
@@ -588,20 +602,20 @@ def canonical_request(
     path: str,
     query: str,
     headers: Headers,
-    signed_headers: tuple[str, ...],
+    signer: Signer,
     payload: str,
 ) -> str:
     """The text that is signed, a character a byte (latin-1)."""
     by_name = headers.by_name
-    values = "\n".join([f"{name}:{by_name.get(name, '')}" for name in signed_headers])
-    if " " in values or "\t" in values:
-        values = "\n".join(
-            [f"{name}:{_canonical_value(by_name.get(name, ''))}" for name in signed_headers]
-        )
-    names = ";".join(signed_headers)
+    values = [by_name.get(name, "") for name in signer.signed_headers]
+    joined = "".join(values)
+    if " " in joined or "\t" in joined:
+        values = [_canonical_value(value) for value in values]
+    lines = [*signer.header_lines]
+    lines[1::2] = values
     if query:
         query = _canonical_query(query)
-    return f"{method}\n{_canonical_path(path)}\n{query}\n{values}\n\n{names}\n{payload}"
+    return f"{method}\n{_canonical_path(path)}\n{query}{''.join(lines)}{payload}"
 
 
 def string_to_sign(timestamp: str, scope: str, canonical: str) -> str:

@@ -163,20 +163,26 @@ class Client:
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         payload = hashlib.sha256(body).hexdigest()
         fields |= {"x-amz-date": stamp, "x-amz-content-sha256": payload}
-        names = tuple(sorted(fields))
+        signer = sigv4.Signer(
+            access_key=ACCESS_KEY,
+            day=day,
+            region=REGION,
+            service="s3",
+            terminator="aws4_request",
+            signed_headers=tuple(sorted(fields)),
+        )
         canonical = sigv4.canonical_request(
             method=method,
             path=path,
             query=query,
             headers=Headers(fields.items()),
-            signed_headers=names,
+            signer=signer,
             payload=payload,
         )
-        scope = f"{day}/{REGION}/s3/aws4_request"
-        text = sigv4.string_to_sign(stamp, scope, canonical)
+        text = sigv4.string_to_sign(stamp, signer.scope, canonical)
         key = sigv4.derive_key(SECRET_KEY, day=day, region=REGION)
         signature = hmac.new(key, text.encode("latin-1"), hashlib.sha256).hexdigest()
         fields["authorization"] = (
-            f"{sigv4.ALGORITHM} Credential={ACCESS_KEY}/{scope},"
-            f" SignedHeaders={';'.join(names)}, Signature={signature}"
+            f"{sigv4.ALGORITHM} Credential={ACCESS_KEY}/{signer.scope},"
+            f" SignedHeaders={';'.join(signer.signed_headers)}, Signature={signature}"
         )

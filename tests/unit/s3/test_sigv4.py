@@ -231,7 +231,7 @@ def test_botocores_canonical_request_is_ours():
     theirs = signer.canonical_request(request)
     ours = canonical_request(
         method="PUT", path=path, query=query, headers=headers,
-        signed_headers=claim.signer.signed_headers, payload=claim.payload,
+        signer=claim.signer, payload=claim.payload,
     )  # fmt: skip
     assert ours == theirs
 
