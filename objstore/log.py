@@ -219,9 +219,9 @@ quoted: Callable[[str], str] = encode_basestring_ascii  # A text as JSON.
 
 def _timestamp() -> str:
     nanoseconds = str(time.time_ns())
-    return f"{_second(nanoseconds[:-9])}.{nanoseconds[-9:-3]}Z"
+    return _second(nanoseconds[:-9]) + nanoseconds[-9:-3] + "Z"
 
 
 @lru_cache(2)
 def _second(time_s: str) -> str:
-    return datetime.fromtimestamp(int(time_s), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(int(time_s), UTC).strftime("%Y-%m-%dT%H:%M:%S.")

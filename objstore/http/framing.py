@@ -46,6 +46,7 @@ _TRAILER = re.compile(
     rb"(?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?[\t ]*"
 )
 _HEAD_END = b"\r\n\r\n"
+_CR = 0x0D
 
 
 class Refused(RemoteProtocolError):
@@ -62,7 +63,9 @@ def take_head(buffer: bytearray, *, by_h11: bool = False) -> Head | None:
     by_h11: every head, be it as plain as can be.
     Raises Refused; the connection cannot go on after that.
     """
-    if buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: one stray line end is forgiven.
+    if (
+        buffer and buffer[0] == _CR and buffer.startswith(b"\r\n")
+    ):  # RFC 9112, 2.2: one stray line end is forgiven.
         del buffer[:2]
     end = buffer.find(_HEAD_END, 0, HTTP_HEAD_SIZE_MAX)
     if end < 0:

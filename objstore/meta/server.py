@@ -54,6 +54,7 @@ QUERY = "meta.query"
 CHANGES = "meta.changes"
 CHAINS = "meta.chains"
 CLOCK_OFFSET_MAX_MS = 500  # From the voters' median, for a leader's stamps.
+_GROWING = frozenset(GROWING)  # None of them has subclasses.
 _DRAIN_INTERVAL_S = 5.0
 _DRAIN_TIMEOUT_S = 10.0  # Then the next round goes on.
 _DRAIN_STEPS_MAX = 64  # Of one slot in one round: four thousand rows.
@@ -146,7 +147,7 @@ class MetaServer:
         if len(request) != envelope.REQUEST_ID_SIZE:
             raise InvalidRequest("a request id has 16 bytes")
         self._check_shard(shard, getattr(command, "slot", None))
-        if isinstance(command, GROWING) and self.is_full(self.view.voters(shard)):
+        if type(command) in _GROWING and self.is_full(self.view.voters(shard)):
             raise OutOfSpace(
                 f"too many of the nodes that keep shard {shard} have reached their reserve"
             )
@@ -169,8 +170,12 @@ class MetaServer:
         now, and nothing ever again.  A clock that is behind does no harm; either way the
         reconciler hands the group to another.
         """
-        ahead_ms = max(0, self.raft.clock_offset_ms(shard) - CLOCK_OFFSET_MAX_MS)
-        stamp_ms = self.clock.utc_now_ms() - ahead_ms
+        stamp_ms = self.clock.utc_now_ms()
+        offset_ms = self.raft.clock_offset_ms(shard)
+        if offset_ms > CLOCK_OFFSET_MAX_MS:
+            stamp_ms -= offset_ms - CLOCK_OFFSET_MAX_MS
+        if 0 <= stamp_ms <= envelope.STAMP_MAX_MS:
+            return stamp_ms
         return min(max(0, stamp_ms), envelope.STAMP_MAX_MS)
 
     def _check_shard(self, shard: ShardId, slot: Slot | None) -> None:

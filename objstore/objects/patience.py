@@ -81,14 +81,16 @@ class waiting:  # noqa: N801 - it is used as a function.
 
     def __init__(self, limit_ms: int) -> None:
         self._limit_ms = limit_ms
-        self._began = 0.0
         self._patience = _current.get()
 
     def __enter__(self) -> int:
-        if self._patience is None:
+        patience = self._patience
+        if patience is None:
             return _until_deadline(self._limit_ms)
         self._began = trio.current_time()
-        left_ms = self._patience.left_ms_at(self._began)
+        left_ms = patience.limit_ms
+        if patience.spent_s:
+            left_ms = patience.left_ms_at(self._began)
         return min(self._limit_ms, left_ms)
 
     def __exit__(self, *_: object) -> None:

@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from random import Random
-from statistics import median_low
 from typing import Protocol
 
 import attrs
@@ -473,8 +472,11 @@ class RaftHost:
         replica = self._replicas.get(group)
         nodes = () if replica is None else replica.core.membership.voters
         own_ms = self._clock.utc_now_ms() - trio.current_time() * 1000
-        others_ms = [self._clocks_ms[n] for n in nodes if n in self._clocks_ms]
-        return round(own_ms - median_low([own_ms, *others_ms]))
+        # (Each proposal asks: `median_low` sorts as well, and takes twice as long.)
+        known_ms = [self._clocks_ms[n] for n in nodes if n in self._clocks_ms]
+        known_ms.append(own_ms)
+        known_ms.sort()
+        return round(own_ms - known_ms[(len(known_ms) - 1) // 2])
 
     # Requests.
 

@@ -108,6 +108,8 @@ def operation_of(
     target: SERVICE, BUCKET or OBJECT, as its address names one.
     Raises S3Error MethodNotAllowed, NotImplemented, InvalidArgument.
     """
+    if not query and TELLING_HEADERS.isdisjoint(headers.by_name):
+        return _plain_operation(method, target)
     table = _table()
     present = table.plain
     if query:
@@ -123,6 +125,16 @@ def operation_of(
                 _check_literals(operation, query)
             return operation.name
     raise AssertionError(f"every shape has an operation without headers: {candidates}")
+
+
+@cache
+def _plain_operation(method: str, target: str) -> str:
+    """Of a request with nothing but its method and address.  Methods are few: `S3App`."""
+    table = _table()
+    candidates = table.by_shape.get((method, target, table.plain))
+    if candidates is None:
+        raise _no_operation(table, method, target, table.plain)
+    return next(operation.name for operation, needed in candidates if not needed)
 
 
 def _refuse_unknown(query: Mapping[str, str], table: _Table) -> None:
