@@ -54,6 +54,23 @@ async def test_nagles_algorithm_is_off_on_both_ends(listener):
         await stream.aclose()
 
 
+async def test_who_sends_at_once_again_and_again_lets_others_run_all_the_same(listener):
+    client = await RealNetwork().connect(listener.address)
+    server = await listener.accept()
+    taken = [server.try_send(b"x") for _ in range(20)]
+    assert taken[0]
+    assert not taken[-1], "then `send_all` is asked, which gives the others their turn"
+    while not server.try_send(b"y"):
+        await server.send_all(b"y")
+    await server.aclose()
+    received = b""
+    while piece := await client.receive_some(100):
+        received += piece
+    assert received.strip(b"x").strip(b"y") == b""
+    assert received.count(b"x") == taken.count(True)
+    await client.aclose()
+
+
 async def test_accept_pauses_while_descriptors_are_exhausted(listener, autojump_clock):
     """F44: EMFILE in accept neither spins nor ends the listener."""
     real, failures = listener._socket, [errno.EMFILE] * 5 + [errno.ECONNABORTED]

@@ -151,6 +151,48 @@ async def test_never_more_than_the_declared_length_is_read():
         assert (await client.answer()).body == b"hello"
 
 
+async def test_a_body_that_came_with_its_head_is_taken_at_once():
+    taken = []
+
+    async def handler(request: Request) -> Response:
+        taken.append(request.body.take_now())
+        return await echo(request)
+
+    async with serving(handler) as served:
+        client = served.connect()
+        await client.send(put(b"small") + put(b"next"))
+        assert (await client.answer()).body == b""
+        assert (await client.answer()).body == b""
+        assert taken == [b"small", b"next"]
+
+
+async def test_a_body_of_which_a_part_came_is_not_taken_at_once_but_iterated():
+    asked = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        assert request.body.take_now() is None
+        asked.set()
+        return await echo(request)
+
+    async with serving(handler) as served:
+        client = served.connect()
+        whole = put(b"in two")
+        await client.send(whole[:-3])
+        await asked.wait()
+        await client.send(whole[-3:])
+        assert (await client.answer()).body == b"in two"
+
+
+async def test_an_answer_that_fits_is_sent_without_waiting():
+    async with serving(echo) as served:
+        client = served.connect()
+        client.server_stream.takes_at_once = True
+        await client.send(put(b"a") + GET)
+        assert (await client.answer()).body == b"a"
+        assert (await client.answer()).body == b""
+        assert client.server_stream.sends == []
+
+
 async def test_a_body_cut_short_raises_at_the_handler():  # F35
     caught = []
 

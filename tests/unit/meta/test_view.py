@@ -11,14 +11,14 @@ import trio
 
 from objstore.errors import Unavailable
 from objstore.ids import CLUSTER_SHARD, Epoch, NodeId, Slot
-from objstore.limits import FRAME_SIZE_MAX
+from objstore.limits import FRAME_SIZE_MAX, SLOT_COUNT
 from objstore.meta import commands as c
 from objstore.meta import payloads
 from objstore.meta.queries import ClusterChanges, ClusterDelta
 from objstore.meta.schema import CLUSTER_SLOT
 from objstore.meta.store import MetaStore
 from objstore.meta.values import AccessKey
-from objstore.meta.view import ClusterView
+from objstore.meta.view import ClusterView, _layout_row
 from objstore.ring.layout import Member, encode, found
 from objstore.rpc import codec
 from objstore.rpc.frames import Kind, encode_frame
@@ -212,3 +212,16 @@ async def test_what_was_confirmed_is_old_after_a_sleep_of_the_machine(
 
 def test_the_clusters_shard_is_the_first_one() -> None:
     assert view_of(Source(founded())).shard_of(CLUSTER_SLOT) == CLUSTER_SHARD
+
+
+async def test_a_slots_shard_is_that_of_the_layout_in_force():
+    view = view_of(Source(founded()))
+    await view.refresh()
+    slots = [Slot(0), Slot(SLOT_COUNT // 2), Slot(SLOT_COUNT - 1)]
+    assert list(map(view.shard_of, slots)) == list(map(LAYOUT.shard_of, slots))
+    fewer = found([Member(NODE, 1)], partition_count=16, widths=(3,), shard_count=4)
+    newer = attrs.evolve(fewer, epoch=Epoch(2))
+    row = (_layout_row(2), encode(newer))
+    view.store.save_view(view.version, dict([row]), is_full=False)
+    view._take_rows([row])
+    assert list(map(view.shard_of, slots)) == [1, 3, 4]
