@@ -36,6 +36,7 @@ from objstore.meta.client import MetaClient
 from objstore.meta.reconcile import Reconciler
 from objstore.meta.server import MetaServer
 from objstore.meta.store import MetaStore
+from objstore.meta.values import AccessKey
 from objstore.meta.view import ClusterView
 from objstore.node.certificates import FrontDoorTls, NodeCertificate
 from objstore.node.descriptors import Shares, share
@@ -69,6 +70,7 @@ log = structlog.get_logger()
 
 _STOP_STEP_S = 1.5  # After the draining: 15 s in all, by default.
 _GIVE_BACK_INTERVAL_S = 20.0
+_CREDENTIALS_KEPT = 1024  # More than most clusters have access keys.
 _FOUND_TIMEOUT_S = 20.0
 _STATE_TIMEOUT_S = 60.0
 
@@ -102,6 +104,8 @@ class Parts:
         self.left = trio.Event()  # Set when this node has left its cluster.
         self._news = trio.Event()  # Set when there is something to gossip about.
         self._slow_peers: set[NodeId] = set()  # Whose log's disk is, as they say.
+        # Of access keys that were asked for, with what they were made of.
+        self._credentials: dict[str, tuple[AccessKey, Credential]] = {}
         self.secrets = folder.load_secrets()
         self.boot_id = host.entropy.token(8)
         self.shares = self._share_descriptors()
@@ -479,8 +483,14 @@ class Parts:
             key = self.view.access_key(access_key)
         if key is None:
             return None
-        principal = Principal(key.access_key, key.canonical_id, key.is_root, key.name)
-        return Credential(key.secret_key, principal)
+        known = self._credentials.get(access_key)
+        if known is None or known[0] is not key:  # It is another, or was changed.
+            if len(self._credentials) >= _CREDENTIALS_KEPT:
+                self._credentials.clear()
+            principal = Principal(key.access_key, key.canonical_id, key.is_root, key.name)
+            known = key, Credential(key.secret_key, principal)
+            self._credentials[access_key] = known
+        return known[1]
 
     # ---- running ----------------------------------------------------------------------
 

@@ -117,7 +117,21 @@ class S3App:
         """Answer one request; nothing but cancellation is raised."""
         exchange = self._begin(request)
         try:
-            response = await self._answer(request, exchange)
+            if request.method not in _METHODS:
+                raise _wrong_method(request)
+            query = parse_query(request.query) if request.query else {}
+            found = await self._authenticator.authenticate(
+                request, query, now_ms=self._clock.utc_now_ms()
+            )
+            operation, call = self._understand(request, query, found, exchange)
+            # Not before it is known who asks: strangers take no places.
+            place = self._admission.enter_now(exchange.started)
+            if place is None:
+                place = await self._admission.enter()
+            try:
+                response = await operation(call)
+            finally:
+                self._admission.leave(place)
         except Exception as error:
             response = exchange.error_response(error)
         except BaseException:
@@ -140,15 +154,17 @@ class S3App:
         request_id = self._ids.getrandbits(64).to_bytes(8, "big").hex().upper()
         return _Exchange(request, request_id, self._host_id, self._slow, self._log)
 
-    async def _answer(self, request: Request, exchange: _Exchange) -> Response:
-        if request.method == "OPTIONS":
-            raise _preflight(request)
-        if request.method not in _METHODS:
-            raise S3Error("MethodNotAllowed", details={"Method": request.method})
-        query = parse_query(request.query) if request.query else {}
-        found = await self._authenticator.authenticate(
-            request, query, now_ms=self._clock.utc_now_ms()
-        )
+    def _understand(
+        self,
+        request: Request,
+        query: dict[str, str],
+        found: tuple[Principal, Verified | None] | None,
+        exchange: _Exchange,
+    ) -> tuple[OperationHandler, S3Call]:
+        """What a request asks for, of which it is known who sent it.
+
+        Raises S3Error.
+        """
         principal, verified = (None, None) if found is None else found
         exchange.principal = principal
         headers = request.headers
@@ -179,14 +195,7 @@ class S3App:
             request,
             exchange.answer_slowly,
         )
-        # Not before it is known who asks: strangers take no places.
-        place = self._admission.enter_now(exchange.started)
-        if place is None:
-            place = await self._admission.enter()
-        try:
-            return await operation(call)
-        finally:
-            self._admission.leave(place)
+        return operation, call
 
 
 def _body(
@@ -202,6 +211,12 @@ def _body(
     if operation in _CHECKSUM_IS_OF_OBJECT:
         digests = [digest for digest in digests if digest.algorithm == MD5]
     return body_of(request.body, headers, verified, digests=digests)
+
+
+def _wrong_method(request: Request) -> S3Error:
+    if request.method == "OPTIONS":
+        return _preflight(request)
+    return S3Error("MethodNotAllowed", details={"Method": request.method})
 
 
 def _preflight(request: Request) -> S3Error:

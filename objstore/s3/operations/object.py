@@ -107,24 +107,32 @@ class _Selected:
 
 
 async def get_object(call: S3Call) -> Response:
-    for _ in range(_REPLACED_MAX):
+    for attempts_left in range(_REPLACED_MAX, -1, -1):
         try:
-            return await _get_object(call)
+            capability, version, answer = await _look_up(call)
+            if isinstance(answer, Response):
+                return answer
+            headers = _headers(call, capability.record, version, answer)
+            data = get.inline_bytes(version)
+            if data is None:
+                return await _in_pieces(call, capability, version, answer, headers)
+            if answer.size != len(data):
+                data = data[answer.offset : answer.offset + answer.size]
+            return Response(answer.status, headers, data)
         except VersionReplaced:
-            continue  # Overwritten between two steps: answer what is there now.
-    return await _get_object(call)
+            if not attempts_left:
+                raise
+            # Overwritten between two steps: answer what is there now.
+    raise AssertionError("the last attempt answers, or raises")
 
 
-async def _get_object(call: S3Call) -> Response:
-    capability, version, answer = await _look_up(call)
-    if isinstance(answer, Response):
-        return answer
-    headers = _headers(call, capability.record, version, answer)
-    data = get.inline_bytes(version)
-    if data is not None:
-        if answer.size != len(data):
-            data = data[answer.offset : answer.offset + answer.size]
-        return Response(answer.status, headers, data)
+async def _in_pieces(
+    call: S3Call,
+    capability: Capability,
+    version: Version,
+    answer: _Selected,
+    headers: list[tuple[str, str]],
+) -> Response:
     pieces = get.read(
         call.store, capability, version, offset=answer.offset, size=answer.size
     )
@@ -160,7 +168,9 @@ async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Respo
     action = "s3:GetObject" if version_id is None else "s3:GetObjectVersion"
     capability = await authorize(call, action, arguments.bucket_name(call), key, version_id)
     arguments.check_expected_owner(call, capability.record)
-    version = await find_version(call, capability)
+    version = await get.find_any_version(call.store, capability)
+    if version.draft is None:
+        raise _marker_found(capability, version)
     if not CONDITIONS.isdisjoint(call.headers.by_name):
         not_modified = _judge(call, capability.record, version)
         if not_modified is not None:
@@ -174,16 +184,20 @@ async def _look_up(call: S3Call) -> tuple[Capability, Version, _Selected | Respo
 async def find_version(call: S3Call, capability: Capability) -> Version:
     """The version a read is about; delete markers are answered in S3's way."""
     version = await get.find_any_version(call.store, capability)
-    if version.draft is not None:
-        return version
+    if version.draft is None:
+        raise _marker_found(capability, version)
+    return version
+
+
+def _marker_found(capability: Capability, version: Version) -> S3Error:
     marker = [("x-amz-delete-marker", "true"), ("x-amz-version-id", version.version_id)]
     if capability.version_id is not None:
-        raise S3Error(
+        return S3Error(
             "MethodNotAllowed",
             "The specified method is not allowed against this resource.",
             headers=[*marker, ("allow", "DELETE")],
         )
-    raise S3Error("NoSuchKey", "The specified key does not exist.", headers=marker)
+    return S3Error("NoSuchKey", "The specified key does not exist.", headers=marker)
 
 
 def _judge(call: S3Call, record: BucketRecord, version: Version) -> Response | None:
