@@ -6,6 +6,7 @@
 
 One task a connection, and no cancel scope per read: while the task waits for the client,
 `deadline` says until when, and the server's timer cancels connections that are past it.
+Between requests it is the timer that sets it, when it finds a client idle (`is_expired`).
 While the handler works it is infinite: the handler has deadlines of its own.
 
 How a body that the handler did not read ends: a short rest is drained and the connection
