@@ -24,6 +24,7 @@ from objstore.meta.rows import RowView
 from objstore.meta.schema import Table, table_prefix
 
 _ROW = struct.Struct(">HBI16s")
+_REQUEST = int(Table.REQUEST)  # A plain number: every command asks.
 _PERIOD = struct.Struct(">I")
 
 
@@ -41,10 +42,10 @@ def find(
 ) -> tuple[bytes, bytes | None]:
     """(the row that a request of now is remembered by, what is known of it)."""
     period = period_of(time_ms)
-    row_key = _ROW.pack(slot, Table.REQUEST, period, request)
+    row_key = _ROW.pack(slot, _REQUEST, period, request)
     known = rows.get(row_key)
     if known is None:
-        known = rows.get(_ROW.pack(slot, Table.REQUEST, period - 1, request))
+        known = rows.get(_ROW.pack(slot, _REQUEST, period - 1, request))
     return row_key, known
 
 

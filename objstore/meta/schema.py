@@ -116,6 +116,12 @@ class Table(IntEnum):
     CHANGED_AT = 0x5F
 
 
+# As plain numbers, for rows of every command: a member of the class costs a call.
+_STATE, _FENCE, _COUNTERS = int(Table.STATE), int(Table.FENCE), int(Table.COUNTERS)
+_VERSION, _EXPIRY_TABLE = int(Table.VERSION), int(Table.EXPIRY)
+_INTENT, _CHUNK = int(Table.INTENT), int(Table.CHUNK)
+
+
 class Expiring(IntEnum):
     """What a row of EXPIRY is about."""
 
@@ -194,11 +200,12 @@ def unseal_page(
 
 def escape(text: bytes) -> bytes:
     """Encode any bytes so that encodings sort as the bytes do.  Without the end."""
-    return text.replace(b"\0", b"\0\xff") if b"\0" in text else text
+    # A byte is looked for as a number: bytes, by an error that is raised and caught.
+    return text.replace(b"\0", b"\0\xff") if 0 in text else text
 
 
 def unescape(text: bytes) -> bytes:
-    return text.replace(b"\0\xff", b"\0") if b"\0" in text else text
+    return text.replace(b"\0\xff", b"\0") if 0 in text else text
 
 
 _CURRENT = bytes(8)
@@ -239,15 +246,15 @@ def bucket_prefix(slot: Slot, table: Table, bucket: BucketId) -> bytes:
 
 
 def state_key(slot: Slot) -> bytes:
-    return _TABLE.pack(slot, Table.STATE)
+    return _TABLE.pack(slot, _STATE)
 
 
 def fence_key(slot: Slot, bucket: BucketId) -> bytes:
-    return _BUCKET.pack(slot, Table.FENCE, bucket)
+    return _BUCKET.pack(slot, _FENCE, bucket)
 
 
 def counters_key(slot: Slot, bucket: BucketId) -> bytes:
-    return _BUCKET.pack(slot, Table.COUNTERS, bucket)
+    return _BUCKET.pack(slot, _COUNTERS, bucket)
 
 
 def key_rows(base: bytes, key: bytes) -> bytes:
@@ -257,7 +264,7 @@ def key_rows(base: bytes, key: bytes) -> bytes:
 
 def versions_prefix(slot: Slot, bucket: BucketId, key: Key) -> bytes:
     """What all versions of a key begin with."""
-    return _BUCKET.pack(slot, Table.VERSION, bucket) + escape(key) + _END
+    return _BUCKET.pack(slot, _VERSION, bucket) + escape(key) + _END
 
 
 def versions_end(prefix: bytes) -> bytes:
@@ -363,16 +370,16 @@ def upload_of_row(row_key: bytes) -> UploadId:
 
 
 def intent_key(slot: Slot, intent: IntentId) -> bytes:
-    return _TABLE.pack(slot, Table.INTENT) + intent
+    return _TABLE.pack(slot, _INTENT) + intent
 
 
 def expiry_key(slot: Slot, due_ms: int, kind: Expiring, name: bytes) -> bytes:
-    return _EXPIRY.pack(slot, Table.EXPIRY, due_ms, kind) + name
+    return _EXPIRY.pack(slot, _EXPIRY_TABLE, due_ms, kind) + name
 
 
 def expiry_end(slot: Slot, now_ms: int) -> bytes:
     """The least key above all rows of EXPIRY that are due at `now_ms`."""
-    return _EXPIRY.pack(slot, Table.EXPIRY, now_ms + 1, 0)
+    return _EXPIRY.pack(slot, _EXPIRY_TABLE, now_ms + 1, 0)
 
 
 def expiry_of_row(row_key: bytes) -> tuple[int, Expiring, bytes]:
@@ -387,7 +394,7 @@ def due_of_row(row_key: bytes) -> int:
 
 
 def chunk_key(slot: Slot, chunk: ChunkId) -> bytes:
-    return _TABLE.pack(slot, Table.CHUNK) + chunk
+    return _TABLE.pack(slot, _CHUNK) + chunk
 
 
 def released_key(slot: Slot, sequence: int) -> bytes:

@@ -57,6 +57,7 @@ _APPLIED_SIZE_MAX = 16 * MiB
 _NEVER_MS = 1 << 62
 _CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
 _CHAIN_MARKS = 32
+_COMMAND = EntryKind.COMMAND  # A member of the class costs a call.
 _HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
 _KEPT = _HOT | {Table.EXPIRY}  # What `KvRows.wrote` wants to hear of.
 _HOT_ROWS_MAX = 16_384  # A few megabytes.
@@ -215,7 +216,7 @@ class ShardMachine:
         for entry in entries:
             assert entry.index == index + 1
             index, term = entry.index, entry.term
-            if entry.kind is not EntryKind.COMMAND:
+            if entry.kind is not _COMMAND:
                 results.append(None)
                 continue
             self._store.applied_size += len(entry.data)
