@@ -189,6 +189,8 @@ def unpack_raw(data: bytes | bytearray | memoryview) -> Any:
 def value_of(raw: Any) -> Any:
     """Make a value of what msgpack read where anything may stand.  Raises CorruptValue."""
     try:
+        if type(raw) is tuple and raw and raw[0] is not None:  # As a message is.
+            return _object_of(raw)
         return _value_of(raw, _DEPTH_MAX)
     except RecursionError as problem:
         raise CorruptValue("nested too deeply") from problem
@@ -429,19 +431,21 @@ def _compile_decoder(entry: _Wire) -> Callable[[tuple[Any, ...]], Any]:
             hint, optional = _without_none(_resolve(hints[field.name]))
             names[f"_of{place}"] = _plain_decoder(hint)
             unless = f"if {local} is not None: " if optional else ""
-            body.append(f"  {local} = raw[{place}]")
-            body.append(f"  {unless}{local} = _of{place}({local})")
+            body.append(f"  {unless}{_call_of(hint, place, names)}")
         else:
-            body.append(f"  {local} = raw[{place}]")
             body.append(f"  if {check}: _wrong({field.name!r}, {local})")
         arguments.append(f"{field.alias}={local}" if field.kw_only else local)
     size = _HEAD + len(fields)
+    values = ", ".join([f"f{place}" for place in range(size)])
     names["_short"] = _short_decoder(cls)
     source = "\n".join(
         [
             "def build(raw):",
             " try:",
-            f"  if len(raw) < {size}: return _short(raw)",
+            f"  if len(raw) != {size}:",
+            f"   if len(raw) < {size}: return _short(raw)",
+            f"   raw = raw[:{size}]",
+            f"  {values} = raw",
             *body,
             f"  return _cls({', '.join(arguments)})",
             " except (TypeError, ValueError, AssertionError) as problem:",
@@ -450,6 +454,24 @@ def _compile_decoder(entry: _Wire) -> Callable[[tuple[Any, ...]], Any]:
     )
     exec(source, names)  # noqa: S102 - our own text.
     return names["build"]  # type: ignore[no-any-return]
+
+
+def _call_of(hint: Any, place: int, names: dict[str, Any]) -> str:
+    """The source that decodes a field which is no scalar, and what it names.
+
+    A value of a registered class is mostly just of that class and version.
+    """
+    local = f"f{place}"
+    entry = _by_class.get(hint)
+    if entry is None:
+        return f"{local} = _of{place}({local})"
+    names[f"_entry{place}"] = entry
+    return (
+        f"{local} = (_entry{place}.compiled or _of{place})({local})"
+        f" if type({local}) is tuple and len({local}) >= {_HEAD}"
+        f" and {local}[0] == {entry.tag!r} and {local}[1] == {entry.version}"
+        f" else _of{place}({local})"
+    )
 
 
 def _bad_value(tag: str, problem: Exception) -> CorruptValue:

@@ -265,7 +265,7 @@ def test_deep_nesting_is_refused_and_does_not_overflow_the_stack() -> None:
 def test_recursive_classes_nested_past_the_stack_are_refused() -> None:
     """F32."""
     data = b""
-    for _ in range(500):
+    for _ in range(1000):
         data += b"\x93\xa5chain\x01"
     with pytest.raises(CorruptValue):
         decode(data + b"\xc0")
