@@ -1,6 +1,6 @@
 """Apply: what a command does to the rows.  A pure function, the same on every replica.
 
-    (rows, envelope, context) --> changes staged in the rows, and a result
+    (working set, request id, command) --> changes staged in its rows, and a result
 
     a request id seen before   -> the result of then, and nothing changes (`repetition`)
     the command fails          -> its error is the result, under the request id
@@ -37,9 +37,8 @@ from objstore.meta import (
 )
 from objstore.meta import commands as c
 from objstore.meta.errors import NoSuchKey
-from objstore.meta.rows import StagedRows
 from objstore.meta.values import ChunkPlace, Displaced
-from objstore.meta.work import Context, Work
+from objstore.meta.work import Work
 from objstore.rpc import codec
 
 # Every eighth command drains a step of what is due, so a slot in use keeps up: a command
@@ -49,29 +48,36 @@ _DRAIN_PERIOD = 8
 Handler = Callable[[Work, Any], object]
 
 
-def apply(
-    rows: StagedRows, request: RequestId, command: c.Command, context: Context
-) -> object:
-    """Apply one command; its result, or its error as a value."""
+def slot_of(command: c.Command) -> Slot:
+    """The slot that a command works in."""
     slot: Slot = getattr(command, "slot", schema.CLUSTER_SLOT)
+    return slot
+
+
+def apply(
+    work: Work, request: RequestId, command: c.Command, seen: repetition.Seen
+) -> object:
+    """Apply one command; its result, or its error as a value.
+
+    work: new, in the command's slot.  seen: of the replica.
+    """
+    rows = work.rows
     memory = b""  # The row to remember the result by.
     handler = _ONCE.get(type(command))
     if handler is None:
         handler = _REPEATABLE[type(command)]
     else:
-        memory, known = repetition.find(rows, slot, context.time_ms, request)
+        memory, known = seen.find(rows, work.slot, work.time_ms, request)
         if known is not None:
             return codec.decode(known)
-    work = Work(rows, slot, context)
     try:
         result = handler(work, command)
     except (NotFound, Conflict, InvalidRequest) as error:
-        rows.rollback()
+        work.rollback()
         result = error
-        work = Work(rows, slot, context)
     if memory:
         rows.put(memory, codec.encode(result))
-    if context.index % _DRAIN_PERIOD == 0:
+    if work.index % _DRAIN_PERIOD == 0:
         expiry.drain(work)
     work.finish()
     return result

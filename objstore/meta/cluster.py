@@ -98,7 +98,7 @@ def _delete(work: Work, table: Table, name: bytes) -> None:
 
 def _note(work: Work, key: bytes, *, is_deleted: bool) -> None:
     state = _state(work.rows)
-    version = work.context.index
+    version = work.index
     before = work.rows.get(schema.changed_at_key(key))
     if before is not None:
         changed = schema.changed_key(payloads.unpack(before), key)
@@ -166,7 +166,7 @@ def found_cluster(work: Work, command: FoundCluster) -> None:
     put_layout(work, epoch_of(command.layout), command.layout)
     for name, value in command.settings:
         _put(work, Table.SETTING, name.encode(), value)
-    root = attrs.evolve(command.root_key, created_ms=work.context.time_ms)
+    root = attrs.evolve(command.root_key, created_ms=work.time_ms)
     _put(work, Table.ACCESS_KEY, root.access_key.encode(), codec.encode(root))
 
 
@@ -203,9 +203,9 @@ def create_bucket_record(work: Work, command: CreateBucketRecord) -> BucketRecor
         raise TooManyBuckets(f"the cluster has {BUCKETS_MAX} buckets, as many as it may")
     record = BucketRecord(
         name=command.name,
-        bucket=BucketId(work.context.index),
+        bucket=BucketId(work.index),
         owner=command.owner,
-        created_ms=work.context.time_ms,
+        created_ms=work.time_ms,
         span=command.span,
         scheme=command.scheme,
         state=BucketState.CREATING,
@@ -247,7 +247,7 @@ def create_access_key(work: Work, command: CreateAccessKey) -> AccessKey:
     name = command.key.access_key.encode()
     if work.rows.get(schema.cluster_key(Table.ACCESS_KEY, name)) is not None:
         raise AccessKeyExists(f"access key {command.key.access_key} exists")
-    key = attrs.evolve(command.key, created_ms=work.context.time_ms)
+    key = attrs.evolve(command.key, created_ms=work.time_ms)
     _put(work, Table.ACCESS_KEY, name, codec.encode(key))
     return key
 
@@ -264,7 +264,7 @@ def create_join_token(work: Work, command: CreateJoinToken) -> None:
     name = command.token.token_id.encode()
     if work.rows.get(schema.cluster_key(Table.JOIN_TOKEN, name)) is not None:
         return  # Said again, and late: it may have been spent since.
-    token = attrs.evolve(command.token, created_ms=work.context.time_ms)
+    token = attrs.evolve(command.token, created_ms=work.time_ms)
     _put(work, Table.JOIN_TOKEN, name, codec.encode(token))
 
 
@@ -272,7 +272,7 @@ def _delete_expired_tokens(work: Work) -> None:
     prefix = schema.table_prefix(CLUSTER_SLOT, Table.JOIN_TOKEN)
     rows = list(islice(work.rows.scan(prefix, schema.range_end(prefix)), PURGE_ROWS_MAX))
     for key, payload in rows:
-        if codec.decode_as(JoinToken, payload).expires_ms <= work.context.time_ms:
+        if codec.decode_as(JoinToken, payload).expires_ms <= work.time_ms:
             _delete(work, Table.JOIN_TOKEN, key[len(prefix) :])
 
 
@@ -283,7 +283,7 @@ def spend_join_token(work: Work, command: SpendJoinToken) -> None:
     is_right = (
         token is not None
         and hmac.compare_digest(token.secret_hash, command.secret_hash)
-        and token.expires_ms > work.context.time_ms
+        and token.expires_ms > work.time_ms
         and (token.uses_left > 0 or command.node in token.spent_by)
     )
     if not is_right or token is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import struct
 
 from objstore.errors import CorruptData, ObjstoreError
-from objstore.frozen import frozen
 from objstore.ids import RequestId
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.meta.commands import Command
@@ -42,16 +41,6 @@ class UnknownFeature(ObjstoreError):
         self.level = level
 
 
-@frozen
-class Envelope:
-    """A command and what its proposer adds."""
-
-    request: RequestId
-    stamp_ms: int
-    command: Command
-    level: int = 1
-
-
 def level_of(command: Command) -> int:
     """The feature level that a command needs: a newer one is listed here."""
     del command
@@ -66,12 +55,11 @@ def encode(request: RequestId, stamp_ms: int, command: bytes, *, level: int = 1)
     return data
 
 
-def decode(data: bytes) -> Envelope:
-    """Read an entry.  Raises UnknownFeature, CorruptData."""
+def decode(data: bytes) -> tuple[RequestId, int, Command]:
+    """(request id, stamp, command) of an entry.  Raises UnknownFeature, CorruptData."""
     if len(data) <= _HEAD.size:
         raise CorruptData(f"a log entry of {len(data)} bytes")
     entry_format, level, request, stamp_ms = _HEAD.unpack_from(data)
     if level > FEATURE_LEVEL or entry_format != _FORMAT:
         raise UnknownFeature(level)
-    command = codec.decode(memoryview(data)[_HEAD.size :])
-    return Envelope(request, stamp_ms, command, level)
+    return request, stamp_ms, codec.decode(data[_HEAD.size :])

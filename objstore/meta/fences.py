@@ -102,7 +102,7 @@ def drop_bucket(work: Work, command: DropBucket) -> None:
     closed = attrs.evolve(known, is_open=False)
     work.rows.put(row_key, payloads.pack_fence(closed, is_dropped=True))
     work.rows.delete(schema.counters_key(work.slot, command.bucket))
-    due_ms = work.context.time_ms + DROPPED_FENCE_KEPT_MS
+    due_ms = work.time_ms + DROPPED_FENCE_KEPT_MS
     name = command.bucket.to_bytes(8, "big")
     expiry = schema.expiry_key(work.slot, due_ms, schema.Expiring.FENCE, name)
     work.rows.put(expiry, payloads.pack(None))

@@ -21,7 +21,7 @@ def begin_intent(work: Work, command: BeginIntent) -> int:
     fences.require(work.rows, work.slot, command.ref)
     row_key = schema.intent_key(work.slot, command.intent)
     known = work.rows.get(row_key)
-    now_ms = work.context.time_ms
+    now_ms = work.time_ms
     if known is not None:
         known_expires_ms = payloads.unpack(known)[2]
         if known_expires_ms <= now_ms:
@@ -70,7 +70,7 @@ def _require_alive(
     if row is None:
         raise IntentGone(f"intent {intent.hex()} is gone")
     owner, _key, expires_ms = payloads.unpack(row)[:3]
-    if owner != bucket or expires_ms <= work.context.time_ms:
+    if owner != bucket or expires_ms <= work.time_ms:
         raise IntentGone(f"intent {intent.hex()} has expired")
     for ref in chunks:
         if intent_of(ref.chunk) != intent:

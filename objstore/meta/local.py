@@ -46,12 +46,18 @@ FORMAT = 7
 class Progress:
     """How far a replica is, and what goes on from there."""
 
-    applied: Applied
+    index: int  # Of the last entry applied.
+    term: int  # Of that entry.
+    membership: Membership  # In force after it.
     time_ms: int  # Cluster time of the last command.
     chain: bytes  # The running hash of changes.
 
+    @property
+    def applied(self) -> Applied:
+        return Applied(self.index, self.term, self.membership)
 
-NOTHING = Progress(Applied(0, 0, Membership(())), 0, bytes(HASH_SIZE))
+
+NOTHING = Progress(0, 0, Membership(()), 0, bytes(HASH_SIZE))
 
 
 def applied_key(group: int) -> bytes:
@@ -68,16 +74,17 @@ def pack_members(members: Membership) -> bytes:
 
 def pack_progress(progress: Progress, members: bytes) -> bytes:
     """members: as `pack_members` packed them, since they hardly ever change."""
-    applied = progress.applied
-    head = _PROGRESS.pack(applied.index, applied.term, progress.time_ms, progress.chain)
-    return head + members
+    return (
+        _PROGRESS.pack(progress.index, progress.term, progress.time_ms, progress.chain)
+        + members
+    )
 
 
 def unpack_progress(payload: bytes) -> Progress:
     index, term, time_ms, chain = _PROGRESS.unpack_from(payload)
     voters, outgoing, learners = payloads.unpack(payload[_PROGRESS.size :])[:3]
     membership = Membership(_nodes(voters), _nodes(outgoing), _nodes(learners))
-    return Progress(Applied(index, term, membership), time_ms, chain)
+    return Progress(index, term, membership, time_ms, chain)
 
 
 def _nodes(names: tuple[str, ...]) -> tuple[NodeId, ...]:

@@ -109,7 +109,7 @@ def let_go(work: Work, bucket: BucketId, key: Key, location: Location | None) ->
 def release(work: Work, scheme: str, chunks: tuple[ChunkRef, ...]) -> None:
     """Queue chunks that nothing refers to for deletion everywhere."""
     if chunks:
-        row = (work.context.time_ms, scheme, [payloads.pack_chunk(ref) for ref in chunks])
+        row = (work.time_ms, scheme, [payloads.pack_chunk(ref) for ref in chunks])
         sequence = work.next_released()
         work.rows.put(schema.released_key(work.slot, sequence), payloads.pack(row))
 

@@ -43,7 +43,7 @@ from objstore.meta import (
 )
 from objstore.meta.rows import HASH_SIZE, Columns, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
-from objstore.meta.work import Context
+from objstore.meta.work import Work
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 from objstore.units import MiB
 
@@ -193,9 +193,10 @@ class ShardMachine:
         self._progress = (
             local.NOTHING if payload is None else local.unpack_progress(payload)
         )
-        self._durable_index = self._progress.applied.index
+        self._durable_index = self._progress.index
+        self._seen = repetition.Seen(self._progress.time_ms)
         # The last membership that was written, and how it is packed.
-        membership = self._progress.applied.membership
+        membership = self._progress.membership
         self._members = membership, local.pack_members(membership)
         # When something of a slot is due at the earliest.  May be too early, not too late.
         self._due_ms = dict.fromkeys(generations, 0)
@@ -211,7 +212,7 @@ class ShardMachine:
     def apply(self, entries: Sequence[Entry], membership: Membership) -> list[object]:
         rows = StagedRows(self._rows)
         time_ms, chain = self._progress.time_ms, self._progress.chain
-        index, term = self._progress.applied.index, self._progress.applied.term
+        index, term = self._progress.index, self._progress.term
         results: list[object] = []
         for entry in entries:
             assert entry.index == index + 1
@@ -220,15 +221,14 @@ class ShardMachine:
                 results.append(None)
                 continue
             self._store.applied_size += len(entry.data)
-            proposal = envelope.decode(entry.data)
-            time_ms = max(proposal.stamp_ms, time_ms + 1)
-            context = Context(index, term, time_ms)
-            results.append(apply.apply(rows, proposal.request, proposal.command, context))
+            request, stamp_ms, command = envelope.decode(entry.data)
+            time_ms = max(stamp_ms, time_ms + 1)
+            work = Work(rows, apply.slot_of(command), index, term, time_ms)
+            results.append(apply.apply(work, request, command, self._seen))
             chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
                 self.chain_marks.append((index, chain))
-        applied = Applied(index, term, membership)
-        self._write(rows, local.Progress(applied, time_ms, chain))
+        self._write(rows, local.Progress(index, term, membership, time_ms, chain))
         if self.on_change is not None:
             self.on_change()
         return results
@@ -252,7 +252,7 @@ class ShardMachine:
                 self._note(key, value)
         if repetition.is_new_period(self._progress.time_ms, progress.time_ms):
             self._forget_requests(batch, rows, progress.time_ms)
-        membership = progress.applied.membership
+        membership = progress.membership
         if membership is not self._members[0]:
             self._members = membership, local.pack_members(membership)
         payload = local.pack_progress(progress, self._members[1])
@@ -329,6 +329,7 @@ class ShardMachine:
         self._rows.forget()
         self._due_ms.clear()
         self._progress = local.NOTHING
+        self._seen = repetition.Seen(0)
         self._durable_index = 0
 
     # ---- reading ----------------------------------------------------------------------
@@ -346,7 +347,7 @@ class ShardMachine:
     @property
     def chain(self) -> tuple[int, bytes]:
         """(applied index, running hash of all changes up to it): equal on all replicas."""
-        return self._progress.applied.index, self._progress.chain
+        return self._progress.index, self._progress.chain
 
     def _slots(self) -> list[bytes]:
         return sorted(self._generations)
@@ -385,7 +386,7 @@ class ShardMachine:
     def _has_forgotten(self, now_ms: int) -> bool:
         """Whether requests are left that a command at `now_ms` would have dropped."""
         period, progress = repetition.period_of(now_ms), self._progress
-        looked = period, progress.applied.index
+        looked = period, progress.index
         if period <= repetition.period_of(progress.time_ms) or looked == self._looked:
             return False
         for slot in self.slots():
@@ -418,7 +419,8 @@ class ShardMachine:
         self._due_ms = dict.fromkeys(generations, 0)
         self._with = {table: set(generations) for table in _WATCHED}
         self._progress = progress
-        self._durable_index = progress.applied.index
+        self._seen = repetition.Seen(progress.time_ms)
+        self._durable_index = progress.index
         self._installing = None
         if self.on_change is not None:
             self.on_change()
@@ -470,7 +472,9 @@ class ShardInstall:
             raise snapshot.CorruptSnapshot("it ends early")
         if head.group != machine.group:
             raise snapshot.CorruptSnapshot(f"of group {head.group}, not {machine.group}")
-        progress = local.Progress(applied, head.time_ms, head.chain)
+        progress = local.Progress(
+            applied.index, applied.term, applied.membership, head.time_ms, head.chain
+        )
         batch = self._kv.batch()
         for slot, generation in machine._generations.items():
             _delete_copy(batch, slot, generation)

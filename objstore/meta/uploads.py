@@ -80,7 +80,7 @@ def create_upload(work: Work, command: CreateUpload) -> Upload:
     fences.require(work.rows, work.slot, ref)
     if not schema.is_hex_16(command.upload.upload):
         raise InvalidRequest("an upload id is 32 lower hex digits")
-    upload = attrs.evolve(command.upload, initiated_ms=work.context.time_ms)
+    upload = attrs.evolve(command.upload, initiated_ms=work.time_ms)
     row_key = schema.upload_key(work.slot, ref.bucket, upload.upload)
     if work.rows.get(row_key) is not None:
         raise InvalidRequest(f"upload id {upload.upload} is taken")
@@ -118,7 +118,7 @@ def put_part(work: Work, command: PutPart) -> Part:
     if replaced is not None:
         location = payloads.unpack_part(number, replaced).location
         references.let_go(work, bucket, key, location)
-    part = attrs.evolve(command.part, time_ms=work.context.time_ms)
+    part = attrs.evolve(command.part, time_ms=work.time_ms)
     work.rows.put(row_key, payloads.pack_part(part))
     place = Place(bucket, key, 0, command.upload, number)
     references.hold(work, place, part.location)
@@ -194,7 +194,7 @@ def _completed_before(
     result = codec.decode_as(CompleteResult, encoded)
     is_current = top is not None and top[1].log_index == result.put.index
     is_same = key == command.key and known_digest == digest
-    if is_same and is_current and due_ms > work.context.time_ms:
+    if is_same and is_current and due_ms > work.time_ms:
         return result
     raise NoSuchUpload(f"upload {command.upload} was completed")
 
@@ -203,7 +203,7 @@ def _remember(
     work: Work, command: CompleteUpload, digest: bytes, result: CompleteResult
 ) -> None:
     bucket, upload = command.ref.bucket, command.upload
-    due_ms = work.context.time_ms + COMPLETION_KEPT_MS
+    due_ms = work.time_ms + COMPLETION_KEPT_MS
     row = payloads.pack((command.key, digest, due_ms, codec.encode(result)))
     work.rows.put(schema.completion_key(work.slot, bucket, upload), row)
     name = references.purge_name(bucket, upload)

@@ -154,7 +154,7 @@ def put_version(work: Work, command: PutVersion) -> PutResult:
         work, ref.bucket, key, draft, prefix=prefix, versioning=versioning, top=top
     )
     if outside is not None:
-        order = work.context.time_ms << ORDER_SHIFT
+        order = work.time_ms << ORDER_SHIFT
         references.hold(work, Place(ref.bucket, key, order, "", 0), outside)
     return result
 
@@ -174,8 +174,7 @@ def store_version(
     prefix: of the key's versions.  top: the version that was current.
     The caller sees to what the draft refers to.
     """
-    context = work.context
-    time_ms = context.time_ms
+    time_ms = work.time_ms
     shown = None if draft is None else payloads.pack_listed(draft, time_ms)
     more_objects = _show(work, prefix, before=top, row=shown)
     more_versions, more_bytes = 1, 0 if draft is None else draft.size
@@ -193,19 +192,19 @@ def store_version(
     order = time_ms << ORDER_SHIFT
     version_id = NULL_VERSION
     if versioning == ENABLED:
-        version_id = version_id_of(order, context.index)
+        version_id = version_id_of(order, work.index)
     row = payloads.pack_version(
         version_id,
         draft,
         order=order,
         time_ms=time_ms,
-        index=context.index,
-        term=context.term,
+        index=work.index,
+        term=work.term,
     )
     work.rows.put(schema.current_key(prefix), row)
     work.count(bucket, objects=more_objects, versions=more_versions, size=more_bytes)
     etag = "" if draft is None else draft.etag
-    return PutResult(version_id, time_ms, etag, context.index, context.term)
+    return PutResult(version_id, time_ms, etag, work.index, work.term)
 
 
 def _show(work: Work, prefix: bytes, *, before: Found | None, row: bytes | None) -> int:

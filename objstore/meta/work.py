@@ -6,23 +6,14 @@ in memory and written once, by `finish`.
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 
-from objstore.frozen import frozen
 from objstore.ids import BucketId, Slot
 from objstore.meta import payloads, schema
 from objstore.meta.rows import StagedRows
 
 ORDER_SHIFT = 20  # A version's order is its cluster time and room for 2^20 beside it.
-
-
-@frozen
-class Context:
-    """Where and when a command is applied: the same on every replica."""
-
-    index: int
-    term: int
-    time_ms: int  # Cluster time: greater than of every command before it in the shard.
 
 
 class Count(IntEnum):
@@ -44,16 +35,27 @@ _NO_CHANGE = (0, 0)
 class Work:
     """The working set of one command in one slot."""
 
-    __slots__ = ("_counters", "_state", "_state_before", "context", "rows", "slot")
+    __slots__ = ("_counters", "_state", "_was", "index", "rows", "slot", "term", "time_ms")
 
-    def __init__(self, rows: StagedRows, slot: Slot, context: Context) -> None:
+    def __init__(
+        self, rows: StagedRows, slot: Slot, index: int, term: int, time_ms: int
+    ) -> None:
         self.rows = rows
         self.slot = slot
-        self.context = context
-        # As they are now, and the payload they were.
-        self._counters: dict[BucketId, tuple[list[int], bytes]] = {}
+        self.index = index  # Of the command's entry, as the term is.
+        self.term = term
+        # Cluster time: greater than of every command before it in the shard.
+        self.time_ms = time_ms
+        # As they are now, the payload they were, the key of their row.
+        self._counters: dict[BucketId, tuple[list[int], bytes, bytes]] = {}
         self._state: list[int] | None = None
-        self._state_before: list[int] = []
+        self._was: list[int] | None = None  # The state when it was read; None: no row.
+
+    def rollback(self) -> None:
+        """Undo everything that the command did."""
+        self.rows.rollback()
+        self._counters.clear()
+        self._state = self._was = None
 
     # ---- the slot's state: [floor epoch, next released] ------------------------------
 
@@ -61,7 +63,7 @@ class Work:
         if self._state is None:
             payload = self.rows.get(schema.state_key(self.slot))
             self._state = [0, 1] if payload is None else list(payloads.unpack(payload))
-            self._state_before = list(self._state) if payload is not None else []
+            self._was = None if payload is None else list(self._state)
         return self._state
 
     @property
@@ -92,10 +94,12 @@ class Work:
         """Change counters of a bucket; nothing is counted for one that was dropped."""
         held = self._counters.get(bucket)
         if held is None:
-            payload = self.rows.get(schema.counters_key(self.slot, bucket))
+            row_key = schema.counters_key(self.slot, bucket)
+            payload = self.rows.get(row_key)
             if payload is None:
                 return
-            held = self._counters[bucket] = (payloads.unpack_usage(payload), payload)
+            held = (payloads.unpack_usage(payload), payload, row_key)
+            self._counters[bucket] = held
         now = held[0]
         now[_OBJECTS] += objects
         now[_VERSIONS] += versions
@@ -105,7 +109,6 @@ class Work:
         if below != _NO_CHANGE:
             now[Count.BELOW_OBJECTS] += below[0]
             now[Count.BELOW_BYTES] += below[1]
-        assert min(now) >= 0, f"a counter of bucket {bucket} fell below 0: {now}"
 
     def usage(self, bucket: BucketId) -> list[int]:
         held = self._counters.get(bucket)
@@ -115,9 +118,12 @@ class Work:
 
     def finish(self) -> None:
         """Write what changed."""
-        if self._state is not None and self._state != self._state_before:
+        if self._state is not None and self._state != self._was:
             self.rows.put(schema.state_key(self.slot), payloads.pack(self._state))
-        for bucket, (now, before) in self._counters.items():
-            payload = payloads.pack_usage(now)
+        for now, before, row_key in self._counters.values():
+            try:
+                payload = payloads.pack_usage(now)
+            except struct.error as error:
+                raise AssertionError(f"a counter fell below 0: {now}") from error
             if payload != before:
-                self.rows.put(schema.counters_key(self.slot, bucket), payload)
+                self.rows.put(row_key, payload)

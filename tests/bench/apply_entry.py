@@ -51,7 +51,7 @@ MEMBERS = Membership((NodeId("a" * 16), NodeId("b" * 16), NodeId("c" * 16)))
 BODY = bytes(range(256)) * 16
 FIRST_MS = 1_790_000_000_000
 STEP_MS = 1_500
-FILL = 640  # More than the requests of 15 minutes.
+FILL = 1_300  # More than the requests of two periods of 15 minutes.
 
 
 def draft(location: Location, size: int = len(BODY)) -> Draft:

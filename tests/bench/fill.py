@@ -18,19 +18,20 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import attrs
+
 from objstore.host.real_host import real_host
 from objstore.host.rocks_kv import RocksStore
 from objstore.ids import Key, RequestId, ShardId
 from objstore.meta import apply
 from objstore.meta.commands import BucketRef, PutVersion
-from objstore.meta.local import Progress
 from objstore.meta.payloads import pack_draft
 from objstore.meta.rows import StagedRows
 from objstore.meta.schema import Table
 from objstore.meta.slots import slot_of
 from objstore.meta.store import MetaStore, ShardMachine
 from objstore.meta.values import BucketRecord, Draft, Inline
-from objstore.meta.work import Context
+from objstore.meta.work import Work
 from objstore.ring.layout import Layout
 from objstore.ring.layout import decode as decode_layout
 from objstore.rpc import codec
@@ -94,12 +95,13 @@ def _apply(machine: ShardMachine, commands: Iterable[PutVersion]) -> None:
     rows, time_ms, chain = StagedRows(machine.rows), progress.time_ms, progress.chain
     for number, command in enumerate(commands):
         time_ms += 1
-        context = Context(number, progress.applied.term, time_ms)
-        result = apply.apply(rows, RequestId(os.urandom(16)), command, context)
+        request = RequestId(os.urandom(16))
+        work = Work(rows, command.slot, number, progress.term, time_ms)
+        result = apply.apply(work, request, command, machine._seen)
         if apply.is_error(result):
             raise SystemExit(f"{command.key!r}: {result}")
         chain = rows.commit(chain)
-    machine._write(rows, Progress(progress.applied, time_ms, chain))
+    machine._write(rows, attrs.evolve(progress, time_ms=time_ms, chain=chain))
 
 
 def main() -> None:

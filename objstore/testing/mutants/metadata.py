@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import attrs
+
 from objstore.ids import BucketId, Key
 from objstore.meta import apply, local, schema, versions
 from objstore.meta.commands import DeleteVersion
@@ -42,16 +44,14 @@ def _apply_singles_twice(
 
 
 def _one_back(progress: Progress) -> Progress:
-    applied = progress.applied
-    before = type(applied)(applied.index - 1, applied.term, applied.membership)
-    return Progress(before, progress.time_ms, progress.chain)
+    return attrs.evolve(progress, index=progress.index - 1)
 
 
 def _write_without_index(
     machine: ShardMachine, rows: StagedRows, progress: Progress
 ) -> None:
     """The applied index is in the batch of every eighth entry only."""
-    if progress.applied.index % 8 == 0:
+    if progress.index % 8 == 0:
         _write(machine, rows, progress)
         return
     with patched(local, pack_progress=_pack_of(machine)):
@@ -112,7 +112,7 @@ _count = Work.count
 
 def _count_adrift(work: Work, bucket: BucketId, **changes: Any) -> None:
     """Bytes that go are sometimes forgotten to be taken off."""
-    if changes.get("size", 0) < 0 and work.context.index % 3 == 0:
+    if changes.get("size", 0) < 0 and work.index % 3 == 0:
         changes["size"] = 0
     _count(work, bucket, **changes)
 

@@ -11,11 +11,12 @@ import attrs
 from objstore.chunks import driver
 from objstore.chunks.driver import Commit
 from objstore.ids import Slot
-from objstore.meta import fences, intents, payloads, reads, repetition, schema
+from objstore.meta import fences, intents, payloads, reads, schema
 from objstore.meta.client import DEFAULT_TIMEOUT_MS, MetaClient
 from objstore.meta.commands import BucketRef, Command, PutVersion
 from objstore.meta.errors import NoSuchKey
 from objstore.meta.queries import GetVersion, ListKeys, Query
+from objstore.meta.repetition import Seen
 from objstore.meta.rows import RowView
 from objstore.meta.server import MetaServer
 from objstore.meta.values import Version
@@ -46,14 +47,14 @@ _propose = MetaClient.propose
 _query = MetaServer.query
 
 
-_find = repetition.find
+_find = Seen.find
 
 
 def _know_nothing(
-    rows: RowView, slot: Slot, time_ms: int, request: bytes
+    seen: Seen, rows: RowView, slot: Slot, time_ms: int, request: bytes
 ) -> tuple[bytes, bytes | None]:
     """What is kept under a request id is not heeded."""
-    return _find(rows, slot, time_ms, request)[0], None
+    return _find(seen, rows, slot, time_ms, request)[0], None
 
 
 async def _check_then_act(
@@ -114,7 +115,7 @@ MUTANTS = [
         breaks="a request that comes again is applied again",
         checker="registers",
         scenario=partial(stories.tell, story=stories.lost_answers),
-        plant=partial(patched, repetition, find=_know_nothing),
+        plant=partial(patched, Seen, find=_know_nothing),
         seeds_max=_SEEDS_MAX,
     ),
     Mutant(

@@ -18,11 +18,13 @@ from objstore.ids import (
     UploadId,
     chunk_id,
 )
+from objstore.limits import REQUEST_ID_KEPT_MS
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import reads, schema
-from objstore.meta.apply import apply
+from objstore.meta.apply import apply, slot_of
 from objstore.meta.payloads import pack_draft
+from objstore.meta.repetition import Seen
 from objstore.meta.rows import Columns, StagedRows, page_of
 from objstore.meta.values import (
     BucketFence,
@@ -37,7 +39,7 @@ from objstore.meta.values import (
     Upload,
     Version,
 )
-from objstore.meta.work import Context
+from objstore.meta.work import Work
 
 SLOT = Slot(7)
 BUCKET = BucketId(3)
@@ -78,6 +80,7 @@ class Shard:
         self.slot = slot
         self.index = 0
         self.time_ms = 1_000_000
+        self.seen = Seen(-2 * REQUEST_ID_KEPT_MS)  # Certain: nothing was before.
         self.requests = 0
 
     def do(self, command: c.Command, request: bytes | None = None) -> Any:
@@ -88,8 +91,8 @@ class Shard:
             self.requests += 1
             request = self.requests.to_bytes(16, "big")
         staged = StagedRows(self.view)
-        context = Context(self.index, 1, self.time_ms)
-        result = apply(staged, RequestId(request), command, context)
+        work = Work(staged, slot_of(command), self.index, 1, self.time_ms)
+        result = apply(work, RequestId(request), command, self.seen)
         staged.commit(b"")
         self.view.take(staged.changes)
         return result

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from objstore.ids import BucketId, NodeId, Slot
 from objstore.meta import local, payloads, schema
 from objstore.meta.rows import StagedRows
-from objstore.meta.work import Context, Count, Work
-from objstore.raft.state_machine import Applied, Membership
+from objstore.meta.work import Count, Work
+from objstore.raft.state_machine import Membership
 from tests.unit.meta.builders import BUCKET, SLOT, MemoryRows
 
 PREFIX = schema.table_prefix(SLOT, schema.Table.SETTING)
@@ -94,7 +94,7 @@ def test_what_was_undone_is_in_no_hash() -> None:
 
 
 def working(rows: StagedRows) -> Work:
-    return Work(rows, SLOT, Context(1, 1, 1))
+    return Work(rows, SLOT, 1, 1, 1)
 
 
 def test_counters_are_written_once_and_only_where_they_changed() -> None:
@@ -130,8 +130,10 @@ def test_nothing_is_counted_for_a_bucket_that_was_dropped() -> None:
 def test_a_counter_that_would_fall_below_0_is_a_bug() -> None:
     rows = StagedRows(MemoryRows())
     rows.put(schema.counters_key(SLOT, BUCKET), payloads.pack_usage([0] * len(Count)))
+    work = working(rows)
+    work.count(BUCKET, size=-1)
     with pytest.raises(AssertionError, match="below 0"):
-        working(rows).count(BUCKET, size=-1)
+        work.finish()
 
 
 # ---- a node's own rows ----------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_a_counter_that_would_fall_below_0_is_a_bug() -> None:
 
 def test_how_far_a_replica_is_is_read_back() -> None:
     members = Membership((NodeId("a" * 16), NodeId("b" * 16)), (NodeId("c" * 16),), ())
-    progress = local.Progress(Applied(1 << 40, 7, members), 1 << 41, bytes(range(16)))
+    progress = local.Progress(1 << 40, 7, members, 1 << 41, bytes(range(16)))
     packed = local.pack_progress(progress, local.pack_members(members))
     assert local.unpack_progress(packed) == progress
     assert local.slot_of_key(local.slot_key(Slot(5))) == 5

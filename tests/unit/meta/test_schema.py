@@ -173,7 +173,7 @@ def test_drafts_are_packed_and_unpacked_whole() -> None:
 def test_an_entry_is_read_back(request: bytes, stamp_ms: int) -> None:
     command = c.PutVersion(SLOT, REF, Key(b"k"), packed(b"data"))
     data = envelope.encode(RequestId(request), stamp_ms, codec.encode(command))
-    assert envelope.decode(data) == envelope.Envelope(RequestId(request), stamp_ms, command)
+    assert envelope.decode(data) == (RequestId(request), stamp_ms, command)
 
 
 # ---- part maps ------------------------------------------------------------------------

@@ -540,6 +540,32 @@ def test_r12_requests_are_forgotten_alike_in_other_batches(seed: int) -> None:
     assert one.state_hash() == copy.state_hash()
 
 
+@pytest.mark.parametrize("later", [0, 1])
+@pytest.mark.parametrize("into_period_ms", [0, REQUEST_ID_KEPT_MS - 1])
+async def test_r13_requests_of_before_are_known_to_a_replica_that_did_not_apply_them(
+    into_period_ms: int, later: int
+) -> None:
+    """Started again, or fed with a snapshot; in their period and in the next."""
+    disk = Disk()
+    machine, stamp_ms = disk.store.machine(GROUP), 5 * REQUEST_ID_KEPT_MS + into_period_ms
+    first = machine.apply(
+        [entry(1, open_bucket()), entry(2, put(b"k", b"1"), stamp_ms=stamp_ms, request=7)],
+        MEMBERS,
+    )
+    machine.apply([entry(3, put(b"k", b"2"), stamp_ms=stamp_ms)], MEMBERS)
+    install = (copy := Disk().store.machine(GROUP)).install()
+    for piece in machine.snapshot():
+        install.feed(piece)
+    install.commit(machine.applied())
+    await disk.store.flush()
+    again_ms = (5 + later) * REQUEST_ID_KEPT_MS + into_period_ms
+    again = entry(4, put(b"k", b"1"), stamp_ms=again_ms, request=7)
+    restarted = disk.crash().machine(GROUP)
+    for replica in (restarted, copy):
+        assert replica.apply([again], MEMBERS) == first[1:]
+        assert get(replica, b"k").draft == draft(b"2")
+
+
 async def test_a_request_that_was_dropped_stays_so_after_a_crash() -> None:
     disk = Disk()
     machine = disk.store.machine(GROUP)

@@ -24,14 +24,15 @@ from objstore.config import ChunksConfig, ReadConfig, WriteConfig
 from objstore.errors import Unavailable
 from objstore.ids import ClusterId, Epoch, NodeId, RequestId
 from objstore.meta import schema
-from objstore.meta.apply import apply, is_error
+from objstore.meta.apply import apply, is_error, slot_of
 from objstore.meta.commands import Command
 from objstore.meta.queries import Query
 from objstore.meta.reads import answer
+from objstore.meta.repetition import Seen
 from objstore.meta.rows import Columns, StagedRows, page_of
 from objstore.meta.values import BucketRecord
 from objstore.meta.view import NotFounded
-from objstore.meta.work import Context
+from objstore.meta.work import Work
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Principal
 from objstore.objects.gather import FragmentDamage, Gather
@@ -84,6 +85,7 @@ class DirectMeta:
         self.rows = MemoryRows()
         self.index = 0
         self.time_ms = START_MS
+        self.seen = Seen(0)
         self.proposed: list[Command] = []
         # Called before a command is applied; may raise, or wait.
         self.before: Callable[[Command], Any] | None = None
@@ -102,7 +104,8 @@ class DirectMeta:
         self.proposed.append(command)
         staged = StagedRows(self.rows)
         request = RequestId(self.index.to_bytes(16, "big"))
-        result = apply(staged, request, command, Context(self.index, 1, self.time_ms))
+        work = Work(staged, slot_of(command), self.index, 1, self.time_ms)
+        result = apply(work, request, command, self.seen)
         staged.commit(b"")
         self.rows.change(staged.changes)
         await _call(self.after, command)
