@@ -24,7 +24,7 @@ class Batch(Protocol):
     def delete(self, key: bytes) -> None: ...
 
     def delete_range(self, start: bytes, end: bytes) -> None:
-        """Delete start <= key < end."""
+        """Delete start <= key < end; start < end."""
         ...
 
 

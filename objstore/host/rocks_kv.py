@@ -36,7 +36,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import attrs
 import rocksdict
@@ -61,22 +61,6 @@ INFO_LOG_SIZE = 1 * MiB
 INFO_LOGS_MAX = 3
 MANIFEST_SIZE = 4 * MiB
 _WRAPPER_FILE = "rocksdict-config.json"  # Rewritten by rocksdict at every opening.
-
-
-class RocksBatch:
-    """Changes on their way into a RocksStore; written once."""
-
-    __slots__ = ("_batch", "delete", "put")
-
-    def __init__(self) -> None:
-        self._batch = rocksdict.WriteBatch(raw_mode=True)
-        # The library's own, without a call of ours around each row.
-        self.put: Callable[[bytes, bytes], None] = self._batch.put
-        self.delete: Callable[[bytes], None] = self._batch.delete
-
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        if start < end:  # RocksDB refuses a range that ends before it starts.
-            self._batch.delete_range(start, end)
 
 
 @attrs.define(eq=False)
@@ -211,13 +195,14 @@ class RocksStore:
             rows += itertools.islice(rest, limit - len(rows))
         return rows
 
-    def batch(self) -> RocksBatch:
-        return RocksBatch()
+    def batch(self) -> Batch:
+        # The library's own, as it is: without a call of ours around each row.
+        return rocksdict.WriteBatch(True)
 
     def write(self, batch: Batch) -> None:
-        assert isinstance(batch, RocksBatch)
+        assert isinstance(batch, rocksdict.WriteBatch)
         try:
-            self._database.write(batch._batch)
+            self._database.write(batch)
         except Exception as error:
             raise _translated(error, "write", self._path) from error
 

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Protocol
 
-from objstore.meta.schema import SEAL_SIZE, seal
+from objstore.meta.schema import SEAL_SIZE, seal_of
 
 HASH_SIZE = 16  # bytes
 _ABSENT = object()
@@ -121,13 +121,14 @@ class StagedRows:
         A row that it changed more than once counts once.
         """
         parts = [chain]
+        changes = self.changes
         for key, payload in self._staged.items():
             if payload is None:
-                self.changes[key] = None
+                changes[key] = None
                 parts.append(key)
             else:
-                value = self.changes[key] = seal(key, payload)
-                # A value's seal is a checksum of its key and payload.
-                parts.append(value[-SEAL_SIZE:])
+                seal = seal_of(key, payload)
+                changes[key] = payload + seal
+                parts.append(seal)  # Which is a checksum of key and payload.
         self._staged.clear()
         return blake2b(b"".join(parts), digest_size=HASH_SIZE).digest()

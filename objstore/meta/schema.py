@@ -139,8 +139,9 @@ _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
 _EXPIRY = struct.Struct(">HBQB")
 _RANK = struct.Struct(">HBB")
-_SEAL = struct.Struct("<I")
-SEAL_SIZE = 1 + _SEAL.size  # With the format byte.
+_U32 = struct.Struct("<I")
+_SEAL = struct.Struct("<BI")
+SEAL_SIZE = _SEAL.size
 UPLOAD_SIZE = 16
 _KEY_START = _BUCKET.size  # Where key* begins in a logical key.
 
@@ -149,7 +150,7 @@ _crc32c = google_crc32c.value
 _pack_seal = _SEAL.pack
 # What a CRC32C is xored with, so that its bytes, appended, make it 0: CRCs are linear.
 _TO_ZERO = 0x9BE09BAB
-assert _crc32c(_SEAL.pack(_crc32c(b"") ^ _TO_ZERO)) == 0
+assert _crc32c(_U32.pack(_crc32c(b"") ^ _TO_ZERO)) == 0
 _GENERATION_SIZE = 4
 
 
@@ -158,8 +159,12 @@ _GENERATION_SIZE = 4
 
 def seal(key: bytes, payload: bytes) -> bytes:
     """Put a payload into its envelope.  `key` is logical."""
-    body = payload + _FORMAT_BYTE
-    return body + _pack_seal(_crc32c(key + body) ^ _TO_ZERO)
+    return payload + seal_of(key, payload)
+
+
+def seal_of(key: bytes, payload: bytes) -> bytes:
+    """What stands behind a payload in its envelope."""
+    return _pack_seal(ROW_FORMAT, _crc32c(key + payload + _FORMAT_BYTE) ^ _TO_ZERO)
 
 
 def unseal(key: bytes, value: bytes) -> bytes:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import attrs
 import structlog
@@ -57,12 +58,13 @@ _APPLIED_SIZE_MAX = 16 * MiB
 _NEVER_MS = 1 << 62
 _CHAIN_PERIOD = 64  # Entries between two marks that replicas compare.
 _CHAIN_MARKS = 32
-_COMMAND = EntryKind.COMMAND  # A member of the class costs a call.
+# A member of a class of numbers costs a call.
+_COMMAND, _EXPIRY = EntryKind.COMMAND, int(Table.EXPIRY)
 _HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
-_KEPT = _HOT | {Table.EXPIRY}  # What `KvRows.wrote` wants to hear of.
 _HOT_ROWS_MAX = 16_384  # A few megabytes.
+_UNKNOWN: Any = object()
 _WATCHED = (Table.BELOW, Table.RELEASED)
-_NOTED = _KEPT | set(_WATCHED)
+_NOTED = _HOT | {Table.EXPIRY, *_WATCHED}
 
 
 def _get(kv: View, key: bytes) -> bytes | None:
@@ -78,7 +80,7 @@ def _put(batch: Batch, key: bytes, payload: bytes) -> None:
 class KvRows:
     """A RowView of one shard: adds generations to keys, verifies values."""
 
-    __slots__ = ("_expiring", "_generations", "_hot", "_kv")
+    __slots__ = ("_expiring", "_generations", "_kv", "hot")
 
     def __init__(self, kv: View, generations: dict[bytes, bytes]) -> None:
         self._kv = kv
@@ -86,14 +88,14 @@ class KvRows:
         self._expiring: dict[bytes, bytes] = {}
         self._generations = generations  # By the slot's two bytes.
         # Payloads of rows that every command reads, kept as the store has them.
-        self._hot: dict[bytes, bytes | None] = {}
+        self.hot: dict[bytes, bytes | None] = {}
 
     def get(self, key: bytes) -> bytes | None:
         is_hot = key[2] in _HOT
         if is_hot:
-            payload = self._hot.get(key, b"")  # No payload is empty.
-            if payload != b"":
-                return payload
+            payload = self.hot.get(key, _UNKNOWN)
+            if payload is not _UNKNOWN:
+                return payload  # type: ignore[no-any-return]
         slot = key[:2]
         generation = self._generations.get(slot)
         if generation is None:
@@ -101,26 +103,19 @@ class KvRows:
         value = self._kv.get(slot + generation + key[2:])
         payload = None if value is None else schema.unseal(key, value)
         if is_hot:
-            if len(self._hot) >= _HOT_ROWS_MAX:
-                self._hot.clear()
-            self._hot[key] = payload
+            if len(self.hot) >= _HOT_ROWS_MAX:
+                self.hot.clear()
+            self.hot[key] = payload
         return payload
 
-    def wrote(self, key: bytes, value: bytes | None) -> None:
-        """Note a row that was just written: its sealed value."""
-        table = key[2]
-        if table in _HOT:
-            self._hot[key] = None if value is None else value[: -schema.SEAL_SIZE]
-        elif (
-            table == Table.EXPIRY
-            and value is not None
-            and key < self._expiring.get(key[:2], b"")
-        ):
+    def will_expire(self, key: bytes) -> None:
+        """Note a row of EXPIRY that was just written."""
+        if key < self._expiring.get(key[:2], b""):
             self._expiring[key[:2]] = key
 
     def forget(self) -> None:
         """Forget what is kept: the rows are others now."""
-        self._hot.clear()
+        self.hot.clear()
         self._expiring.clear()
 
     def expiring(self, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -275,14 +270,15 @@ class ShardMachine:
     def _note(self, key: bytes, value: bytes | None) -> None:
         """Keep what is known of rows in step with a row that was just written."""
         table, slot = key[2], key[:2]
-        if table in _KEPT:
-            self._rows.wrote(key, value)
-        if value is None:
+        if table in _HOT:
+            self._rows.hot[key] = None if value is None else value[: -schema.SEAL_SIZE]
+        elif value is None:
             return
-        if table == Table.EXPIRY:
+        elif table == _EXPIRY:
+            self._rows.will_expire(key)
             due_ms = schema.due_of_row(key)
             self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))
-        elif table in self._with:
+        else:
             self._with[table].add(slot)
 
     def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:

@@ -151,7 +151,7 @@ def encode(value: object) -> bytes:
     Raises TypeError for a class that is not registered: a bug here, not in the data.
     """
     if type(value) in _by_class:  # The `default` hook does the rest without a walk.
-        return _pack(value)
+        return _pack(_encoders[type(value)](value))
     return _pack(_free(value, _DEPTH_MAX))
 
 

@@ -56,6 +56,7 @@ class SimulatedBatch:
         self.changes.append(("delete", bytes(key), b""))
 
     def delete_range(self, start: bytes, end: bytes) -> None:
+        assert start < end
         self.changes.append(("delete_range", bytes(start), bytes(end)))
 
     def size(self) -> int:
