@@ -273,7 +273,7 @@ class FolderCheck:
         for number, group in sorted(self._groups.items()):
             if group.is_tombstone:
                 continue
-            progress = self._progress.get(number, local.NOTHING)
+            progress = self._progress.get(number) or local.nothing()
             damage = restore(group, progress.applied).hard_state.damage
             if damage > Damage.NEW:
                 yield Finding(

@@ -32,7 +32,7 @@ def next_due_ms(view: RowView, slot: Slot) -> int | None:
 
 def drain(work: Work, rows_max: int = PURGE_ROWS_MAX) -> bool:
     """Do one step.  True where more is due."""
-    start = schema.table_prefix(work.slot, Table.EXPIRY)
+    start = schema.expiry_start(work.slot)
     end = schema.expiry_end(work.slot, work.time_ms)
     due = list(islice(work.rows.scan(start, end), rows_max + 1))
     for row_key, payload in due[:rows_max]:

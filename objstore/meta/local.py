@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import struct
 
-from objstore.frozen import frozen
+import attrs
+
 from objstore.ids import NodeId, Slot
 from objstore.meta import payloads
 from objstore.meta.rows import HASH_SIZE
@@ -42,9 +43,9 @@ FORMAT_KEY = LOCAL_PREFIX + b"\7"
 FORMAT = 7
 
 
-@frozen
+@attrs.define
 class Progress:
-    """How far a replica is, and what goes on from there."""
+    """How far a replica is, and what goes on from there.  Changed by each batch."""
 
     index: int  # Of the last entry applied.
     term: int  # Of that entry.
@@ -57,7 +58,9 @@ class Progress:
         return Applied(self.index, self.term, self.membership)
 
 
-NOTHING = Progress(0, 0, Membership(()), 0, bytes(HASH_SIZE))
+def nothing() -> Progress:
+    """Of a replica that has applied nothing."""
+    return Progress(0, 0, Membership(()), 0, bytes(HASH_SIZE))
 
 
 def applied_key(group: int) -> bytes:

@@ -36,8 +36,9 @@ def period_of(time_ms: int) -> int:
     return time_ms // REQUEST_ID_KEPT_MS + 1
 
 
-def is_new_period(before_ms: int, time_ms: int) -> bool:
-    return before_ms // REQUEST_ID_KEPT_MS != time_ms // REQUEST_ID_KEPT_MS
+def period_end_ms(time_ms: int) -> int:
+    """When the period of a cluster time is over."""
+    return period_of(time_ms) * REQUEST_ID_KEPT_MS
 
 
 class Seen:

@@ -86,8 +86,7 @@ class StagedRows:
         self._staged[key] = None
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        changed = [key for key in self.changes if start <= key < end]
-        changed += [key for key in self._staged if start <= key < end]
+        changed = [key for key in (*self.changes, *self._staged) if start <= key < end]
         below = self._base.scan(start, end)
         return self._merged(sorted(set(changed)), below) if changed else below
 

@@ -382,6 +382,11 @@ def expiry_key(slot: Slot, due_ms: int, kind: Expiring, name: bytes) -> bytes:
     return _EXPIRY.pack(slot, _EXPIRY_TABLE, due_ms, kind) + name
 
 
+def expiry_start(slot: Slot) -> bytes:
+    """What all rows of EXPIRY begin with."""
+    return _TABLE.pack(slot, _EXPIRY_TABLE)
+
+
 def expiry_end(slot: Slot, now_ms: int) -> bytes:
     """The least key above all rows of EXPIRY that are due at `now_ms`."""
     return _EXPIRY.pack(slot, _EXPIRY_TABLE, now_ms + 1, 0)

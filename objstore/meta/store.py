@@ -80,13 +80,14 @@ def _put(batch: Batch, key: bytes, payload: bytes) -> None:
 class KvRows:
     """A RowView of one shard: adds generations to keys, verifies values."""
 
-    __slots__ = ("_expiring", "_generations", "_kv", "hot")
+    __slots__ = ("_expiring", "_kv", "_prefixes", "hot")
 
-    def __init__(self, kv: View, generations: dict[bytes, bytes]) -> None:
+    def __init__(self, kv: View, prefixes: dict[bytes, bytes]) -> None:
         self._kv = kv
         # No slot has a row of EXPIRY below these keys: every eighth command looks.
         self._expiring: dict[bytes, bytes] = {}
-        self._generations = generations  # By the slot's two bytes.
+        # What physical keys begin with, by the slot's two bytes: those, and the generation.
+        self._prefixes = prefixes
         # Payloads of rows that every command reads, kept as the store has them.
         self.hot: dict[bytes, bytes | None] = {}
 
@@ -96,11 +97,10 @@ class KvRows:
             payload = self.hot.get(key, _UNKNOWN)
             if payload is not _UNKNOWN:
                 return payload  # type: ignore[no-any-return]
-        slot = key[:2]
-        generation = self._generations.get(slot)
-        if generation is None:
+        prefix = self._prefixes.get(key[:2])
+        if prefix is None:
             return None
-        value = self._kv.get(slot + generation + key[2:])
+        value = self._kv.get(prefix + key[2:])
         payload = None if value is None else schema.unseal(key, value)
         if is_hot:
             if len(self.hot) >= _HOT_ROWS_MAX:
@@ -134,33 +134,31 @@ class KvRows:
         self._expiring[slot] = first
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        if start == end[:3] and start[2] == Table.EXPIRY:
+        if start[2] == _EXPIRY and start == end[:3]:
             return self.expiring(end)
         return self._scan(start, end)
 
     def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        slot = start[:2]
-        generation = self._generations.get(slot)
-        if generation is None:
+        prefix = self._prefixes.get(start[:2])
+        if prefix is None:
             return
-        assert end[:2] == slot
-        first, last = slot + generation + start[2:], slot + generation + end[2:]
+        assert end[:2] == start[:2]
+        first, last = prefix + start[2:], prefix + end[2:]
         for physical, value in self._kv.scan(first, last):
             key = physical[:2] + physical[6:]
             yield key, schema.unseal(key, value)
 
     def page(self, base: bytes, start: bytes, end: bytes, limit: int) -> Columns:
-        slot = start[:2]
-        generation = self._generations.get(slot)
-        if generation is None:
+        prefix = self._prefixes.get(start[:2])
+        if prefix is None:
             return [], []
-        assert end[:2] == slot
-        first, last = slot + generation + start[2:], slot + generation + end[2:]
+        assert end[:2] == start[:2]
+        first, last = prefix + start[2:], prefix + end[2:]
         return schema.unseal_page(base, self._kv.page(first, last, limit))
 
     def sealed(self, slot: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All (logical key, sealed value) of a slot, not verified."""
-        start = slot + self._generations[slot]
+        start = self._prefixes[slot]
         for physical, value in self._kv.scan(start, schema.range_end(start)):
             yield schema.logical(physical), value
 
@@ -172,32 +170,37 @@ class ShardMachine:
         self,
         store: MetaStore,
         group: int,
-        generations: dict[bytes, bytes],
+        prefixes: dict[bytes, bytes],
     ) -> None:
         self.group = group
         self.on_change: Callable[[], None] | None = None  # After entries were applied.
         self._store = store
         self._kv = store.kv
-        self._generations = generations
-        self._rows = KvRows(self._kv, generations)
+        self._prefixes = prefixes
+        self._rows = KvRows(self._kv, prefixes)
+        self._staged = StagedRows(self._rows)
         self._installing: ShardInstall | None = None
         # (applied index, running hash of all changes): equal on every replica (R12).
         self.chain_marks: deque[tuple[int, bytes]] = deque(maxlen=_CHAIN_MARKS)
         self._applied_key = local.applied_key(group)
         payload = _get(self._kv, self._applied_key)
-        self._progress = (
-            local.NOTHING if payload is None else local.unpack_progress(payload)
-        )
-        self._durable_index = self._progress.index
-        self._seen = repetition.Seen(self._progress.time_ms)
+        progress = local.nothing() if payload is None else local.unpack_progress(payload)
+        self._go_on_from(progress)
         # The last membership that was written, and how it is packed.
-        membership = self._progress.membership
+        membership = progress.membership
         self._members = membership, local.pack_members(membership)
         # When something of a slot is due at the earliest.  May be too early, not too late.
-        self._due_ms = dict.fromkeys(generations, 0)
+        self._due_ms = dict.fromkeys(prefixes, 0)
         self._looked = (0, 0)  # The period and applied index of `_has_forgotten`.
         # Slots that may have rows of a table; `slots_with` makes sure.
-        self._with: dict[int, set[bytes]] = {t: set(generations) for t in _WATCHED}
+        self._with: dict[int, set[bytes]] = {t: set(prefixes) for t in _WATCHED}
+
+    def _go_on_from(self, progress: local.Progress) -> None:
+        """Take up a state that is durable, and that was not applied here."""
+        self._progress = progress
+        self._durable_index = progress.index
+        self._seen = repetition.Seen(progress.time_ms)
+        self._period_end_ms = repetition.period_end_ms(progress.time_ms)
 
     # ---- the protocol -----------------------------------------------------------------
 
@@ -205,9 +208,9 @@ class ShardMachine:
         return self._progress.applied
 
     def apply(self, entries: Sequence[Entry], membership: Membership) -> list[object]:
-        rows = StagedRows(self._rows)
-        time_ms, chain = self._progress.time_ms, self._progress.chain
-        index, term = self._progress.index, self._progress.term
+        rows, progress = self._staged, self._progress
+        index, term, time_ms = progress.index, progress.term, progress.time_ms
+        chain = progress.chain
         results: list[object] = []
         for entry in entries:
             assert entry.index == index + 1
@@ -223,7 +226,10 @@ class ShardMachine:
             chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
                 self.chain_marks.append((index, chain))
-        self._write(rows, local.Progress(index, term, membership, time_ms, chain))
+        progress.index, progress.term, progress.membership = index, term, membership
+        progress.time_ms, progress.chain = time_ms, chain
+        self._write(rows, progress)
+        rows.changes.clear()
         if self.on_change is not None:
             self.on_change()
         return results
@@ -235,17 +241,14 @@ class ShardMachine:
         for key, value in rows.changes.items():
             if key[:2] != slot:  # Most batches have rows of one.
                 slot = key[:2]
-                generation = self._generations.get(slot)
-                if generation is None:
-                    generation = self._begin_slot(batch, slot)
-                prefix = slot + generation
+                prefix = self._prefixes.get(slot) or self._begin_slot(batch, slot)
             if value is None:
                 batch.delete(prefix + key[2:])
             else:
                 put(prefix + key[2:], value)
             if key[2] in _NOTED:
                 self._note(key, value)
-        if repetition.is_new_period(self._progress.time_ms, progress.time_ms):
+        if progress.time_ms >= self._period_end_ms:
             self._forget_requests(batch, rows, progress.time_ms)
         membership = progress.membership
         if membership is not self._members[0]:
@@ -253,19 +256,16 @@ class ShardMachine:
         payload = local.pack_progress(progress, self._members[1])
         put(self._applied_key, schema.seal(self._applied_key, payload))
         self._kv.write(batch)
-        self._progress = progress
 
     def _forget_requests(self, batch: Batch, rows: StagedRows, time_ms: int) -> None:
         """Delete the requests of periods that are over, behind what `rows` put."""
-        for slot, generation in self._generations.items():
+        before_ms = self._period_end_ms - 1
+        self._period_end_ms = repetition.period_end_ms(time_ms)
+        for slot, prefix in self._prefixes.items():
             number = schema.slot_of_row(slot)
-            start, end = repetition.forgotten(number, self._progress.time_ms, time_ms)
+            start, end = repetition.forgotten(number, before_ms, time_ms)
             if first_row(rows, start, end) is not None:  # Or a tombstone for nothing.
-                first, last = (
-                    schema.physical(start, generation),
-                    schema.physical(end, generation),
-                )
-                batch.delete_range(first, last)
+                batch.delete_range(prefix + start[2:], prefix + end[2:])
 
     def _note(self, key: bytes, value: bytes | None) -> None:
         """Keep what is known of rows in step with a row that was just written."""
@@ -282,17 +282,17 @@ class ShardMachine:
             self._with[table].add(slot)
 
     def _begin_slot(self, batch: Batch, slot: bytes) -> bytes:
-        generation = self._generations[slot] = _FIRST_GENERATION
+        prefix = self._prefixes[slot] = slot + _FIRST_GENERATION
         key = local.slot_key(schema.slot_of_row(slot))
-        _put(batch, key, local.pack_slot(generation, self.group))
-        return generation
+        _put(batch, key, local.pack_slot(_FIRST_GENERATION, self.group))
+        return prefix
 
     def durable_index(self) -> int:
         return self._durable_index
 
     def snapshot(self) -> Iterator[bytes]:
         pinned = self._kv.snapshot()
-        rows = KvRows(pinned, dict(self._generations))
+        rows = KvRows(pinned, dict(self._prefixes))
         progress = self._progress
         head = snapshot.SnapshotHead(self.group, progress.time_ms, progress.chain)
 
@@ -315,18 +315,16 @@ class ShardMachine:
         if self._installing is not None:
             self._installing.abort()
         batch = self._kv.batch()
-        for slot, generation in self._generations.items():
-            _delete_copy(batch, slot, generation)
+        for slot, prefix in self._prefixes.items():
+            _delete_copy(batch, prefix)
             batch.delete(local.slot_key(schema.slot_of_row(slot)))
         batch.delete(local.applied_key(self.group))
         self._kv.write(batch)
         self._kv.flush()
-        self._generations.clear()
+        self._prefixes.clear()
         self._rows.forget()
         self._due_ms.clear()
-        self._progress = local.NOTHING
-        self._seen = repetition.Seen(0)
-        self._durable_index = 0
+        self._go_on_from(local.nothing())
 
     # ---- reading ----------------------------------------------------------------------
 
@@ -346,7 +344,7 @@ class ShardMachine:
         return self._progress.index, self._progress.chain
 
     def _slots(self) -> list[bytes]:
-        return sorted(self._generations)
+        return sorted(self._prefixes)
 
     def slots(self) -> tuple[Slot, ...]:
         """Slots that have rows."""
@@ -407,16 +405,14 @@ class ShardMachine:
     def flushed_to(self, index: int) -> None:
         self._durable_index = max(self._durable_index, index)
 
-    def installed(self, generations: dict[bytes, bytes], progress: local.Progress) -> None:
+    def installed(self, prefixes: dict[bytes, bytes], progress: local.Progress) -> None:
         """Take an installed snapshot as the state; its rows are durable."""
-        self._generations.clear()
-        self._generations.update(generations)
+        self._prefixes.clear()
+        self._prefixes.update(prefixes)
         self._rows.forget()
-        self._due_ms = dict.fromkeys(generations, 0)
-        self._with = {table: set(generations) for table in _WATCHED}
-        self._progress = progress
-        self._seen = repetition.Seen(progress.time_ms)
-        self._durable_index = progress.index
+        self._due_ms = dict.fromkeys(prefixes, 0)
+        self._with = {table: set(prefixes) for table in _WATCHED}
+        self._go_on_from(progress)
         self._installing = None
         if self.on_change is not None:
             self.on_change()
@@ -430,10 +426,9 @@ def _sealed_rows(rows: KvRows, slots: Sequence[bytes]) -> Iterator[tuple[bytes, 
         yield from rows.sealed(slot)
 
 
-def _delete_copy(batch: Batch, slot: bytes, generation: bytes) -> None:
+def _delete_copy(batch: Batch, prefix: bytes) -> None:
     """Delete all rows of one generation of a slot."""
-    start = slot + generation
-    batch.delete_range(start, schema.range_end(start))
+    batch.delete_range(prefix, schema.range_end(prefix))
 
 
 class ShardInstall:
@@ -472,8 +467,8 @@ class ShardInstall:
             applied.index, applied.term, applied.membership, head.time_ms, head.chain
         )
         batch = self._kv.batch()
-        for slot, generation in machine._generations.items():
-            _delete_copy(batch, slot, generation)
+        for slot, prefix in machine._prefixes.items():
+            _delete_copy(batch, prefix)
             batch.delete(local.slot_key(schema.slot_of_row(slot)))
         for slot in self._slots:
             row = local.pack_slot(self._generation, machine.group)
@@ -483,7 +478,7 @@ class ShardInstall:
         _put(batch, machine._applied_key, local.pack_progress(progress, members))
         self._kv.write(batch)
         self._kv.flush()
-        machine.installed(dict.fromkeys(self._slots, self._generation), progress)
+        machine.installed({s: s + self._generation for s in self._slots}, progress)
         log.info(
             "meta.snapshot_installed",
             shard=machine.group,
@@ -494,7 +489,7 @@ class ShardInstall:
     def abort(self) -> None:
         batch = self._kv.batch()
         for slot in self._slots:
-            _delete_copy(batch, slot, self._generation)
+            _delete_copy(batch, slot + self._generation)
             batch.delete(self._mark(slot))
         self._kv.write(batch)
         self._slots.clear()
@@ -522,7 +517,7 @@ class MetaStore:
         for key, value in kv.scan(local.SLOT_PREFIX, schema.range_end(local.SLOT_PREFIX)):
             generation, group = local.unpack_slot(schema.unseal(key, value))
             slot = schema.slot_prefix(local.slot_of_key(key))
-            self._slots.setdefault(group, {})[slot] = generation
+            self._slots.setdefault(group, {})[slot] = slot + generation
         counter = _get(kv, local.GENERATION_KEY)
         self._generation = 0 if counter is None else int.from_bytes(counter, "big")
         self._drop_unfinished()
@@ -548,7 +543,7 @@ class MetaStore:
         batch = self.kv.batch()
         for key in marks:
             _, slot, generation = local.installing_of_key(key)
-            _delete_copy(batch, schema.slot_prefix(slot), generation)
+            _delete_copy(batch, schema.slot_prefix(slot) + generation)
             batch.delete(key)
         if marks:
             self.kv.write(batch)
@@ -557,8 +552,8 @@ class MetaStore:
         """The state machine of this node's replica of `group`; 0 is the cluster shard."""
         machine = self._machines.get(group)
         if machine is None:
-            generations = self._slots.setdefault(group, {})
-            machine = self._machines[group] = ShardMachine(self, group, generations)
+            prefixes = self._slots.setdefault(group, {})
+            machine = self._machines[group] = ShardMachine(self, group, prefixes)
         return machine
 
     def groups(self) -> tuple[int, ...]:

@@ -56,7 +56,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     with tempfile.TemporaryDirectory() as folder:
         store = filled(folder, count)
-        rows = KvRows(store, {schema.slot_prefix(slot): _GENERATION for slot in _SPAN})
+        slots = [schema.slot_prefix(slot) for slot in _SPAN]
+        rows = KvRows(store, {slot: slot + _GENERATION for slot in slots})
         query = q.ListKeys(_SPAN, BucketRef(_BUCKET, 1), prefix=b"k/", limit=_LIMIT)
         share = listing.share_of_shard(query, 1)
         parts = [q.ListKeys((slot,), query.ref, b"k/", limit=share) for slot in _SPAN]
