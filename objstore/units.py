@@ -46,7 +46,12 @@ _MILLISECONDS = [f".{number:03}Z" for number in range(1000)]
 
 @lru_cache(maxsize=4096)  # What is written or listed together is often of few seconds.
 def _iso_second(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat()[:19]
+    return f"{_iso_minute(time_s // 60)}:{time_s % 60:02}"
+
+
+@lru_cache(maxsize=4096)
+def _iso_minute(time_min: int) -> str:
+    return datetime.fromtimestamp(time_min * 60, UTC).isoformat()[:16]
 
 
 def human_size(size: float) -> str:
