@@ -55,11 +55,15 @@ def encode(request: RequestId, stamp_ms: int, command: bytes, *, level: int = 1)
     return data
 
 
-def decode(data: bytes) -> tuple[RequestId, int, Command]:
-    """(request id, stamp, command) of an entry.  Raises UnknownFeature, CorruptData."""
+def decode(data: bytes, known: Command | None = None) -> tuple[RequestId, int, Command]:
+    """(request id, stamp, command) of an entry.  Raises UnknownFeature, CorruptData.
+
+    known: its command, where that was decoded already.
+    """
     if len(data) <= _HEAD.size:
         raise CorruptData(f"a log entry of {len(data)} bytes")
     entry_format, level, request, stamp_ms = _HEAD.unpack_from(data)
     if level > FEATURE_LEVEL or entry_format != _FORMAT:
         raise UnknownFeature(level)
-    return request, stamp_ms, codec.decode(data[_HEAD.size :])
+    command = codec.decode(data[_HEAD.size :]) if known is None else known
+    return request, stamp_ms, command

@@ -139,9 +139,12 @@ class MetaServer:
         command: Command,
         encoded: bytes,
         timeout_ms: int | None,
+        *,
+        is_decoded: bool = False,
     ) -> Answer:
         """Check a command and hand it to Raft; what to wait for.
 
+        is_decoded: it was made of `encoded`, as every replica will make it.
         Raises what `propose` does; its answer may raise NotLeader.
         """
         check_command(command, encoded_size=len(encoded))
@@ -160,9 +163,12 @@ class MetaServer:
             )
         data = envelope.encode(request, self._stamp_ms(shard), encoded, level=level)
         try:
-            return self.raft.begin_proposal(shard, data, timeout_ms=timeout_ms)
+            answer = self.raft.begin_proposal(shard, data, timeout_ms=timeout_ms)
         except NotLeader as error:
             raise self._wrong_shard(shard, error) from error
+        if is_decoded:
+            self.store.proposed.keep(data, command)
+        return answer
 
     def _stamp_ms(self, shard: ShardId) -> int:
         """Our clock, but never far ahead of most voters' clocks.
@@ -209,7 +215,9 @@ class MetaServer:
         known = cast("Command", command)
         encoded = bytes(call.payload)
         timeout_ms = time_left_ms(call.deadline)
-        answer = self._begin(where.shard, where.request, known, encoded, timeout_ms)
+        answer = self._begin(
+            where.shard, where.request, known, encoded, timeout_ms, is_decoded=True
+        )
 
         def reply(result: Callable[[], object]) -> Reply:
             try:

@@ -42,6 +42,7 @@ from objstore.meta import (
     schema,
     snapshot,
 )
+from objstore.meta.proposed import Proposed
 from objstore.meta.rows import HASH_SIZE, Columns, RowView, StagedRows, first_row
 from objstore.meta.schema import Table
 from objstore.meta.work import Work
@@ -208,7 +209,7 @@ class ShardMachine:
         return self._progress.applied
 
     def apply(self, entries: Sequence[Entry], membership: Membership) -> list[object]:
-        rows, progress = self._staged, self._progress
+        rows, progress, proposed = self._staged, self._progress, self._store.proposed
         index, term, time_ms = progress.index, progress.term, progress.time_ms
         chain = progress.chain
         results: list[object] = []
@@ -218,14 +219,15 @@ class ShardMachine:
             if entry.kind is not _COMMAND:
                 results.append(None)
                 continue
-            self._store.applied_size += len(entry.data)
-            request, stamp_ms, command = envelope.decode(entry.data)
+            data = entry.data
+            request, stamp_ms, command = envelope.decode(data, proposed.take(data))
             time_ms = max(stamp_ms, time_ms + 1)
             work = Work(rows, apply.slot_of(command), index, term, time_ms)
             results.append(apply.apply(work, request, command, self._seen))
             chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
                 self.chain_marks.append((index, chain))
+        self._store.applied_size += sum([len(entry.data) for entry in entries])
         progress.index, progress.term, progress.membership = index, term, membership
         progress.time_ms, progress.chain = time_ms, chain
         self._write(rows, progress)
@@ -505,6 +507,7 @@ class MetaStore:
     config: MetaConfig = attrs.field(factory=MetaConfig)
     _machines: dict[int, ShardMachine] = attrs.field(factory=dict, init=False)
     _slots: dict[int, dict[bytes, bytes]] = attrs.field(factory=dict, init=False)
+    proposed: Proposed = attrs.field(factory=Proposed, init=False)
     applied_size: int = attrs.field(default=0, init=False)  # Bytes, since the last flush.
     _generation: int = attrs.field(default=0, init=False)
     _flush_wanted: trio.Event = attrs.field(factory=trio.Event, init=False)

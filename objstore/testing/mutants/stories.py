@@ -56,10 +56,10 @@ def tell(seed: int, program: Program, *, story: Story) -> tuple[Violation, ...]:
 async def late_commit(simulation: Simulation) -> None:
     held: list[tuple[Any, ...]] = []
 
-    def hold(server: MetaServer, *where: Any) -> Answer:
+    def hold(server: MetaServer, *where: Any, **more: Any) -> Answer:
         *what, timeout_ms = where
         if not isinstance(where[2], PutVersion):
-            return _begin(server, *where)
+            return _begin(server, *where, **more)
         held.append((*what, 1000))
         return _later(3600 if timeout_ms is None else timeout_ms / 1000, _held_up)
 
@@ -79,10 +79,10 @@ async def late_commit(simulation: Simulation) -> None:
 async def late_put(simulation: Simulation) -> None:
     slowness = [simulation.random.uniform(0.0, 0.3) for _ in range(_ROUNDS)]
 
-    def slow(server: MetaServer, *where: Any) -> Answer:
+    def slow(server: MetaServer, *where: Any, **more: Any) -> Answer:
         if isinstance(where[2], PutVersion):
-            return _later(slowness[-1], partial(_begin, server, *where))
-        return _begin(server, *where)
+            return _later(slowness[-1], partial(_begin, server, *where, **more))
+        return _begin(server, *where, **more)
 
     async def delete(bucket: str) -> None:
         client = Client("deleter", simulation.world.host(CLIENTS_HOST))
@@ -107,8 +107,8 @@ async def late_put(simulation: Simulation) -> None:
 async def lost_answers(simulation: Simulation) -> None:
     heard: set[bytes] = set()
 
-    def lose(server: MetaServer, *where: Any) -> Answer:
-        begun = _begin(server, *where)
+    def lose(server: MetaServer, *where: Any, **more: Any) -> Answer:
+        begun = _begin(server, *where, **more)
         if not isinstance(where[2], PutVersion) or where[1] in heard:
             return begun
         heard.add(where[1])

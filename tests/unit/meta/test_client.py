@@ -19,6 +19,7 @@ from objstore.meta.errors import (
     NoSuchKey,
     PreconditionFailed,
 )
+from objstore.meta.proposed import Proposed
 from objstore.meta.slots import choose_span, slot_of
 from objstore.meta.values import BucketFence, BucketRecord, BucketState
 from objstore.ring.layout import encode, with_member, with_member_state
@@ -113,6 +114,36 @@ async def test_a_node_with_a_replica_reads_its_own_rows(
                     version = await reader.client.query(get(record, name))
                     assert version.draft == draft(name)
         assert "meta.query" not in asked
+
+
+async def test_a_leader_applies_the_command_that_it_decoded_to_check_it(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its followers what they decode; a leader's own proposal is decoded by all."""
+    taken: list[tuple[Proposed, bool]] = []
+    take = Proposed.take
+
+    def watched(self: Proposed, data: bytes) -> Any:
+        command = take(self, data)
+        if b"a body" in data:
+            taken.append((self, command is not None))
+        return command
+
+    async with running(1, 2, 3) as cluster:
+        record = await create_bucket(cluster.nodes[node_id(1)])
+        leader = leader_of(cluster, put(record, b"k").slot)
+        for writer in cluster.nodes.values():
+            with monkeypatch.context() as patched:
+                taken.clear()
+                patched.setattr(Proposed, "take", watched)
+                await writer.client.propose(put(record, b"k", b"a body"))
+                await cluster.until(lambda: len(taken) == 3)
+            reused = [kept for kept, is_taken in taken if is_taken]
+            assert reused == ([] if writer is leader else [leader.store.proposed])
+        shard = leader.view.shard_of(put(record, b"k").slot)
+        replicas = [node.store.machine(shard) for node in cluster.nodes.values()]
+        await cluster.until(lambda: len({replica.applied() for replica in replicas}) == 1)
+        assert len({replica.state_hash() for replica in replicas}) == 1
 
 
 async def test_leaders_are_spread_as_the_layout_prefers(autojump_clock: Any) -> None:
