@@ -211,7 +211,7 @@ class ShardMachine:
     def apply(self, entries: Sequence[Entry], membership: Membership) -> list[object]:
         rows, progress, proposed = self._staged, self._progress, self._store.proposed
         index, term, time_ms = progress.index, progress.term, progress.time_ms
-        chain = progress.chain
+        chain, size = progress.chain, 0
         results: list[object] = []
         for entry in entries:
             assert entry.index == index + 1
@@ -220,6 +220,7 @@ class ShardMachine:
                 results.append(None)
                 continue
             data = entry.data
+            size += len(data)
             request, stamp_ms, command = envelope.decode(data, proposed.take(data))
             time_ms = max(stamp_ms, time_ms + 1)
             work = Work(rows, apply.slot_of(command), index, term, time_ms)
@@ -227,7 +228,7 @@ class ShardMachine:
             chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
                 self.chain_marks.append((index, chain))
-        self._store.applied_size += sum([len(entry.data) for entry in entries])
+        self._store.applied_size += size
         progress.index, progress.term, progress.membership = index, term, membership
         progress.time_ms, progress.chain = time_ms, chain
         self._write(rows, progress)
