@@ -223,7 +223,8 @@ def pack_version(
 
 
 def unpack_head(payload: bytes) -> VersionHead:
-    return VersionHead._make(unpack(payload)[:_VERSION_FIELDS])
+    # Not by `_make`, which costs as much again: the list never had fewer items.
+    return tuple.__new__(VersionHead, unpack(payload)[:_VERSION_FIELDS])
 
 
 def unpack_version(payload: bytes) -> Version:

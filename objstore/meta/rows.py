@@ -70,9 +70,10 @@ class StagedRows:
         self.changes: dict[bytes, bytes | None] = {}  # Sealed values; None: deleted.
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._staged.get(key, _ABSENT)
-        if found is not _ABSENT:
-            return found  # type: ignore[return-value]
+        if self._staged:
+            found = self._staged.get(key, _ABSENT)
+            if found is not _ABSENT:
+                return found  # type: ignore[return-value]
         if self.changes:
             found = self.changes.get(key, _ABSENT)
             if found is not _ABSENT:

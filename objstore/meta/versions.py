@@ -271,7 +271,8 @@ def delete_version(work: Work, command: DeleteVersion) -> DeleteResult:
         return _delete_named(work, command, command.version_id, versioning)
     prefix = schema.versions_prefix(work.slot, ref.bucket, key)
     top = current(work.rows, prefix)
-    check_condition(command.condition, etag_of(top))
+    if command.condition is not None:
+        check_condition(command.condition, etag_of(top))
     if versioning == UNVERSIONED:
         if top is not None:
             more = _show(work, prefix, before=top, row=None)
