@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 
 from objstore.errors import Conflict, InvalidRequest, NotFound, ObjstoreError
-from objstore.ids import RequestId, Slot, UploadId
+from objstore.ids import RequestId, UploadId
 from objstore.meta import (
     cluster,
     expiry,
@@ -48,18 +48,12 @@ _DRAIN_PERIOD = 8
 Handler = Callable[[Work, Any], object]
 
 
-def slot_of(command: c.Command) -> Slot:
-    """The slot that a command works in."""
-    slot: Slot = getattr(command, "slot", schema.CLUSTER_SLOT)
-    return slot
-
-
 def apply(
     work: Work, request: RequestId, command: c.Command, seen: repetition.Seen
 ) -> object:
     """Apply one command; its result, or its error as a value.
 
-    work: new, in the command's slot.  seen: of the replica.
+    work: new, of this command.  seen: of the replica.
     """
     rows = work.rows
     memory = b""  # The row to remember the result by.

@@ -188,7 +188,7 @@ def unpack_draft(packed: PackedDraft) -> Draft:
 
 def unpack_outside(packed: bytes | None) -> Location | None:
     """A version's location if bytes are outside its row.  Inline ones are not unpacked."""
-    if packed is None or packed.startswith(_INLINE_HEAD):
+    if packed is None or packed[:2] == _INLINE_HEAD:
         return None
     return unpack_location(unpack(packed))
 

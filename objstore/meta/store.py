@@ -44,7 +44,7 @@ from objstore.meta import (
 )
 from objstore.meta.proposed import Proposed
 from objstore.meta.rows import HASH_SIZE, Columns, RowView, StagedRows, first_row
-from objstore.meta.schema import Table
+from objstore.meta.schema import SEAL_SIZE, Table
 from objstore.meta.work import Work
 from objstore.raft.state_machine import Applied, Entry, EntryKind, Membership
 from objstore.units import MiB
@@ -65,7 +65,7 @@ _HOT = frozenset({Table.STATE, Table.FENCE, Table.COUNTERS})
 _HOT_ROWS_MAX = 16_384  # A few megabytes.
 _UNKNOWN: Any = object()
 _WATCHED = (Table.BELOW, Table.RELEASED)
-_NOTED = _HOT | {Table.EXPIRY, *_WATCHED}
+_NOTED = frozenset({Table.EXPIRY, *_WATCHED})
 
 
 def _get(kv: View, key: bytes) -> bytes | None:
@@ -223,7 +223,7 @@ class ShardMachine:
             size += len(data)
             request, stamp_ms, command = envelope.decode(data, proposed.take(data))
             time_ms = max(stamp_ms, time_ms + 1)
-            work = Work(rows, apply.slot_of(command), index, term, time_ms)
+            work = Work(rows, command, index, term, time_ms)
             results.append(apply.apply(work, request, command, self._seen))
             chain = rows.commit(chain)
             if index % _CHAIN_PERIOD == 0:
@@ -239,7 +239,7 @@ class ShardMachine:
 
     def _write(self, rows: StagedRows, progress: local.Progress) -> None:
         batch = self._kv.batch()
-        put = batch.put
+        put, hot = batch.put, self._rows.hot
         slot = prefix = b""
         for key, value in rows.changes.items():
             if key[:2] != slot:  # Most batches have rows of one.
@@ -249,8 +249,10 @@ class ShardMachine:
                 batch.delete(prefix + key[2:])
             else:
                 put(prefix + key[2:], value)
-            if key[2] in _NOTED:
-                self._note(key, value)
+            if key[2] in _HOT:
+                hot[key] = None if value is None else value[:-SEAL_SIZE]
+            elif key[2] in _NOTED and value is not None:
+                self._note(key)
         if progress.time_ms >= self._period_end_ms:
             self._forget_requests(batch, rows, progress.time_ms)
         membership = progress.membership
@@ -270,14 +272,10 @@ class ShardMachine:
             if first_row(rows, start, end) is not None:  # Or a tombstone for nothing.
                 batch.delete_range(prefix + start[2:], prefix + end[2:])
 
-    def _note(self, key: bytes, value: bytes | None) -> None:
-        """Keep what is known of rows in step with a row that was just written."""
+    def _note(self, key: bytes) -> None:
+        """Keep what is known of rows in step with one that was just put."""
         table, slot = key[2], key[:2]
-        if table in _HOT:
-            self._rows.hot[key] = None if value is None else value[: -schema.SEAL_SIZE]
-        elif value is None:
-            return
-        elif table == _EXPIRY:
+        if table == _EXPIRY:
             self._rows.will_expire(key)
             due_ms = schema.due_of_row(key)
             self._due_ms[slot] = min(due_ms, self._due_ms.get(slot, _NEVER_MS))

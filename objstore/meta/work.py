@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from objstore.ids import BucketId, Slot
 from objstore.meta import payloads, schema
+from objstore.meta.commands import Command
 from objstore.meta.rows import StagedRows
 
 ORDER_SHIFT = 20  # A version's order is its cluster time and room for 2^20 beside it.
@@ -38,10 +39,10 @@ class Work:
     __slots__ = ("_counters", "_state", "_was", "index", "rows", "slot", "term", "time_ms")
 
     def __init__(
-        self, rows: StagedRows, slot: Slot, index: int, term: int, time_ms: int
+        self, rows: StagedRows, command: Command, index: int, term: int, time_ms: int
     ) -> None:
         self.rows = rows
-        self.slot = slot
+        self.slot: Slot = getattr(command, "slot", schema.CLUSTER_SLOT)
         self.index = index  # Of the command's entry, as the term is.
         self.term = term
         # Cluster time: greater than of every command before it in the shard.

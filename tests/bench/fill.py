@@ -96,7 +96,7 @@ def _apply(machine: ShardMachine, commands: Iterable[PutVersion]) -> None:
     for number, command in enumerate(commands):
         time_ms += 1
         request = RequestId(os.urandom(16))
-        work = Work(rows, command.slot, number, progress.term, time_ms)
+        work = Work(rows, command, number, progress.term, time_ms)
         result = apply.apply(work, request, command, machine._seen)
         if apply.is_error(result):
             raise SystemExit(f"{command.key!r}: {result}")

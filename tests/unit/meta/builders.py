@@ -22,7 +22,7 @@ from objstore.limits import REQUEST_ID_KEPT_MS
 from objstore.meta import commands as c
 from objstore.meta import queries as q
 from objstore.meta import reads, schema
-from objstore.meta.apply import apply, slot_of
+from objstore.meta.apply import apply
 from objstore.meta.payloads import pack_draft
 from objstore.meta.repetition import Seen
 from objstore.meta.rows import Columns, StagedRows, page_of
@@ -91,7 +91,7 @@ class Shard:
             self.requests += 1
             request = self.requests.to_bytes(16, "big")
         staged = StagedRows(self.view)
-        work = Work(staged, slot_of(command), self.index, 1, self.time_ms)
+        work = Work(staged, command, self.index, 1, self.time_ms)
         result = apply(work, RequestId(request), command, self.seen)
         staged.commit(b"")
         self.view.take(staged.changes)

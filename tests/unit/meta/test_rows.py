@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from objstore.ids import BucketId, NodeId, Slot
 from objstore.meta import local, payloads, schema
+from objstore.meta.commands import PurgeStep
 from objstore.meta.rows import StagedRows
 from objstore.meta.work import Count, Work
 from objstore.raft.state_machine import Membership
@@ -94,7 +95,7 @@ def test_what_was_undone_is_in_no_hash() -> None:
 
 
 def working(rows: StagedRows) -> Work:
-    return Work(rows, SLOT, 1, 1, 1)
+    return Work(rows, PurgeStep(SLOT), 1, 1, 1)
 
 
 def test_counters_are_written_once_and_only_where_they_changed() -> None:

@@ -24,7 +24,7 @@ from objstore.config import ChunksConfig, ReadConfig, WriteConfig
 from objstore.errors import Unavailable
 from objstore.ids import ClusterId, Epoch, NodeId, RequestId
 from objstore.meta import schema
-from objstore.meta.apply import apply, is_error, slot_of
+from objstore.meta.apply import apply, is_error
 from objstore.meta.commands import Command
 from objstore.meta.queries import Query
 from objstore.meta.reads import answer
@@ -104,7 +104,7 @@ class DirectMeta:
         self.proposed.append(command)
         staged = StagedRows(self.rows)
         request = RequestId(self.index.to_bytes(16, "big"))
-        work = Work(staged, slot_of(command), self.index, 1, self.time_ms)
+        work = Work(staged, command, self.index, 1, self.time_ms)
         result = apply(work, request, command, self.seen)
         staged.commit(b"")
         self.rows.change(staged.changes)
