@@ -129,8 +129,8 @@ class Stream(Protocol):
     async def receive_each(self, take: Callable[[bytes], bool]) -> None:
         """Give `take` whatever comes, when it comes, until it returns False.
 
-        b"" is the end of the stream: the last that it is given.  It runs in the caller's
-        context but in no task: it must be quick, and what it raises is raised here.
+        b"" is the end of the stream: the last that it is given.  It may close this stream
+        or others; what it raises is raised here.
         """
         ...
 

@@ -17,10 +17,8 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 
 import attrs
-import outcome
 import structlog
 import trio
 
@@ -33,7 +31,6 @@ from objstore.host.network import (
     Stream,
 )
 from objstore.host.real_pass_end import at_pass_end
-from objstore.host.real_readers import readers
 from objstore.host.real_tls import TlsStream, client_context, server_context
 from objstore.ids import NodeId
 from objstore.limits import ACCEPT_BACKLOG
@@ -93,7 +90,6 @@ class PlainStream:
         self._is_drained = False  # The last receive got all there was.
         self._low_water = 1
         self._slow_waits = 0  # Before low water is tried again.
-        self._taking: trio.lowlevel.Task | None = None  # In `receive_each_through`.
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -162,47 +158,14 @@ class PlainStream:
 
     async def receive_each_through(self, take: Callable[[memoryview], bool]) -> None:
         """As `receive_each`; what `take` is given is its own until it returns."""
-        assert self._taking is None, "another task receives on this stream"
-        if self._closed:
-            raise self._error()
         self._set_low_water(1)
-        self._taking = trio.lowlevel.current_task()
-        read = partial(self._read, take, self._taking.context.run, _through_buffer())
-        readers().add(self._socket.fileno(), read)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._end_taking()
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def _read(
-        self,
-        take: Callable[[memoryview], bool],
-        run: Callable[[Callable[[memoryview], bool], memoryview], bool],
-        through: memoryview,
-    ) -> None:
-        """Something has come for who is in `receive_each_through`.
-
-        run: calls in the context of that task.
-        """
-        try:
+        through = _through_buffer()
+        while not self._closed:
+            await trio.lowlevel.wait_readable(self._socket)
             size = self._receive_now(through)
-            if size is None or run(take, through[:size]):
+            if size is not None and not take(through[:size]):
                 return
-        except Exception as problem:
-            result: outcome.Outcome[None] = outcome.Error(problem)
-        else:
-            result = outcome.Value(None)
-        if (task := self._end_taking()) is not None:
-            trio.lowlevel.reschedule(task, result)
-
-    def _end_taking(self) -> trio.lowlevel.Task | None:
-        """Nothing is taken any more; returns who is in `receive_each_through`."""
-        task, self._taking = self._taking, None
-        if task is not None:
-            readers().discard(self._socket.fileno())
-        return task
+        raise self._error()
 
     def _receive_now(self, buffer: memoryview) -> int | None:
         """What has come; None: nothing yet."""
@@ -270,8 +233,6 @@ class PlainStream:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            if (task := self._end_taking()) is not None:
-                trio.lowlevel.reschedule(task, outcome.Error(self._error()))
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
