@@ -18,12 +18,13 @@ import argparse
 import gc
 import hashlib
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from callgrind import thousands
 
 from objstore.host.kv import KeyValueStore
 from objstore.host.rocks_kv import RocksStore
@@ -166,11 +167,7 @@ def read(out: Path, count: int) -> None:
     """Print what callgrind counted in each phase."""
     names = [(store, name) for store in ("rocksdb", "memory") for name, _ in PHASES]
     for place, (store, name) in enumerate(names):
-        # The dump at the end of phase n, counted from 0: the others are of what is between.
-        text = Path(f"{out}.{2 * place + 2}").read_text(encoding="utf-8")
-        found = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
-        assert found is not None
-        print(f"{store:8} {name:12} {int(found[1]) / count / 1000:8.1f} k instructions")
+        print(f"{store:8} {name:12} {thousands(out, place) / count:8.1f} k instructions")
 
 
 def main() -> None:

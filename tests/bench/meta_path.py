@@ -30,6 +30,7 @@ from typing import Any
 
 import front_door as door
 import trio
+from callgrind import thousands
 
 from objstore import log
 from objstore.config import RaftConfig
@@ -284,10 +285,7 @@ async def run(wanted: re.Pattern[str]) -> None:
 def read(out: Path, names: list[str]) -> None:
     """Print what callgrind counted in each phase."""
     for place, name in enumerate(names):
-        text = Path(f"{out}.{2 * place + 2}").read_text(encoding="utf-8")
-        counted = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
-        assert counted is not None
-        print(f"{name:28} {int(counted[1]) / COUNT / 1000:8.1f} k instructions")
+        print(f"{name:28} {thousands(out, place) / COUNT:8.1f} k instructions")
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ import argparse
 import collections
 import gc
 import os
-import re
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from types import FrameType
 
 import structlog
 import trio
+from callgrind import thousands
 from trio._core import _run as loop
 from trio.testing import MockClock
 
@@ -241,11 +241,7 @@ class CallCounter:
 def read(out: Path, count: int) -> None:
     """Print what callgrind counted in each phase."""
     for place, name in enumerate(PHASES):
-        # The dump at the end of phase n, counted from 0: the others are of what is between.
-        text = Path(f"{out}.{2 * place + 2}").read_text(encoding="utf-8")
-        found = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
-        assert found is not None
-        print(f"{name:14} {int(found[1]) / count / 1000:8.1f} k instructions")
+        print(f"{name:14} {thousands(out, place) / count:8.1f} k instructions")
 
 
 def main() -> None:

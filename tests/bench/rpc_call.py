@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from typing import Any
 import attrs
 import structlog
 import trio
+from callgrind import thousands
 
 from objstore.host.network import Address, ServerTls, TlsIdentity
 from objstore.host.real_network import PlainStream, RealNetwork
@@ -254,11 +254,7 @@ async def repeated(it: World, step: Step, count: int) -> None:
 def read(out: Path, count: int) -> None:
     """Print what callgrind counted in each phase."""
     for place, (name, _, _, less) in enumerate(PHASES):
-        # The dump at the end of phase n, counted from 0: the others are of what is between.
-        text = Path(f"{out}.{2 * place + 2}").read_text(encoding="utf-8")
-        found = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
-        assert found is not None
-        print(f"{name:14} {int(found[1]) / (count // less) / 1000:8.1f} k instructions")
+        print(f"{name:14} {thousands(out, place) / (count // less):8.1f} k instructions")
 
 
 def main() -> None:
