@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -46,13 +48,15 @@ def server_of_bob(network: RealNetwork, bob: TlsIdentity) -> RpcServer:
     return server
 
 
-async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls() -> None:
+@asynccontextmanager
+async def linked(
+    notes: list[bytes], config: RpcConfig | None = None
+) -> AsyncIterator[Peers]:
+    """Alice's peers, with a link to Bob, who echoes calls and keeps casts of "note"."""
     alice, bob = issue(CLUSTER, ALICE, BOB)
     network = RealNetwork()
     server = server_of_bob(network, bob)
-    got: list[bytes] = []
-    server.register_cast("note", lambda peer, value, payload: got.append(bytes(payload)))
-    sent = [number.to_bytes(8, "big") * 1000 for number in range(3000)]
+    server.register_cast("note", lambda peer, value, payload: notes.append(bytes(payload)))
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             address: Address = await nursery.start(server.run)
@@ -62,49 +66,42 @@ async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls
                 cluster=CLUSTER,
                 identity=lambda: alice,
                 resolve={BOB: address}.get,
-                config=RpcConfig(cast_size_max=LARGE, queue_size_max=LARGE),
+                config=config or RpcConfig(),
             )
             async with running(peers):
                 await peers.call(BOB, "echo", 0, timeout_ms=5000)
-                for number in range(0, 3000, 100):  # No wait: the kernel's buffers fill.
-                    for payload in sent[number : number + 100]:
-                        peers.cast(BOB, "note", payload=payload)
-                    nursery.start_soon(_call, peers, number)
-                await peers.call(BOB, "echo", 1, timeout_ms=5000)
+                yield peers
             nursery.cancel_scope.cancel()
+
+
+async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls() -> None:
+    got: list[bytes] = []
+    sent = [number.to_bytes(8, "big") * 1000 for number in range(3000)]
+    config = RpcConfig(cast_size_max=LARGE, queue_size_max=LARGE)
+    async with linked(got, config) as peers, trio.open_nursery() as callers:
+        for number in range(0, 3000, 100):  # No wait: the kernel's buffers fill.
+            for payload in sent[number : number + 100]:
+                peers.cast(BOB, "note", payload=payload)
+            callers.start_soon(_call, peers, number)
+        await peers.call(BOB, "echo", 1, timeout_ms=5000)
     assert got == sent
 
 
 async def _answers(refused: bool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes each send had while twenty calls were made at once."""
-    alice, bob = issue(CLUSTER, ALICE, BOB)
-    network = RealNetwork()
-    server = server_of_bob(network, bob)
     sizes: list[int] = []
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            address: Address = await nursery.start(server.run)
-            peers = Peers(
-                network,
-                node=ALICE,
-                cluster=CLUSTER,
-                identity=lambda: alice,
-                resolve={BOB: address}.get,
-            )
-            async with running(peers):
-                await peers.call(BOB, "echo", 0, timeout_ms=5000)
-                try_send = TlsStream.try_send
+    try_send = TlsStream.try_send
 
-                def tried(stream: TlsStream, data: bytes) -> bool:
-                    sizes.append(len(data))
-                    return not refused and try_send(stream, data)
+    def tried(stream: TlsStream, data: bytes) -> bool:
+        sizes.append(len(data))
+        return not refused and try_send(stream, data)
 
-                with monkeypatch.context() as patched:
-                    patched.setattr(TlsStream, "try_send", tried)
-                    async with trio.open_nursery() as callers:
-                        for number in range(20):
-                            callers.start_soon(_call, peers, number)
-            nursery.cancel_scope.cancel()
+    async with linked([]) as peers:
+        with monkeypatch.context() as patched:
+            patched.setattr(TlsStream, "try_send", tried)
+            async with trio.open_nursery() as callers:
+                for number in range(20):
+                    callers.start_soon(_call, peers, number)
     return sizes
 
 
