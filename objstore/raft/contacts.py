@@ -6,8 +6,9 @@
 
 For a while after the heartbeat of its group, any word of its node tells a follower as much
 as another heartbeat would.  So a leader leaves out those of groups that have nothing else
-to say, up to two of three, where their node is spoken to anyway; and neither end is missed
-sooner or later for it.  The same goes for what a leader hears of its followers.
+to say, up to two of three, where their node is spoken to anyway.  A node that is gone is
+missed as soon as ever; one that lives, and leads the group no more, a while later.  What a
+leader hears of its followers counts in the same way.
 """
 
 from __future__ import annotations
