@@ -183,6 +183,9 @@ RAFT_COMMIT_LAG = _gauge(
 RAFT_APPLY_LAG = _gauge(
     "objstore_raft_apply_lag_entries", "Committed but not applied, over all groups."
 )
+RAFT_LOG_ENTRIES = _gauge(
+    "objstore_raft_log_entries", "In memory for followers to catch up by, over all groups."
+)
 RAFT_ELECTIONS = _counter("objstore_raft_elections_total", "Elections begun here.")
 RAFT_DAMAGED = _gauge(
     "objstore_raft_damaged_groups",

@@ -44,6 +44,7 @@ class Gauges:
         metrics.RAFT_TERM_MAX.set(max((status.term for status in statuses), default=0))
         metrics.RAFT_COMMIT_LAG.set(sum(s.last_index - s.commit_index for s in led))
         metrics.RAFT_APPLY_LAG.set(sum(map(_apply_lag, statuses)))
+        metrics.RAFT_LOG_ENTRIES.set(sum(status.log_entries for status in statuses))
         metrics.RAFT_DAMAGED.set(sum(status.damaged for status in statuses))
         metrics.RAFT_WAL_FULL.set(self.raft.wal.is_full)
         metrics.RAFT_WAL_SLOW.set(self.raft.is_slow)

@@ -133,6 +133,7 @@ class GroupStatus:
     term: int
     leader: NodeId | None
     last_index: int
+    log_entries: int  # In memory: those that a follower can have without a snapshot.
     commit_index: int
     applied_index: int
     membership: Membership
@@ -446,6 +447,7 @@ class RaftHost:
             term=core.term,
             leader=core.leader,
             last_index=core.log.last_index,
+            log_entries=core.log.last_index - core.log.offset,
             commit_index=core.log.committed,
             applied_index=core.log.applied,
             membership=core.membership,

@@ -96,6 +96,16 @@ def catch_up(
         before = snapshots(returned)
         returned.kill()
         newest = write_many(cluster, count)
+        if settings is BY_SNAPSHOT:
+            wait_until(
+                lambda: all(
+                    node.metric("objstore_raft_log_entries") < count / 2
+                    for node in cluster.nodes
+                    if node is not returned
+                ),
+                timeout_s=60,
+                what="the others to forget what it missed",
+            )
         returned.start()
         wait_until(
             lambda: (
