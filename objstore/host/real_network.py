@@ -209,7 +209,7 @@ class PlainStream:
     def at_pass_end(self) -> Callable[[Callable[[], None]], None] | None:
         return at_pass_end()
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | bytearray) -> int:
         """Send what fits without waiting; how much that was.  `send_all` finds errors."""
         if self._sending or self._eof_sent:
             return 0

@@ -1,5 +1,8 @@
 """TLS over a plain stream, by the standard library's ssl on memory buffers.
 
+Between nodes TLS is left for `real_records` once its handshake is done: the same calls on
+an object of the same kind, so that nothing but the handshake knows of it.
+
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
         try_send   -> SSLObject.write -> outgoing -> transport.send_now
         receive    <- SSLObject.read  <- incoming <- transport.receive_through
@@ -32,6 +35,15 @@ import trio
 from objstore.host.network import Address, TlsIdentity
 from objstore.host.pki import node_of_uri
 from objstore.host.real_pass_end import at_pass_end
+from objstore.host.real_records import (
+    ALPN,
+    OVERHEAD,
+    RECORD_SIZE_MAX,
+    SHARE_SIZE,
+    Incoming,
+    Outgoing,
+    Records,
+)
 from objstore.ids import NodeId
 from objstore.units import KiB
 
@@ -40,7 +52,7 @@ _SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is 
 _RECEIVE_SIZE = 64 * KiB
 # Sent at once where it fits: a message between nodes.  More lets others run in between.
 _SMALL_SIZE = 64 * KiB
-_RECORD_SIZE = 17 * KiB  # At most, with what is around its bytes.
+_TLS_RECORD_SIZE_MAX = 17 * KiB  # At most, with what is around its bytes.
 
 
 class Transport(Protocol):
@@ -57,7 +69,7 @@ class Transport(Protocol):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
-    def send_now(self, data: bytes) -> int: ...
+    def send_now(self, data: bytes | bytearray) -> int: ...
 
     def close(self) -> None: ...
 
@@ -104,13 +116,16 @@ class TlsStream:
         self._make_context = make_context
         self._server_side = server_side
         self._expected_node = expected_node
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._object: ssl.SSLObject | None = None  # None until the handshake is done.
+        self._incoming: ssl.MemoryBIO | Incoming = ssl.MemoryBIO()
+        self._outgoing: ssl.MemoryBIO | Outgoing = ssl.MemoryBIO()
+        # None until the handshake is done.
+        self._object: ssl.SSLObject | Records | None = None
+        self._record_size_max = _TLS_RECORD_SIZE_MAX
         self._peer_node: NodeId | None = None
         self._handshaking = trio.Lock()
         self._sending = _Turn()
-        self._begun = b""  # What `try_send` has encrypted and could not send.
+        # What `try_send` has encrypted and could not send.
+        self._begun: bytes | bytearray = b""
         self._begun_size = 0  # So many bytes of the next message are in it.
         self._early = bytearray()  # Received before a half-close, not yet asked for.
         self._is_dry = False  # A read would find too little: feed first.
@@ -142,6 +157,8 @@ class TlsStream:
                     f"expected node {self._expected_node}, found {self._peer_node}"
                 )
             self._object = tls
+            if tls.selected_alpn_protocol() == ALPN:
+                await self._leave_tls(tls)
             self._broken = False
 
     async def receive_some(self, size_max: int) -> bytes:
@@ -187,7 +204,7 @@ class TlsStream:
             if self._is_dry:
                 self._is_dry = False
                 # Part of a record is here already.
-                await self._feed(len(buffer) - _RECORD_SIZE)
+                await self._feed(len(buffer) - self._record_size_max)
                 self._check_usable()
             try:
                 return self._read_into(buffer)
@@ -305,6 +322,8 @@ class TlsStream:
         return True
 
     async def _handshake(self) -> ssl.SSLObject:
+        assert isinstance(self._incoming, ssl.MemoryBIO)
+        assert isinstance(self._outgoing, ssl.MemoryBIO)
         tls = self._make_context().wrap_bio(
             self._incoming, self._outgoing, server_side=self._server_side
         )
@@ -316,6 +335,32 @@ class TlsStream:
             else:
                 await self._flush()
                 return tls
+
+    async def _leave_tls(self, tls: ssl.SSLObject) -> None:
+        """Agree on the keys of records of our own, and go on with these."""
+        ours, theirs = os.urandom(SHARE_SIZE), b""
+        try:
+            tls.write(ours)
+            await self._flush()
+            while len(theirs) < SHARE_SIZE:
+                try:
+                    piece = tls.read(SHARE_SIZE - len(theirs))
+                except ssl.SSLWantReadError:
+                    await self._feed()
+                    continue
+                if not piece:
+                    raise self._error("closed in the midst of its handshake")
+                theirs += piece
+        except ssl.SSLError as error:
+            raise self._error(f"TLS handshake failed: {error}") from error
+        assert isinstance(self._incoming, ssl.MemoryBIO)
+        if tls.pending():
+            raise self._error("bytes behind what it had to say by TLS")
+        records = Records(ours=ours, theirs=theirs, server_side=self._server_side)
+        # TLS takes record by record: what has come behind the last one is not its own.
+        records.incoming.write(self._incoming.read())
+        self._object, self._record_size_max = records, RECORD_SIZE_MAX + OVERHEAD
+        self._incoming, self._outgoing = records.incoming, records.outgoing
 
     def _read(self, size_max: int) -> bytes:
         """Decrypted bytes, of several records where they are there; b"" at the end."""
@@ -402,12 +447,12 @@ class TlsStream:
         if not await self._transport.receive_through(self._incoming.write, expected):
             self._incoming.write_eof()
 
-    def _send_now(self) -> bytes:
+    def _send_now(self) -> bytes | bytearray:
         """Send of `outgoing` what goes without waiting; returns the rest."""
         data = self._outgoing.read()
         return data[self._transport.send_now(data) :]
 
-    async def _flush(self, rest: bytes = b"") -> None:
+    async def _flush(self, rest: bytes | bytearray = b"") -> None:
         """Send `rest`, then all of `outgoing`, also what a receiver added meanwhile."""
         if rest:
             broken, self._broken = self._broken, True
@@ -440,6 +485,7 @@ def server_context(identity: TlsIdentity, *, mutual: bool) -> ssl.SSLContext:
         # A resumed session would skip the judgement of the certificate.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
+        context.set_alpn_protocols([ALPN])
     return context
 
 
@@ -449,6 +495,7 @@ def client_context(identity: TlsIdentity | None, trust_pem: bytes) -> ssl.SSLCon
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
     context.check_hostname = False
+    context.set_alpn_protocols([ALPN])
     if identity is not None:
         _load_identity(context, identity)
     if identity is None and not trust_pem:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from contextlib import suppress
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ import trio.testing
 from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
+from objstore.host.real_records import ALPN, OVERHEAD, Records
 from objstore.host.real_tls import _Turn, client_context, server_context
 from objstore.ids import ClusterId, NodeId
 
@@ -277,36 +279,173 @@ def test_tls_below_1_2_is_not_spoken(identity):
         assert context.options & ssl.OP_NO_COMPRESSION
 
 
+@pytest.mark.parametrize("protocols", [[ALPN], []])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_both_versions_carry_mutual_trust_and_half_closes(
-    identity, version, monkeypatch
+    identity, version, protocols, monkeypatch
 ):
-    server_tls = ServerTls(lambda: identity, mutual=True)
+    """With records of our own behind the handshake, and for who knows none of them."""
     network = RealNetwork()
-    context = client_context(identity, identity.trust_pem)
-    monkeypatch.setattr(context, "maximum_version", version)
+    context = client_context.__wrapped__(identity, identity.trust_pem)
+    context.maximum_version = version
+    context.set_alpn_protocols(protocols)
     monkeypatch.setattr("objstore.host.real_network.client_context", lambda *_: context)
-    listener = await network.listen(LOCAL, tls=server_tls)
+    listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
+    large = bytes(range(256)) * 4096
 
     async def serve():
         server = await listener.accept()
-        while data := await server.receive_some(100):
-            assert server.peer_node == NODE
-            await server.send_all(data * 1000)
+        assert await server.receive_some(100) == b"abc"
+        assert server.peer_node == NODE
+        await server.send_all(large)
+        assert await server.receive_some(100) == b""
         await server.send_all(b"bye")
         await server.aclose()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         client = await network.connect(listener.address, tls=ClientTls(identity))
-        assert client._object.version() == version.name.replace("v1_", "v1.")
+        assert isinstance(client._object, Records if protocols else ssl.SSLObject)
+        if not protocols:
+            assert client._object.version() == version.name.replace("v1_", "v1.")
         await client.send_all(b"abc")
         await client.send_eof()
         received = b""
-        while data := await client.receive_some(1000):
+        while data := await client.receive_some(100_000):
             received += data
-        assert received == b"abc" * 1000 + b"bye"
+        assert received == large + b"bye"
         await client.aclose()
+    await listener.aclose()
+
+
+class Wire:
+    """Between the two ends of a link of nodes: shows, changes and cuts what goes by."""
+
+    def __init__(self):
+        self.seen = bytearray()  # From client to server.
+        self.change = bytes
+        self._ends = []
+
+    async def run(self, listener, address):
+        network = RealNetwork()
+        client = await listener.accept()
+        server = await network.connect(address)
+        self._ends = [client, server]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry, server, client, bytes)
+            await self._carry(client, server, self._show)
+
+    async def cut(self):
+        for end in self._ends:
+            await end.aclose()
+
+    def _show(self, data):
+        self.seen += data
+        return self.change(data)
+
+    async def _carry(self, source, sink, through):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await source.receive_some(65_536):
+                await sink.send_all(through(data))
+
+
+@pytest.fixture
+async def linked(identity):
+    """Two ends of a link between nodes, and the wire between them."""
+    network, wire = RealNetwork(), Wire()
+    inner = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
+    outer = await network.listen(LOCAL)
+    servers = []
+
+    async def accept():
+        servers.append(await inner.accept())
+        await servers[0].handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wire.run, outer, inner.address)
+        async with trio.open_nursery() as both:
+            both.start_soon(accept)
+            client = await network.connect(outer.address, tls=ClientTls(identity))
+        yield client, servers[0], wire
+        nursery.cancel_scope.cancel()
+    for closing in (client, servers[0], inner, outer):
+        await closing.aclose()
+
+
+async def test_nodes_leave_tls_for_records_that_show_nothing(linked):
+    client, server, wire = linked
+    assert isinstance(client._object, Records)
+    assert isinstance(server._object, Records)
+    wire.seen.clear()
+    await client.send_all(b"secret" * 20_000)
+    received = b""
+    while len(received) < 120_000:
+        received += await server.receive_some(65_536)
+    assert received == b"secret" * 20_000
+    assert len(wire.seen) == 120_000 + 2 * OVERHEAD
+    assert b"secret" not in wire.seen
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+async def test_a_changed_byte_on_the_wire_breaks_the_link(linked, in_place):
+    client, server, wire = linked
+    wire.change = lambda data: data[:-1] + bytes((data[-1] ^ 1,))
+    await client.send_all(b"hello")
+    buffer = memoryview(bytearray(100))
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError):
+            await (server.receive_into(buffer) if in_place else server.receive_some(100))
+
+
+async def test_a_link_that_is_cut_is_broken_and_not_ended(linked):
+    client, server, wire = linked
+    await client.send_all(b"hello")
+    assert await server.receive_some(100) == b"hello"
+    await wire.cut()
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive_some(100)
+
+
+async def test_what_is_no_record_behind_the_handshake_breaks_the_link(linked):
+    client, server, _ = linked
+    await client._transport.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive_some(100)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 31])
+async def test_who_ends_in_the_midst_of_the_handshake_breaks_it(identity, cut):
+    """TLS is done, and its random bytes do not come whole."""
+    network = RealNetwork()
+    listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
+
+    async def call():
+        plain = await network.connect(listener.address)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = client_context(identity, identity.trust_pem)
+        tls = context.wrap_bio(incoming, outgoing)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await plain.send_all(outgoing.read())
+                incoming.write(await plain.receive_some(65_536))
+        tls.write(bytes(cut))
+        with suppress(ssl.SSLError):
+            tls.unwrap()
+        await plain.send_all(outgoing.read())
+        await plain.send_eof()
+        while await plain.receive_some(65_536):
+            pass
+        await plain.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        server = await listener.accept()
+        with pytest.raises(trio.BrokenResourceError):
+            await server.handshake()
+        await server.aclose()
     await listener.aclose()
 
 

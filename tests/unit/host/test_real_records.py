@@ -1,0 +1,216 @@
+"""Records behind a TLS handshake."""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from objstore.host import real_records
+from objstore.host.real_records import OVERHEAD, RECORD_SIZE_MAX, Records
+
+ONE, TWO = b"1" * 32, b"2" * 32
+SIZES = [1, 100, RECORD_SIZE_MAX - 1, RECORD_SIZE_MAX, RECORD_SIZE_MAX + 1, 300_000]
+
+
+def pair():
+    client = Records(ours=ONE, theirs=TWO, server_side=False)
+    return client, Records(ours=TWO, theirs=ONE, server_side=True)
+
+
+def sent_by(end, *messages):
+    """What goes over the wire, a message each."""
+    wires = []
+    for message in messages:
+        end.write(message)
+        wires.append(bytes(end.outgoing.read()))
+    return wires
+
+
+def read_all(end):
+    """What is there, until more would have to come."""
+    data = b""
+    while True:
+        try:
+            data += end.read(1 << 20)
+        except ssl.SSLWantReadError:
+            return data
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bytes_arrive_both_ways(size):
+    data = bytes(range(251)) * (size // 251 + 1)
+    data = data[:size]
+    for sender, receiver in (pair(), pair()[::-1]):
+        assert sender.write(memoryview(bytearray(data))) == size
+        assert sender.outgoing.pending == size + -(-size // RECORD_SIZE_MAX) * OVERHEAD
+        receiver.incoming.write(sender.outgoing.read())
+        assert not sender.outgoing.pending
+        assert read_all(receiver) == data
+
+
+@given(
+    messages=st.lists(st.binary(max_size=300), max_size=8),
+    cuts=st.lists(st.integers(1, 200), min_size=1),
+    sizes=st.lists(st.integers(1, 400), min_size=1),
+    in_place=st.booleans(),
+)
+def test_however_the_wire_is_cut_and_read_the_bytes_are_the_same(
+    messages, cuts, sizes, in_place
+):
+    client, server = pair()
+    wire = b"".join(sent_by(client, *messages))
+    data, turn = b"", 0
+    while wire:
+        cut = cuts[turn % len(cuts)]
+        server.incoming.write(wire[:cut])
+        wire = wire[cut:]
+        try:
+            while True:
+                size = sizes[turn % len(sizes)]
+                turn += 1
+                if in_place:
+                    room = bytearray(b"?" * size)
+                    filled = server.read(size, memoryview(room))
+                    assert 0 < filled <= size
+                    assert room[filled:] == b"?" * (size - filled)
+                    data += room[:filled]
+                else:
+                    piece = server.read(size)
+                    assert 0 < len(piece) <= size
+                    data += piece
+        except ssl.SSLWantReadError:
+            turn += 1
+    assert data == b"".join(messages)
+
+
+def test_what_is_sent_does_not_show():
+    client, server = pair()
+    data = b"a secret " * 20_000
+    (wire,) = sent_by(client, data)
+    assert b"secret" not in wire
+    again, back = sent_by(client, data)[0], sent_by(server, data)[0]
+    assert len({wire, again, back}) == 3  # Not even that it is the same.
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_bit_that_is_not_as_it_was_sent_ends_it(in_place):
+    (wire,) = sent_by(pair()[0], b"hello")
+    for offset in range(len(wire) * 8):
+        forged = bytearray(wire)
+        forged[offset // 8] ^= 1 << offset % 8
+        _, server = pair()
+        server.incoming.write(forged)
+        server.incoming.write_eof()
+        arguments = (100, memoryview(bytearray(100))) if in_place else (100,)
+        with pytest.raises(ssl.SSLError) as caught:
+            server.read(*arguments)
+        assert not isinstance(caught.value, ssl.SSLWantReadError | ssl.SSLZeroReturnError)
+
+
+def test_records_come_once_in_order_and_all_of_them():
+    wires = sent_by(pair()[0], b"first", b"second", b"third")
+    first, second, third = wires
+    for order in ([second], [first, first], [first, third], [first, second, first]):
+        _, server = pair()
+        server.incoming.write(b"".join(order))
+        with pytest.raises(ssl.SSLError, match="not genuine"):
+            read_all(server)
+
+
+def test_what_an_end_sent_is_not_taken_for_the_others():
+    client, _ = pair()
+    (wire,) = sent_by(client, b"pay")
+    client.incoming.write(wire)
+    with pytest.raises(ssl.SSLError, match="not genuine"):
+        client.read(10)
+    # Not even where somebody repeats the random bytes that an end has sent.
+    echoed = Records(ours=ONE, theirs=ONE, server_side=False)
+    (wire,) = sent_by(echoed, b"pay")
+    echoed.incoming.write(wire)
+    with pytest.raises(ssl.SSLError, match="not genuine"):
+        echoed.read(10)
+
+
+def test_other_random_bytes_of_either_end_are_other_keys():
+    (wire,) = sent_by(pair()[0], b"hello")
+    for ours, theirs in ((ONE, b"3" * 32), (b"3" * 32, TWO)):
+        server = Records(ours=theirs, theirs=ours, server_side=True)
+        server.incoming.write(wire)
+        with pytest.raises(ssl.SSLError, match="not genuine"):
+            server.read(10)
+
+
+def test_the_end_of_a_direction_is_told_again_and_again():
+    client, server = pair()
+    client.write(b"last words")
+    client.unwrap()
+    server.incoming.write(client.outgoing.read())
+    assert server.read(100) == b"last words"
+    for _ in range(2):
+        with pytest.raises(ssl.SSLZeroReturnError):
+            server.read(100)
+        with pytest.raises(ssl.SSLZeroReturnError):
+            server.read(100, memoryview(bytearray(100)))
+    (wire,) = sent_by(server, b"the other goes on")
+    client.incoming.write(wire)
+    assert client.read(100) == b"the other goes on"
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 20, 24])
+def test_what_is_cut_off_is_no_end(kept):
+    client, server = pair()
+    (wire,) = sent_by(client, b"hello")
+    server.incoming.write(wire[:kept])
+    server.incoming.write_eof()
+    with pytest.raises(ssl.SSLEOFError):
+        server.read(100)
+
+
+@pytest.mark.parametrize("size", [0, 15, RECORD_SIZE_MAX + 17, 0xFFFFFFFF])
+def test_a_record_of_an_impossible_size_is_refused_before_it_has_come(size):
+    _, server = pair()
+    server.incoming.write(size.to_bytes(4, "big"))
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="impossible size"):
+            server.read(100)
+
+
+def test_nothing_is_no_record():
+    client, _ = pair()
+    assert client.write(b"") == 0
+    assert client.outgoing.read() == b""
+
+
+def test_a_key_is_used_for_so_many_records_only(monkeypatch):
+    monkeypatch.setattr(real_records, "RECORDS_PER_KEY", 3)
+    client, server = pair()
+    ciphers = set()
+    for number in range(10):
+        message = b"message %d" % number
+        (wire,) = sent_by(client, message)
+        ciphers.add(client._sending.cipher)
+        server.incoming.write(wire)
+        assert server.read(100) == message
+    assert len(ciphers) == 4
+
+
+def test_a_record_is_what_the_format_says():
+    """Made once more of nothing but HMAC and AES-GCM (RFC 5869)."""
+    client, _ = pair()
+    wires = sent_by(client, b"hello", b"again")
+
+    secret = hmac_sha256(bytes(32), ONE + TWO)
+    key = hmac_sha256(secret, b"objstore-records/1\x01")
+    for number, (wire, message) in enumerate(zip(wires, (b"hello", b"again"), strict=True)):
+        head = (len(message) + 16).to_bytes(4, "big")
+        nonce = number.to_bytes(12, "big")
+        assert wire == head + AESGCM(key).encrypt(nonce, message, head)
+
+
+def hmac_sha256(key, data):
+    return hmac.digest(key, data, "sha256")
