@@ -6,31 +6,45 @@ import http.client
 import multiprocessing
 import resource
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Self
 
 import h11
 import trio
 
 _BODY = bytes(4096)
-_REQUESTS = 4000
+_REQUESTS = 1600
 _CLIENTS = 16
+_END_S = 5
 
 
-def unit_ms() -> float:
-    """CPU milliseconds of one such answer, on this machine, now."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    server = context.Process(target=_serve, args=(theirs,), daemon=True)
-    server.start()
-    port = ours.recv()
-    _request(port, _CLIENTS)  # Warm.
-    ours.send("start")
-    ours.recv()
-    _request(port, _REQUESTS)
-    ours.send("stop")
-    cpu_s = float(ours.recv())
-    server.join()
-    return cpu_s * 1000 / _REQUESTS
+class BareServer:
+    """Such a server, in a process of its own: a context."""
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        self._port = self._pipe.recv()
+        _request(self._port, _REQUESTS)  # Warm.
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(_END_S)
+        self._process.kill()
+
+    def unit_ms(self) -> float:
+        """CPU milliseconds of one answer, on this machine, now."""
+        before = self._cpu_s()
+        _request(self._port, _REQUESTS)
+        return (self._cpu_s() - before) * 1000 / _REQUESTS
+
+    def _cpu_s(self) -> float:
+        self._pipe.send("how much?")
+        return float(self._pipe.recv())
 
 
 def _request(port: int, count: int) -> None:
@@ -57,11 +71,10 @@ async def _serve_async(pipe: Connection) -> None:
     pipe.send(listeners[0].socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, _answer, listeners)
-        await trio.to_thread.run_sync(pipe.recv)
-        before = _cpu_s()
-        pipe.send("started")
-        await trio.to_thread.run_sync(pipe.recv)
-        pipe.send(_cpu_s() - before)
+        with suppress(EOFError):
+            while True:
+                await trio.to_thread.run_sync(pipe.recv)
+                pipe.send(_cpu_s())
         nursery.cancel_scope.cancel()
 
 

@@ -195,8 +195,8 @@ class Network(Protocol):
         """Connect and do the TLS handshake.
 
         Raises OSError where nobody answers, trio.BrokenResourceError where the handshake
-        fails or the server is not `server_node`.  Callers set the deadline.  With TLS
-        1.3 a client whose own certificate is refused learns it at its first receive.
+        fails or the server is not `server_node`.  Callers set the deadline.  A client
+        whose own certificate is refused may learn it no sooner than by its first receive.
         """
         ...
 

@@ -14,7 +14,7 @@ go on reading, which HTTP needs, FAULTS F36), and it has one layer less on every
 Trust: TLS 1.2 or newer; certificates are verified against the identity's own trust and
 nothing else; host names are never compared, the node is named by the leaf's URI.  With TLS
 1.3 a client finishes its handshake before the server has judged its certificate: one that
-is refused learns it from its first receive.
+is refused learns it from what it receives first.
 
 A stream that was cancelled while it sent has lost bytes, and breaks.
 """

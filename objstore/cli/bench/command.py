@@ -2,12 +2,14 @@
 
 Rates and latencies are of this machine at this moment; CPU per operation, summed over
 the nodes' processes, is the figure to compare.  One *unit* is the CPU of a bare trio+h11
-server answering a 4 KiB GET, measured in the same run, so that figures travel.
+server answering a 4 KiB GET, measured in the same run, so that figures travel: between the
+steps, as what a machine gives may change by a third within minutes.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import attrs
 import click
 
-from objstore.cli import bare
+from objstore.cli.bare import BareServer
 from objstore.cli.bench import disk, generator, processes
 from objstore.cli.bench.outcome import Outcome
 from objstore.cli.bench.plan import OPERATIONS, SIZES, Step, steps
@@ -23,6 +25,7 @@ from objstore.cli.load import Client, Target
 from objstore.cli.output import UNUSABLE, Column, Failure, print_json, print_table, say
 from objstore.units import MiB, format_size, parse_size
 
+_UNITS_FIRST = 3  # Measured before the first step; one more after each.
 _COLUMNS = [
     Column("operation", "operation"),
     Column("size", "size"),
@@ -88,10 +91,21 @@ def command(
     )
     cluster = _read_cluster(cluster_file)
     _make_bucket(cluster.target)
-    unit_ms = bare.unit_ms()
     transport = "TLS" if cluster.is_tls else "plain HTTP"
-    say(f"one unit is {unit_ms:.3f} ms of CPU here; {len(plan)} steps over {transport}")
-    rows = [_measure(cluster, step, processes, unit_ms) for step in plan]
+    say(f"{len(plan)} steps over {transport}")
+    rows = []
+    with BareServer() as server:
+        units = [server.unit_ms() for _ in range(_UNITS_FIRST)]
+        for step in plan:
+            rows.append(_measure(cluster, step, processes))
+            units.append(server.unit_ms())
+    unit_ms = statistics.median(units)
+    for row in rows:
+        row["units"] = round(row["cpu_ms"] / unit_ms, 1)
+    say(
+        f"one unit is {unit_ms:.3f} ms of CPU here: the median of {len(units)}, measured "
+        f"between the steps, {min(units):.3f} to {max(units):.3f}"
+    )
     if as_json:
         print_json({"unit_ms": unit_ms, "tls": cluster.is_tls, "rows": rows})
     else:
@@ -175,13 +189,11 @@ def _make_bucket(target: Target) -> None:
 # ---- measuring ------------------------------------------------------------------------
 
 
-def _measure(
-    cluster: _Cluster, step: Step, generator_processes: int, unit_ms: float
-) -> dict[str, Any]:
+def _measure(cluster: _Cluster, step: Step, generator_processes: int) -> dict[str, Any]:
     if step.is_filled_first:  # Not to be charged to the step.
         filled = generator.fill(cluster.target, step, processes=generator_processes)
         if filled.failed:
-            return _row(step, filled, unit_ms=unit_ms)
+            return _row(step, filled)
     cpu_before: list[float] = []
     with processes.MemoryPeaks(cluster.pids) as peaks:
         written_before = processes.written(cluster.data[0])
@@ -195,7 +207,6 @@ def _measure(
     return _row(
         step,
         outcome,
-        unit_ms=unit_ms,
         cpu=[after - b for after, b in zip(cpu_after, cpu_before, strict=True)],
         written=processes.written(cluster.data[0]) - written_before,
         peaks=peaks,
@@ -206,7 +217,6 @@ def _row(
     step: Step,
     outcome: Outcome,
     *,
-    unit_ms: float,
     cpu: list[float] | None = None,
     written: int = 0,
     peaks: processes.MemoryPeaks | None = None,
@@ -224,7 +234,7 @@ def _row(
         "p50_ms": round(outcome.percentile(0.5) * 1000, 2),
         "p99_ms": round(outcome.percentile(0.99) * 1000, 2),
         "cpu_ms": round(sum(each), 3),
-        "units": round(sum(each) / unit_ms, 1),
+        "units": None,  # Once the unit is known.
         "cpu_ms_each": "/".join(f"{ms:.2f}" for ms in each),
         "write_amplification": None,
         "peak_rss_mib": round(peaks.peak_of_all / MiB) if peaks else None,
