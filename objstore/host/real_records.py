@@ -165,6 +165,8 @@ class Records:
         self._receiving = _Key(of_client if server_side else of_server)
         self._rest = memoryview(b"")  # Of a record that was longer than asked for.
         self._is_ended = False
+        # A record was not genuine.  What is behind it may be, but it would hide the gap.
+        self._is_forged = False
         self.incoming = Incoming()
         self.outgoing = Outgoing()
 
@@ -238,6 +240,8 @@ class Records:
     def _next(self) -> tuple[bytes, memoryview]:
         if self._is_ended:
             raise _end()
+        if self._is_forged:
+            raise _forged()
         return self.incoming.take()
 
     def _open(self, head: bytes, sealed: memoryview) -> bytes:
@@ -246,6 +250,7 @@ class Records:
         try:
             data = key.cipher.decrypt(nonce, sealed, head)
         except InvalidTag as problem:
+            self._is_forged = True
             raise _forged() from problem
         finally:
             sealed.release()
@@ -261,6 +266,7 @@ class Records:
         try:
             key.cipher.decrypt_into(nonce, sealed, head, room)
         except InvalidTag as problem:
+            self._is_forged = True
             raise _forged() from problem
         finally:
             sealed.release()

@@ -122,6 +122,20 @@ def test_records_come_once_in_order_and_all_of_them():
             read_all(server)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_is_behind_a_forged_record_is_not_read(in_place):
+    """Who read the one before and goes on would not see the gap."""
+    first, second, third = map(bytearray, sent_by(pair()[0], b"first", b"second", b"third"))
+    second[-1] ^= 1
+    _, server = pair()
+    server.incoming.write(first + second + third)
+    assert server.read(100) == b"first"
+    arguments = (100, memoryview(bytearray(100))) if in_place else (100,)
+    for _ in range(3):
+        with pytest.raises(ssl.SSLError, match="not genuine"):
+            server.read(*arguments)
+
+
 def test_what_an_end_sent_is_not_taken_for_the_others():
     client, _ = pair()
     (wire,) = sent_by(client, b"pay")
