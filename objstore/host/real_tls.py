@@ -156,9 +156,10 @@ class TlsStream:
                 raise self._error(
                     f"expected node {self._expected_node}, found {self._peer_node}"
                 )
-            self._object = tls
             if tls.selected_alpn_protocol() == ALPN:
                 await self._leave_tls(tls)
+            else:
+                self._object = tls
             self._broken = False
 
     async def receive_some(self, size_max: int) -> bytes:

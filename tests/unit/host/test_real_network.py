@@ -413,36 +413,69 @@ async def test_what_is_no_record_behind_the_handshake_breaks_the_link(linked):
         await server.receive_some(100)
 
 
-@pytest.mark.parametrize("cut", [0, 10, 31])
-async def test_who_ends_in_the_midst_of_the_handshake_breaks_it(identity, cut):
-    """TLS is done, and its random bytes do not come whole."""
+async def shaken_by_hand(plain, identity):
+    """A client's TLS after its handshake with a node, and what it reads from and writes to."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = client_context(identity, identity.trust_pem)
+    tls = context.wrap_bio(incoming, outgoing)
+    while True:
+        try:
+            tls.do_handshake()
+            return tls, incoming, outgoing
+        except ssl.SSLWantReadError:
+            await plain.send_all(outgoing.read())
+            incoming.write(await plain.receive_some(65_536))
+
+
+@pytest.mark.parametrize("size", [0, 10, 31, 33])
+async def test_who_says_less_or_more_than_its_random_bytes_breaks_it(identity, size):
+    """TLS is done, and it goes on with something else."""
     network = RealNetwork()
     listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
 
     async def call():
         plain = await network.connect(listener.address)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = client_context(identity, identity.trust_pem)
-        tls = context.wrap_bio(incoming, outgoing)
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await plain.send_all(outgoing.read())
-                incoming.write(await plain.receive_some(65_536))
-        tls.write(bytes(cut))
+        tls, _, outgoing = await shaken_by_hand(plain, identity)
+        tls.write(bytes(size))
         with suppress(ssl.SSLError):
             tls.unwrap()
         await plain.send_all(outgoing.read())
         await plain.send_eof()
-        while await plain.receive_some(65_536):
-            pass
+        with suppress(trio.BrokenResourceError):
+            while await plain.receive_some(65_536):
+                pass
         await plain.aclose()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(call)
         server = await listener.accept()
+        with pytest.raises(trio.BrokenResourceError):
+            await server.handshake()
+        await server.aclose()
+    await listener.aclose()
+
+
+async def test_a_handshake_cancelled_between_tls_and_records_is_not_done(identity):
+    network = RealNetwork()
+    listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
+    patience = trio.CancelScope()
+
+    async def call():
+        plain = await network.connect(listener.address)
+        _, _, outgoing = await shaken_by_hand(plain, identity)
+        await plain.send_all(outgoing.read())
+        await plain.receive_some(65_536)  # Its random bytes: it waits for ours.
+        patience.cancel()
+        with suppress(trio.BrokenResourceError):
+            await plain.receive_some(65_536)
+        await plain.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        server = await listener.accept()
+        with patience:
+            await server.handshake()
+        assert patience.cancelled_caught
         with pytest.raises(trio.BrokenResourceError):
             await server.handshake()
         await server.aclose()
