@@ -167,15 +167,15 @@ class TlsStream:
         if self._object is None:
             await self.handshake()
         self._check_usable()
-        if self._early:
-            data = bytes(self._early[:size_max])
-            del self._early[:size_max]
-            return data
         while True:
             if self._is_dry:
                 self._is_dry = False
                 await self._feed()
             self._check_usable()
+            if self._early:  # Also what a half-close took out of our hands while we fed.
+                data = bytes(self._early[:size_max])
+                del self._early[:size_max]
+                return data
             try:
                 return self._read(size_max)
             except ssl.SSLWantReadError:
@@ -197,16 +197,16 @@ class TlsStream:
         if self._object is None:
             await self.handshake()
         self._check_usable()
-        if self._early:
-            data = await self.receive_some(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
         while True:
             if self._is_dry:
                 self._is_dry = False
                 # Part of a record is here already.
                 await self._feed(len(buffer) - self._record_size_max)
                 self._check_usable()
+            if self._early:
+                data = await self.receive_some(len(buffer))
+                buffer[: len(data)] = data
+                return len(data)
             try:
                 return self._read_into(buffer)
             except ssl.SSLWantReadError:

@@ -482,6 +482,29 @@ async def test_a_handshake_cancelled_between_tls_and_records_is_not_done(identit
     await listener.aclose()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+async def test_a_half_close_beside_a_receive_takes_nothing_from_it(
+    linked, monkeypatch, in_place
+):
+    """It decrypts what has come, as the receiver, fed, lets others run."""
+    client, server, _ = linked
+    receive_through = server._transport.receive_through
+
+    async def run_others(write, expected):
+        size = await receive_through(write, expected)
+        await server.send_eof()
+        return size
+
+    monkeypatch.setattr(server._transport, "receive_through", run_others)
+    await client.send_all(b"hello")
+    buffer = memoryview(bytearray(100))
+    with trio.fail_after(5):
+        if in_place:
+            assert await server.receive_into(buffer) == 5
+        else:
+            assert await server.receive_some(100) == b"hello"
+
+
 async def test_a_send_cancelled_half_way_breaks_the_stream(identity):
     network = RealNetwork()
     listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity))
