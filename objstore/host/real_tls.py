@@ -219,12 +219,12 @@ class TlsStream:
         if self._object is None:
             await self.handshake()
         self._check_usable()
-        if self._eof_sent:
-            raise trio.ClosedResourceError("the sending side is closed")
         if self._sending.is_taken:
             await self._sending.wait()
         self._sending.is_taken = True
         try:
+            if self._eof_sent:  # Maybe by whose turn came before.
+                raise trio.ClosedResourceError("the sending side is closed")
             if self._begun:
                 data = memoryview(data)[self._begun_size :]
                 ciphertext, self._begun = self._begun, b""

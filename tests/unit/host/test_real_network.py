@@ -4,6 +4,7 @@ import errno
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
 
 import attrs
 import pytest
@@ -503,6 +504,30 @@ async def test_a_half_close_beside_a_receive_takes_nothing_from_it(
             assert await server.receive_into(buffer) == 5
         else:
             assert await server.receive_some(100) == b"hello"
+
+
+async def test_a_send_whose_turn_comes_behind_the_end_is_refused(linked):
+    """Its bytes would be lost, and nobody told."""
+    client, server, _ = linked
+    refused = []
+
+    async def send_late():
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send_all(b"late")
+        refused.append(True)
+
+    async with trio.open_nursery() as nursery:
+        for sending in (
+            partial(client.send_all, bytes(1 << 24)),
+            client.send_eof,
+            send_late,
+        ):
+            nursery.start_soon(sending)
+            await trio.testing.wait_all_tasks_blocked()
+        assert client._sending.is_taken
+        while await server.receive_some(1 << 20):
+            pass
+    assert refused
 
 
 async def test_a_send_cancelled_half_way_breaks_the_stream(identity):
