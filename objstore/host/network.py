@@ -79,6 +79,9 @@ class ClientTls:
     identity: TlsIdentity | None
     trust_pem: bytes = attrs.field(default=b"", repr=False)
     server_node: NodeId | None = None
+    # Large bytes will go: what costs least for them is offered to the server, which for
+    # small messages costs a little more.
+    for_bulk: bool = False
 
 
 class Stream(Protocol):

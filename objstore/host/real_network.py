@@ -493,7 +493,7 @@ class RealNetwork:
         trust = tls.trust_pem if tls.identity is None else tls.identity.trust_pem
         stream = TlsStream(
             plain,
-            lambda: client_context(tls.identity, trust),
+            lambda: client_context(tls.identity, trust, for_bulk=tls.for_bulk),
             server_side=False,
             expected_node=tls.server_node,
         )

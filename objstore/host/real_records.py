@@ -1,4 +1,4 @@
-"""Records of our own behind a TLS handshake, for the links between nodes.
+"""Records of our own behind a TLS handshake, for the bulk links between nodes.
 
     client                                                    server
        | <---- TLS handshake, ALPN names objstore-records/1 ----> |
@@ -61,12 +61,12 @@ class _Key:
         self.cipher = AESGCM(secret)
         self._secret = secret
         self._number = 0
-        self._last = RECORDS_PER_KEY  # The first that is no more of this key.
+        self._next_key_at = RECORDS_PER_KEY  # By number of record.
 
     def next_nonce(self) -> bytes:
         number = self._number
-        if number >= self._last:
-            self._last += RECORDS_PER_KEY
+        if number >= self._next_key_at:
+            self._next_key_at += RECORDS_PER_KEY
             expand = HKDFExpand(SHA256(), length=32, info=b"objstore-records: next key")
             self._secret = expand.derive(self._secret)
             self.cipher = AESGCM(self._secret)

@@ -1,7 +1,8 @@
 """TLS over a plain stream, by the standard library's ssl on memory buffers.
 
-Between nodes TLS is left for `real_records` once its handshake is done: the same calls on
-an object of the same kind, so that nothing but the handshake knows of it.
+Where a client that will send or ask for large bytes offers it, and the server is a node's,
+TLS is left for `real_records` once its handshake is done: the same calls on an object of
+the same kind, so that nothing but the handshake knows of it.
 
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
         try_send   -> SSLObject.write -> outgoing -> transport.send_now
@@ -491,12 +492,18 @@ def server_context(identity: TlsIdentity, *, mutual: bool) -> ssl.SSLContext:
 
 
 @functools.lru_cache(maxsize=CONTEXTS_MAX)
-def client_context(identity: TlsIdentity | None, trust_pem: bytes) -> ssl.SSLContext:
-    """The context of a connection; without identity and trust any server will do."""
+def client_context(
+    identity: TlsIdentity | None, trust_pem: bytes, *, for_bulk: bool = False
+) -> ssl.SSLContext:
+    """The context of a connection; without identity and trust any server will do.
+
+    for_bulk: offer to leave TLS for `real_records`.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
     context.check_hostname = False
-    context.set_alpn_protocols([ALPN])
+    if for_bulk:
+        context.set_alpn_protocols([ALPN])
     if identity is not None:
         _load_identity(context, identity)
     if identity is None and not trust_pem:

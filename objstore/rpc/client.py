@@ -482,7 +482,9 @@ class _Link:
         address = self.peers.resolve(self.peer)
         if address is None:
             raise PeerUnavailable(self.peer, "its address is not known", unknown=False)
-        tls = ClientTls(self.peers.identity(), server_node=self.peer)
+        tls = ClientTls(
+            self.peers.identity(), server_node=self.peer, for_bulk=self.number > 0
+        )
         with trio.fail_after(self.config.connect_timeout_ms / 1000):
             stream = await self.peers.network.connect(address, tls=tls)
             try:

@@ -103,9 +103,7 @@ class Link:
 
     @classmethod
     def to(cls, node: Node, identity: TlsIdentity | None = None) -> Link:
-        trust = b"" if identity is None else identity.trust_pem
-        context = client_context.__wrapped__(identity, trust)
-        context.set_alpn_protocols([])  # All of it stays TLS: no records of our own.
+        context = client_context(identity, b"" if identity is None else identity.trust_pem)
         plain = socket.create_connection(address(node), timeout=15)
         return cls(context.wrap_socket(plain))
 

@@ -19,13 +19,14 @@ LOCAL = Address("127.0.0.1", 0)
 DAY_MS = 86_400_000
 
 
-@pytest.fixture(params=["plain", "tls"])
+@pytest.fixture(params=["plain", "tls", "bulk"])
 async def pair(request, host):
     """Two ends of a connection, its handshake done."""
     keys = NodeKeys(host)
-    tls = request.param == "tls"
+    tls = request.param != "plain"
     server_tls = ServerTls(lambda: keys.node(BOB), mutual=True) if tls else None
-    client_tls = ClientTls(keys.node(ALICE)) if tls else None
+    bulk = request.param == "bulk"
+    client_tls = ClientTls(keys.node(ALICE), for_bulk=bulk) if tls else None
     async with connected(host, server_tls, client_tls) as ends:
         yield ends
 

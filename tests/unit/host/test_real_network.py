@@ -15,7 +15,7 @@ import trio.testing
 from objstore.host.network import Address, ClientTls, ServerTls
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
-from objstore.host.real_records import ALPN, OVERHEAD, Records
+from objstore.host.real_records import OVERHEAD, Records
 from objstore.host.real_tls import _Turn, client_context, server_context
 from objstore.ids import ClusterId, NodeId
 
@@ -280,17 +280,18 @@ def test_tls_below_1_2_is_not_spoken(identity):
         assert context.options & ssl.OP_NO_COMPRESSION
 
 
-@pytest.mark.parametrize("protocols", [[ALPN], []])
+@pytest.mark.parametrize("for_bulk", [True, False])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_both_versions_carry_mutual_trust_and_half_closes(
-    identity, version, protocols, monkeypatch
+    identity, version, for_bulk, monkeypatch
 ):
-    """With records of our own behind the handshake, and for who knows none of them."""
+    """Also behind the handshake, where TLS is left."""
     network = RealNetwork()
-    context = client_context.__wrapped__(identity, identity.trust_pem)
+    context = client_context.__wrapped__(identity, identity.trust_pem, for_bulk=for_bulk)
     context.maximum_version = version
-    context.set_alpn_protocols(protocols)
-    monkeypatch.setattr("objstore.host.real_network.client_context", lambda *_: context)
+    monkeypatch.setattr(
+        "objstore.host.real_network.client_context", lambda *_, **__: context
+    )
     listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
     large = bytes(range(256)) * 4096
 
@@ -306,8 +307,8 @@ async def test_both_versions_carry_mutual_trust_and_half_closes(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         client = await network.connect(listener.address, tls=ClientTls(identity))
-        assert isinstance(client._object, Records if protocols else ssl.SSLObject)
-        if not protocols:
+        assert isinstance(client._object, Records if for_bulk else ssl.SSLObject)
+        if not for_bulk:
             assert client._object.version() == version.name.replace("v1_", "v1.")
         await client.send_all(b"abc")
         await client.send_eof()
@@ -352,7 +353,7 @@ class Wire:
 
 @pytest.fixture
 async def linked(identity):
-    """Two ends of a link between nodes, and the wire between them."""
+    """Two ends of a bulk link between nodes, and the wire between them."""
     network, wire = RealNetwork(), Wire()
     inner = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
     outer = await network.listen(LOCAL)
@@ -366,7 +367,9 @@ async def linked(identity):
         nursery.start_soon(wire.run, outer, inner.address)
         async with trio.open_nursery() as both:
             both.start_soon(accept)
-            client = await network.connect(outer.address, tls=ClientTls(identity))
+            client = await network.connect(
+                outer.address, tls=ClientTls(identity, for_bulk=True)
+            )
         yield client, servers[0], wire
         nursery.cancel_scope.cancel()
     for closing in (client, servers[0], inner, outer):
@@ -417,7 +420,7 @@ async def test_what_is_no_record_behind_the_handshake_breaks_the_link(linked):
 async def shaken_by_hand(plain, identity):
     """A client's TLS after its handshake with a node, and what it reads from and writes to."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = client_context(identity, identity.trust_pem)
+    context = client_context(identity, identity.trust_pem, for_bulk=True)
     tls = context.wrap_bio(incoming, outgoing)
     while True:
         try:

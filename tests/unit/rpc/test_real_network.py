@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import trio
 from objstore.host.network import Address, ClientTls, ServerTls, TlsIdentity
 from objstore.host.real_network import RealNetwork
 from objstore.host.real_pki import RealPki
+from objstore.host.real_records import Records
 from objstore.host.real_tls import TlsStream
 from objstore.ids import ClusterId, NodeId
 from objstore.rpc.call import Call, NoSuchMethod, PeerUnavailable, Reply
@@ -85,6 +87,22 @@ async def test_casts_that_no_buffer_takes_at_once_arrive_in_order_with_the_calls
             callers.start_soon(_call, peers, number)
         await peers.call(BOB, "echo", 1, timeout_ms=5000)
     assert got == sent
+
+
+async def test_large_bytes_go_over_a_link_that_left_tls_and_small_ones_do_not() -> None:
+    """Small messages cost less by TLS."""
+    payload = bytes(range(256)) * 8192
+    async with linked([]) as peers:
+        reply = await peers.call(
+            BOB, "echo", 1, payload=payload, timeout_ms=5000, bulk=True
+        )
+        assert reply.payload == payload
+        kinds = {}
+        for (_, number), link in peers._links.items():
+            if link.connection is not None:
+                assert isinstance(link.connection.stream, TlsStream)
+                kinds[number] = type(link.connection.stream._object)
+    assert kinds == {0: ssl.SSLObject, 1: Records}
 
 
 async def _answers(refused: bool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
