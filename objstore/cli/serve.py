@@ -12,7 +12,7 @@ from objstore import log
 from objstore.cli.output import FAILED, UNUSABLE, Failure
 from objstore.cli.settings import parse_overrides, read_config
 from objstore.errors import ConfigError, CorruptData, ObjstoreError
-from objstore.host.real_host import real_host
+from objstore.host.real_host import prefer_batches, real_host
 from objstore.host.real_memory import bound_arenas
 from objstore.node.daemon import serve
 
@@ -69,6 +69,7 @@ def command(
     # Request handling makes few cycles; a full collection of a large heap costs latency.
     gc.freeze()
     bound_arenas()
+    prefer_batches()
     try:
         trio.run(serve, config, real_host())
     except* ConfigError as errors:

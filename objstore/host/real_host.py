@@ -18,6 +18,20 @@ from objstore.host.real_threads import RealThreads
 _DESCRIPTORS_WANTED = 65_536  # Every bound of ours on connections and files, many times.
 
 
+def prefer_batches() -> None:
+    """Ask not to interrupt others when something comes, on Linux; before threads start.
+
+    A message wakes a node in the midst of its sender's pass, where both share a core: it
+    then finds one message where there would have been two, in caches that are not its own.
+    With SCHED_BATCH (sched(7)) it waits for the sender to wait, or for the end of that
+    one's slice, a few milliseconds.  On a core of its own nothing changes.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # A container may forbid it.
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:  # Else its operator has chosen.
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def real_host() -> Host:
     """The host of a daemon that serves."""
     return Host(
