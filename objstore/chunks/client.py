@@ -23,7 +23,7 @@ import trio
 
 from objstore.chunks import messages as msg
 from objstore.chunks.format import crc32c as checksum
-from objstore.chunks.fragment import Block, FragmentHeader, FragmentStat
+from objstore.chunks.fragment import Block, FragmentHeader, FragmentStat, RecordRef
 from objstore.chunks.store import BegunRun, ChunkStore, Run
 from objstore.chunks.writer import FragmentWriter
 from objstore.errors import CorruptData, ObjstoreError, RemoteProtocolError, Unavailable
@@ -192,6 +192,22 @@ class ChunkClient:
             return
         for batch in _batches(fragments):
             await self.call(node, msg.DELETE, msg.Fragments(batch))
+
+    async def record_of(self, node: NodeId, fragment: FragmentId) -> RecordRef | None:
+        """Where `node` has a fragment now, sound or not; None where it has it not."""
+        if node == self.node:
+            return self.local.record_of(fragment)
+        reply = await self.call(node, msg.RECORD, msg.Fragments((fragment,)))
+        return _value_of(node, reply, msg.FragmentRecord).record
+
+    async def delete_record(
+        self, node: NodeId, fragment: FragmentId, record: RecordRef
+    ) -> None:
+        """Delete a fragment, durably, if it lies on `node` in `record` still."""
+        if node == self.node:
+            await self.local.delete_record(fragment, record)
+        else:
+            await self.call(node, msg.DELETE_RECORD, msg.FragmentRecord(fragment, record))
 
     async def stat(
         self, node: NodeId, fragments: Sequence[FragmentId]

@@ -49,6 +49,16 @@ class FragmentHeader:
         return min(self.block_size, self.payload_size - number * self.block_size)
 
 
+@wire("chunks.record")
+@frozen
+class RecordRef:
+    """One record of a store: where it lies, which no other record ever will."""
+
+    drive: DriveId
+    segment: int
+    place: int  # Offset in the segment.
+
+
 @wire("chunks.stat")
 @frozen
 class FragmentStat:

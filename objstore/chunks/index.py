@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from objstore.chunks.format import NONCE_SIZE, Extent, crc32c
+from objstore.chunks.fragment import RecordRef
 from objstore.errors import CorruptData, Unavailable
 from objstore.frozen import frozen
 from objstore.host.kv import Batch, KeyValueStore
@@ -52,6 +53,10 @@ class Location:
     place: int  # Offset of the record in the segment.
     extent: Extent
     is_quarantined: bool = False  # Found damaged: kept, not served.
+
+    @property
+    def record(self) -> RecordRef:
+        return RecordRef(self.drive, self.segment, self.place)
 
 
 @frozen

@@ -9,13 +9,16 @@
     chunks.read     ReadFragment     -           BlockRun      the blocks, joined
     chunks.stat     fragment ids     -           FragmentStats
     chunks.delete   fragment ids     -           -
+    chunks.record   fragment ids     -           FragmentRecord, of the first
+    chunks.delete_record
+                    FragmentRecord   -           -           if that is where it still lies
 
 Checksums are the senders' own: a block is verified by whoever receives it.
 """
 
 from __future__ import annotations
 
-from objstore.chunks.fragment import FragmentHeader, FragmentStat
+from objstore.chunks.fragment import FragmentHeader, FragmentStat, RecordRef
 from objstore.frozen import frozen
 from objstore.ids import FragmentId
 from objstore.limits import BLOCK_SIZE
@@ -29,6 +32,8 @@ ABORT = "chunks.abort"
 READ = "chunks.read"
 STAT = "chunks.stat"
 DELETE = "chunks.delete"
+RECORD = "chunks.record"
+DELETE_RECORD = "chunks.delete_record"
 
 RUN_SIZE = BLOCK_SIZE  # What one read asks for, about.
 FRAGMENTS_A_CALL_MAX = 1000  # Of stat and delete; more are several calls.
@@ -97,6 +102,15 @@ class Fragments:
     """Fragments to look for, or to delete."""
 
     fragments: tuple[FragmentId, ...]
+
+
+@wire("chunks.fragment_record")
+@frozen
+class FragmentRecord:
+    """A fragment, and the record that it lies in."""
+
+    fragment: FragmentId
+    record: RecordRef | None  # None: it is not here.
 
 
 @wire("chunks.stats")

@@ -68,6 +68,8 @@ class ChunkServer:
         server.register(msg.READ, self._read)
         server.register(msg.STAT, self._stat)
         server.register(msg.DELETE, self._delete)
+        server.register(msg.RECORD, self._record)
+        server.register(msg.DELETE_RECORD, self._delete_record)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -177,6 +179,19 @@ class ChunkServer:
 
     async def _delete(self, call: Call) -> Reply:
         await self._store.delete(_fragments(call))
+        return Reply()
+
+    async def _record(self, call: Call) -> Reply:
+        fragments = _fragments(call)
+        if len(fragments) != 1:
+            raise InvalidRequest("one fragment a call")
+        return Reply(msg.FragmentRecord(fragments[0], self._store.record_of(fragments[0])))
+
+    async def _delete_record(self, call: Call) -> Reply:
+        named = _value(call, msg.FragmentRecord)
+        if not is_fragment_id(named.fragment) or named.record is None:
+            raise InvalidRequest("no fragment id, or no record")
+        await self._store.delete_record(named.fragment, named.record)
         return Reply()
 
 

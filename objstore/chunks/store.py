@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 import attrs
@@ -49,6 +49,7 @@ from objstore.chunks.fragment import (
     FragmentHeader,
     FragmentStat,
     NoSuchFragment,
+    RecordRef,
 )
 from objstore.chunks.identity import DriveIdentity, DriveRefused, claim_drive, lock_drive
 from objstore.chunks.index import Index, Location
@@ -678,10 +679,7 @@ class ChunkStore:
         Durable when it returns.  If cancelled, some are deleted; do it again.
         """
         left = set(fragments)
-        # Records that they replaced go first, or one of those could come back.
-        replaced = [entry for entry in self._dead if entry[0] in left]
-        for (drive_id, number), group in _by_segment(replaced).items():
-            await self._mark_dead(drive_id, number, group)
+        await self._bury_replaced(left)
         for _ in range(_READ_ATTEMPTS):  # Compaction may move one under our hands.
             located = [
                 (f, loc) for f in sorted(left) if (loc := self._lookup(f)) is not None
@@ -694,6 +692,29 @@ class ChunkStore:
                         left.add(fragment)
             if not left:
                 return
+
+    def record_of(self, fragment: FragmentId) -> RecordRef | None:
+        """Where a fragment lies now, also where it is quarantined; None: nowhere."""
+        location = self._lookup(fragment)
+        return None if location is None else location.record
+
+    async def delete_record(self, fragment: FragmentId, record: RecordRef) -> None:
+        """Delete a fragment as `delete` does, if it lies in `record`.
+
+        One that was written again, or moved by compaction, is another record.
+        """
+        location = self._lookup(fragment)
+        if location is None or location.record != record:
+            return
+        await self._bury_replaced({fragment})
+        await self._mark_dead(record.drive, record.segment, [(fragment, location)])
+        self._drop_row(fragment, location)
+
+    async def _bury_replaced(self, fragments: Collection[FragmentId]) -> None:
+        """Records that these replaced go first, or one of those could come back."""
+        replaced = [entry for entry in self._dead if entry[0] in fragments]
+        for (drive_id, number), group in _by_segment(replaced).items():
+            await self._mark_dead(drive_id, number, group)
 
     async def _mark_dead(
         self, drive_id: DriveId, number: int, group: Sequence[tuple[FragmentId, Location]]

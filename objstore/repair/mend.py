@@ -3,8 +3,10 @@
     below-promise index (kept by commits)  ->  plan (pure)  ->  copy, fsynced
         -> ChangeDisplaced  ->  a stand-in's copy is deleted
 
-Only after the row says that the fragment is elsewhere is a copy deleted; where the answer
-did not come, or another mend came between, nothing is.  Where the row is gone meanwhile,
+Only after the row says that the fragment is elsewhere is a copy deleted, and only the one
+that was there before: who sends the deletion may have slept, and the fragment have been
+sent back meanwhile.  Where the answer did not come, or another mend came between, nothing
+is.  Where the row is gone meanwhile,
 what was copied is deleted: a linearizable answer says that nothing refers to it.  A copy
 that is left without a row (cancelled, cut off) is garbage, for the search for orphans.
 
@@ -21,7 +23,7 @@ A chunk whose mend failed is left alone for a while (`repair.backoff`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -31,7 +33,13 @@ import trio
 
 from objstore import metrics
 from objstore.chunks.client import BlockStream, ChunkClient, ChunkWriter, DamagedOnTheWay
-from objstore.chunks.fragment import Block, DriveFenced, FragmentStat, NoSuchFragment
+from objstore.chunks.fragment import (
+    Block,
+    DriveFenced,
+    FragmentStat,
+    NoSuchFragment,
+    RecordRef,
+)
 from objstore.ec.scheme import Scheme
 from objstore.errors import (
     CorruptData,
@@ -231,6 +239,7 @@ class Mender:
 
     async def _mend(self, slot: Slot, entry: BelowEntry, mend: Mend) -> bool:
         fragment = FragmentId(entry.ref.chunk, mend.index)
+        old = await self._record_on(mend.found, fragment)
         await self._copy(slot, entry, mend, fragment)
         change = (mend.index, mend.found, mend.now)
         try:
@@ -246,7 +255,7 @@ class Mender:
         log.info("repair.fragment_mended", fragment=str(fragment), peer=mend.target)
         metrics.REPAIR_REBUILT.inc()
         if mend.found is not None:
-            await self._drop_copy(NodeId(mend.found), fragment)
+            await self._drop_old(NodeId(mend.found), fragment, old)
         return True
 
     async def _record(
@@ -260,20 +269,50 @@ class Mender:
         displaced = await self.meta.propose(command, timeout_ms=_TIMEOUT_MS)
         return recorded_at(attrs.evolve(entry.ref, displaced=displaced), change[0])
 
+    async def _record_on(self, node: str | None, fragment: FragmentId) -> RecordRef | None:
+        """Where a stand-in has its copy, for `_drop_old`; None where it does not say."""
+        if node is None:
+            return None
+        ask = partial(self.chunks.record_of, NodeId(node), fragment)
+        try:
+            return await within(self.chunks, ask, what=f"node {node}")
+        except FATAL:
+            raise
+        except ObjstoreError:
+            return None
+
+    async def _drop_old(
+        self, node: NodeId, fragment: FragmentId, old: RecordRef | None
+    ) -> None:
+        """Delete the copy that was there before the row changed, and no other."""
+        if old is None:
+            self._left_behind(node, fragment, "it did not say where it has it")
+            return
+        delete = partial(self.chunks.delete_record, node, fragment, old)
+        await self._drop(node, fragment, delete)
+
     async def _drop_copy(self, node: NodeId, fragment: FragmentId) -> None:
-        """Delete a copy that no row names any more; where that fails it is garbage."""
-        delete = partial(self.chunks.delete, node, [fragment])
+        """Delete a copy of a chunk that no row names any more."""
+        await self._drop(node, fragment, partial(self.chunks.delete, node, [fragment]))
+
+    async def _drop(
+        self, node: NodeId, fragment: FragmentId, delete: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Where this fails the copy is garbage."""
         try:
             await within(self.chunks, delete, what=f"node {node}")
         except FATAL:
             raise
         except ObjstoreError as error:
-            log.info(
-                "repair.fragment_left_behind",
-                fragment=str(fragment),
-                peer=node,
-                reason=str(error),
-            )
+            self._left_behind(node, fragment, str(error))
+
+    def _left_behind(self, node: NodeId, fragment: FragmentId, reason: str) -> None:
+        log.info(
+            "repair.fragment_left_behind",
+            fragment=str(fragment),
+            peer=node,
+            reason=reason,
+        )
 
     # ---- copying ----------------------------------------------------------------------
 

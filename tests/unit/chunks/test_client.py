@@ -86,6 +86,27 @@ async def test_fragment_is_written_and_read(where: int, size: int) -> None:
 
 
 @both
+async def test_a_record_is_deleted_where_it_is_what_was_named(where: int) -> None:
+    async with cluster(2) as members:
+        here, node = members[0], members[where].id
+        assert await here.client.record_of(node, fragment_id(1)) is None
+        await write(here, node, 1, b"old")
+        old = await here.client.record_of(node, fragment_id(1))
+        assert old is not None
+        await write(here, node, 1, b"new")
+        await here.client.delete_record(node, fragment_id(1), old)
+        assert await read(here, node, 1, 0, 3) == b"new"
+        new = await here.client.record_of(node, fragment_id(1))
+        assert new is not None
+        await here.client.delete_record(node, fragment_id(2), new)
+        await here.client.delete_record(node, fragment_id(1), new)
+        await here.client.delete_record(node, fragment_id(1), new)
+        assert await here.client.record_of(node, fragment_id(1)) is None
+        with pytest.raises(NoSuchFragment):
+            await read(here, node, 1, 0, 3)
+
+
+@both
 async def test_blocks_come_as_they_were_cut_whatever_their_size(where: int) -> None:
     """So that a copy can be made from what is read."""
     async with cluster(2) as members:
@@ -226,6 +247,8 @@ async def test_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (msg.READ, None),
         (msg.STAT, msg.Fragments((FragmentId(ChunkId(b"c" * 16), 256),))),
         (msg.DELETE, msg.Fragments((FragmentId(ChunkId(b""), 0),))),
+        (msg.RECORD, msg.Fragments(())),
+        (msg.DELETE_RECORD, msg.FragmentRecord(fragment_id(1), None)),
         (msg.STAT, msg.Fragments((fragment_id(1),) * 1001)),
         (msg.PUT, msg.PutFragment(header_of(1, 2 * BLOCK), 0)),
     ],

@@ -148,6 +148,19 @@ async def test_reader_under_way_is_not_disturbed() -> None:
         assert reads > 6
 
 
+async def test_a_record_that_was_moved_is_another_one() -> None:
+    node = Node(SimulatedWorld(1))
+    async with node.running() as store:
+        await filled(node)
+        old = store.record_of(fragment_id(0))
+        assert old is not None
+        await store.delete([fragment_id(n) for n in range(24) if n % 4])
+        await compact(store)
+        assert store.record_of(fragment_id(0)) != old
+        await store.delete_record(fragment_id(0), old)
+        assert await get(store, 0) == content(0, SIZE)
+
+
 async def test_fragment_deleted_or_replaced_while_it_is_copied_is_not_brought_back() -> (
     None
 ):

@@ -184,6 +184,20 @@ async def test_deleted_fragment_is_gone_and_deleting_twice_is_no_error() -> None
         assert [s.header.fragment for s in await store.walk(None, 10)] == [fragment_id(1)]
 
 
+async def test_a_record_that_was_deleted_stays_so_with_those_that_it_had_replaced() -> None:
+    node = make()
+    async with node.running() as store:
+        await put(store, 1, content("a", 1000))
+        await put(store, 1, content("b", 2000))
+        record = store.record_of(fragment_id(1))
+        assert record is not None
+        await store.delete_record(fragment_id(1), record)
+        assert store.record_of(fragment_id(1)) is None
+    node.lose_index()
+    async with node.running() as store:
+        assert await store.walk(None, 10) == []
+
+
 async def test_writing_a_fragment_again_replaces_it() -> None:
     node = make()
     async with node.running() as store:

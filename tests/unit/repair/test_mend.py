@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import attrs
 import pytest
 import trio
 
+from objstore.chunks.fragment import RecordRef
 from objstore.errors import OutOfSpace, Unavailable
-from objstore.ids import FragmentId, Key, Slot, chunk_id
+from objstore.ids import FragmentId, Key, NodeId, Slot, chunk_id
 from objstore.meta import commands as c
 from objstore.meta import schema
 from objstore.meta.payloads import pack_draft
 from objstore.meta.values import Chunks, Displaced
+from objstore.repair.plan import AT_HOME
 from objstore.repair.worker import WorkerState
+from objstore.rpc.call import NoSuchMethod
 from objstore.testing.disk import DiskFault
 from tests.unit.meta.builders import REF, intent, large_draft
 
@@ -74,6 +79,43 @@ async def test_a_stand_in_keeps_its_copy_until_the_row_says_that_it_is_home(
         await r.mender.work_once()
         assert seen == [True, True]
         assert await r.holders(ref) == {0: {0}, 1: {1}, 2: {2}}
+
+
+async def test_a_late_deletion_does_not_meet_a_copy_that_was_sent_back(
+    autojump_clock: object,
+) -> None:
+    """Who mends may sleep between the row's change and the deletion (F14)."""
+    async with repairs() as r:
+        ref = await r.put(away={1: 3})
+        delete_record = r.mender.chunks.delete_record
+
+        async def sleep_first(node: NodeId, fragment: FragmentId, old: RecordRef) -> None:
+            # Another mender: the owner is lost, its fragment stands in where it did before.
+            (change,) = r.meta.changes()
+            await r._copy(fragment, r.bench.owner(1), r.member(3))
+            back = ((1, AT_HOME, r.nodes[3]),)
+            r.meta.shard.must(attrs.evolve(change, changes=back))
+            await delete_record(node, fragment, old)
+
+        with patch.object(r.mender.chunks, "delete_record", sleep_first):
+            await r.mender.work_once()
+        assert r.meta.below()[0].displaced == (Displaced(1, r.nodes[3]),)
+        assert 3 in (await r.holders(ref))[1]
+
+
+async def test_a_stand_in_that_does_not_say_where_its_copy_is_keeps_it(
+    autojump_clock: object,
+) -> None:
+    async with repairs() as r:
+        ref = await r.put(away={1: 3})
+
+        async def refuse(node: NodeId, fragment: FragmentId) -> RecordRef | None:
+            raise NoSuchMethod("an older build")
+
+        with patch.object(r.mender.chunks, "record_of", refuse):
+            await r.mender.work_once()
+        assert r.meta.below() == []
+        assert (await r.holders(ref))[1] == {1, 3}
 
 
 async def test_where_the_answer_is_lost_no_copy_is_deleted(autojump_clock: object) -> None:
