@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import attrs
@@ -252,11 +252,34 @@ class Mender:
             # next change already, so it is not deleted.
             log.info("repair.mend_overtaken", fragment=str(fragment), peer=mend.target)
             return False
+        if not await self._is_there(slot, entry, mend):
+            return False
         log.info("repair.fragment_mended", fragment=str(fragment), peer=mend.target)
         metrics.REPAIR_REBUILT.inc()
         if mend.found is not None:
             await self._drop_old(NodeId(mend.found), fragment, old)
         return True
+
+    async def _is_there(self, slot: Slot, entry: BelowEntry, mend: Mend) -> bool:
+        """Whether the target has what the row says of it; where it has not, it is told.
+
+        The row may have gone forth and back while we slept, so that our change fitted it
+        once more, and the target have lost our copy meanwhile.  Raises Unavailable where
+        the target does not answer.
+        """
+        fragment = FragmentId(entry.ref.chunk, mend.index)
+        ask = partial(self.chunks.record_of, mend.target, fragment)
+        if await within(self.chunks, ask, what=f"node {mend.target}") is not None:
+            return True
+        log.warning(
+            "repair.damage_found",
+            fragment=str(fragment),
+            peer=mend.target,
+            reason="what was copied to it is gone",
+        )
+        with suppress(NoSuchKey):
+            await self._record(slot, entry, (mend.index, mend.now, None))
+        return False
 
     async def _record(
         self, slot: Slot, entry: BelowEntry, change: tuple[int, str | None, str | None]

@@ -342,8 +342,8 @@ def test_what_a_stranger_says_after_hello_does_no_harm_f32(
 
 
 METHODS = ["raft.call", "meta.propose", "meta.query", "meta.changes", "meta.chains",
-           "chunks.put", "chunks.read", "chunks.delete", "chunks.stat", "chunks.record", "chunks.delete_record",
-           "chunks.begin",
+           "chunks.put", "chunks.read", "chunks.delete", "chunks.stat", "chunks.begin",
+           "chunks.record", "chunks.delete_record",
            "node.report", "node.left", "gossip.push_pull"]  # fmt: skip
 
 

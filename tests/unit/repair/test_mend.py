@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from objstore.chunks.fragment import RecordRef
+from objstore.chunks.index import Location
 from objstore.errors import OutOfSpace, Unavailable
 from objstore.ids import FragmentId, Key, NodeId, Slot, chunk_id
 from objstore.meta import commands as c
@@ -21,7 +22,7 @@ from objstore.rpc.call import NoSuchMethod
 from objstore.testing.disk import DiskFault
 from tests.unit.meta.builders import REF, intent, large_draft
 
-from .nodes import KEY, SLOT, repairs
+from .nodes import KEY, SLOT, Repairs, repairs
 
 
 async def test_a_fragment_missing_at_the_commit_is_made_again_at_home(
@@ -103,14 +104,44 @@ async def test_a_late_deletion_does_not_meet_a_copy_that_was_sent_back(
         assert 3 in (await r.holders(ref))[1]
 
 
+async def test_a_change_that_fits_by_chance_is_not_believed(autojump_clock: object) -> None:
+    """The row went forth and back while the mender slept, and its own copy is gone."""
+    async with repairs() as r:
+        ref = await r.put(away={1: 3})
+        fragment = FragmentId(ref.chunk, 1)
+
+        def lose(to: NodeId, method: str, value: object) -> None:
+            if method == "chunks.record" and to == r.nodes[1]:
+                r.bench.owner(1).store._drop_row(fragment, location(r, 1, fragment))
+
+        r.peers.before = lose
+        await r.mender.work_once()
+        assert r.meta.below()[0].displaced == (Displaced(1, None),)
+        assert (await r.holders(ref))[1] == {3}
+        r.peers.before = lambda *_: None
+        await r.mender.work_once()
+        assert 1 in (await r.holders(ref))[1]
+        assert r.meta.below() == []
+
+
+def location(r: Repairs, index: int, fragment: FragmentId) -> Location:
+    found = r.member(index).store.index.get(fragment)
+    assert found is not None
+    return found
+
+
 async def test_a_stand_in_that_does_not_say_where_its_copy_is_keeps_it(
     autojump_clock: object,
 ) -> None:
     async with repairs() as r:
         ref = await r.put(away={1: 3})
 
+        record_of = r.mender.chunks.record_of
+
         async def refuse(node: NodeId, fragment: FragmentId) -> RecordRef | None:
-            raise NoSuchMethod("an older build")
+            if node == r.nodes[3]:
+                raise NoSuchMethod("an older build")
+            return await record_of(node, fragment)
 
         with patch.object(r.mender.chunks, "record_of", refuse):
             await r.mender.work_once()
