@@ -39,9 +39,10 @@ class Patience:
         """Milliseconds left at a trio time that is not before `since`; 1 for none."""
         if not self.spent_s:
             return self.limit_ms
-        return max(1, self.limit_ms - int(self._spent_at(time) * 1000))
+        return max(1, self.limit_ms - int(self.spent_at(time) * 1000))
 
-    def _spent_at(self, time: float) -> float:
+    def spent_at(self, time: float) -> float:
+        """Seconds spent at a trio time that is not before `since`."""
         return max(0.0, self.spent_s - (time - self.since) * _RETURN_RATE)
 
     def spend(self, began: float, now: float, *, share: float = 1.0) -> None:
@@ -50,8 +51,8 @@ class Patience:
         share: of the limit, that may be spent by then.
         """
         counted = max(began, self.since)
-        spent_s = self._spent_at(counted) + now - counted
-        most_s = max(self._spent_at(now), share * self.limit_ms / 1000)
+        spent_s = self.spent_at(counted) + now - counted
+        most_s = max(self.spent_at(now), share * self.limit_ms / 1000)
         self.spent_s = min(spent_s, most_s)
         self.since = now
 
@@ -69,6 +70,12 @@ def count(began: float) -> None:
     patience, now = _current.get(), trio.current_time()
     if patience is not None and now - began >= _FREE_S:
         patience.spend(began, now, share=_SHARE_BESIDE)
+
+
+def spent_s() -> float:
+    """Seconds that the calling task's request has waited; 0 where it has no patience."""
+    patience = _current.get()
+    return 0.0 if patience is None else patience.spent_at(trio.current_time())
 
 
 class waiting:  # noqa: N801 - it is used as a function.

@@ -16,7 +16,8 @@ A place whose owner fails, or is silent for `write.straggler_timeout`, is given 
 
 Silence after silence ends too: what is not durable GIVE_UP_S after the last block (and a
 time for the chunk's size) is given up, stand-ins and copies included.  With a quorum by
-then, the rest is missing; without, the write has failed.
+then, the rest is missing; without, the write has failed.  Where the request has waited for
+metadata already there is less, but time for one straggler.
 
 So memory stays a few blocks a chunk, whatever fails.  A place that nobody could fill is
 *missing* in the ChunkRef: the commit makes that known (`below promise`), repair mends it.
@@ -51,6 +52,7 @@ from objstore.host.threads import Threads
 from objstore.ids import ChunkId, Epoch, FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import ChunkRef, Displaced
+from objstore.objects import patience
 from objstore.units import MiB
 
 log = structlog.get_logger()
@@ -135,10 +137,7 @@ class _Write:
     created_ms: int
     stand_ins: _StandIns
     floor: int  # The write quorum.
-
-    @property
-    def give_up_s(self) -> float:
-        return GIVE_UP_S + self.size / COPY_RATE
+    give_up_s: float  # What owners and stand-ins get after the last block.
 
     def header(self, index: int) -> FragmentHeader:
         return FragmentHeader(
@@ -331,6 +330,7 @@ class Scatter:
             created_ms=self._clock.utc_now_ms(),
             stand_ins=_StandIns(node for node in stand_ins if self._is_alive(node)),
             floor=scheme.write_quorum(len(present)),
+            give_up_s=self._give_up_s(size),
         )
         lanes = self._lanes(write, owners, dead)
         try:
@@ -346,6 +346,10 @@ class Scatter:
         if failed and scheme.k == 1:
             homes |= await self._copy_all(write, failed, durable[0], deadline)
         return ChunkRef(chunk, size, ring.epoch, _displaced(owners, homes))
+
+    def _give_up_s(self, size: int) -> float:
+        left_s = GIVE_UP_S - patience.spent_s()
+        return max(self._patience_s, left_s) + size / COPY_RATE
 
     def _lanes(
         self, write: _Write, owners: tuple[NodeId | None, ...], dead: tuple[NodeId, ...]

@@ -13,6 +13,7 @@ from objstore.errors import OutOfSpace, Unavailable
 from objstore.ids import FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import Displaced
+from objstore.objects import patience
 from objstore.objects.scatter import GIVE_UP_S, TooFewOwners, memory_of
 from objstore.rpc.call import PeerUnavailable
 from objstore.testing.disk import DiskFault
@@ -214,6 +215,22 @@ async def test_stand_ins_that_are_silent_too_end_within_the_limit(
             assert ref.displaced == (Displaced(1, None),)
             assert await b.read(ref) == data
         assert trio.current_time() - began < 7
+
+
+async def test_what_metadata_has_cost_a_request_the_owners_do_not_get(
+    autojump_clock,
+) -> None:
+    """F19: an intent that waited four seconds, and owners that are silent then."""
+    async with bench(3, patience_ms=3000) as b:
+        for index in (1, 2):
+            b.peers.delay_s[b.ring.nodes[index]] = 1000.0
+        patience.begin(6000)
+        with patience.waiting(6000):
+            await trio.sleep(4)
+        began = trio.current_time()
+        with pytest.raises(TooFewOwners):
+            await b.write(content("body", 100_000))
+        assert trio.current_time() - began < 3.5
 
 
 async def test_full_nodes_are_passed_over_and_a_full_cluster_says_so() -> None:
