@@ -342,12 +342,15 @@ running: list[Cluster] = []  # For `conftest`, which tells what their nodes said
 failures: list[str] = []  # Of this run's tests, as `conftest` saw them.
 
 
-def discard(folder: Path) -> None:
-    """Remove what nodes have stored, for pytest keeps folders until its end: 50 GiB.
+@contextmanager
+def discarded(folder: Path) -> Iterator[None]:
+    """Remove what nodes have stored at the end, as pytest keeps folders: 50 GiB in all.
 
-    Not once a test has failed: somebody will want to look.
+    Not where a test has failed meanwhile: somebody will want to look.
     """
-    if not failures:
+    before = len(failures)
+    yield
+    if len(failures) == before:
         for node in folder.glob("node*"):
             shutil.rmtree(node, ignore_errors=True)
 
@@ -362,16 +365,16 @@ def running_cluster(
     wrapper: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """A cluster that is stopped, and whose processes and data are gone, at the end."""
-    cluster = start_cluster(
-        folder, nodes=nodes, settings=settings, environment=environment, wrapper=wrapper
-    )
-    running.append(cluster)
-    try:
-        yield cluster
-    finally:
-        running.remove(cluster)
+    with discarded(folder):
+        cluster = start_cluster(
+            folder, nodes=nodes, settings=settings, environment=environment, wrapper=wrapper
+        )
+        running.append(cluster)
         try:
-            cluster.stop()
+            yield cluster
         finally:
-            cluster.kill()
-    discard(folder)
+            running.remove(cluster)
+            try:
+                cluster.stop()
+            finally:
+                cluster.kill()

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import attrs
 
-from tests.harness import Cluster, Node, discard, wait_until
+from tests.harness import Cluster, Node, discarded, wait_until
 
 _NOBODY = "02:00:00:00:de:ad"
 _HOST = 254
@@ -212,22 +212,22 @@ def namespaced_cluster(
         _configure(folder / f"node{number + 1}", number, network, settings or {})
         for number in range(network.count)
     ]
-    try:
-        network.create()
-        cluster = _start(folder, network, configured)
+    with discarded(folder):
         try:
-            yield cluster
+            network.create()
+            cluster = _start(folder, network, configured)
+            try:
+                yield cluster
+            finally:
+                network.heal()
+                cluster.stop()
         finally:
-            network.heal()
-            cluster.stop()
-    finally:
-        try:
-            for node in configured:
-                if node.process is not None and node.is_running():
-                    node.kill()
-        finally:
-            network.destroy()
-    discard(folder)
+            try:
+                for node in configured:
+                    if node.process is not None and node.is_running():
+                        node.kill()
+            finally:
+                network.destroy()
 
 
 def _start(
