@@ -32,6 +32,9 @@ from objstore.repair.worker import FATAL
 log = structlog.get_logger()
 
 _PAUSE_S = 1.0
+# A store tells of damage at once and the read that met it at its end: by then it may be
+# recorded and mended, and the new copy must not be called missing.
+_KNOWN_S = 5.0
 _TIMEOUT_MS = 10_000
 
 
@@ -45,6 +48,10 @@ class DamageQueue:
         OrderedDict
     )
     _arrived: trio.Event = attrs.Factory(trio.Event)
+    # What was recorded lately, and when, in trio time; the oldest first.
+    _recorded: OrderedDict[tuple[ChunkId, int, NodeId, bool], float] = attrs.Factory(
+        OrderedDict
+    )
 
     def __len__(self) -> int:
         return len(self._found)
@@ -52,7 +59,7 @@ class DamageQueue:
     def report(self, damage: FragmentDamage) -> None:
         """Take what a read found, unless it is here already.  Never waits."""
         key = (damage.ref.chunk, damage.index, damage.node, damage.is_at_home)
-        if key in self._found:
+        if key in self._found or self._is_recorded(key):
             return
         fragment = f"{damage.ref.chunk.hex()}.{damage.index}"
         log.warning(
@@ -67,6 +74,12 @@ class DamageQueue:
             self._arrived.set()
             return
         log.warning("repair.damage_dropped", fragment=fragment, reason=reason)
+
+    def _is_recorded(self, key: tuple[ChunkId, int, NodeId, bool]) -> bool:
+        recorded, long_ago = self._recorded, trio.current_time() - _KNOWN_S
+        while recorded and next(iter(recorded.values())) < long_ago:
+            recorded.popitem(last=False)
+        return key in recorded
 
     def report_own(
         self, node: NodeId, fragment: FragmentId, header: FragmentHeader | None
@@ -121,7 +134,11 @@ class DamageQueue:
             said = log.bind(fragment=fragment, peer=damage.node, shard=shard)
             try:
                 if await self._record(damage):
+                    self._recorded[key] = trio.current_time()
+                    self._recorded.move_to_end(key)
                     said.warning("repair.damage_recorded", reason=damage.reason)
+                    if len(self._recorded) > DAMAGE_REPORTS_MAX:
+                        self._recorded.popitem(last=False)
             except FATAL:
                 raise
             except Unavailable as error:

@@ -48,6 +48,27 @@ async def test_damage_of_a_version_is_recorded_though_its_order_is_not_known(
         assert len(r.damage) == 0
 
 
+async def test_what_was_recorded_a_moment_ago_is_not_recorded_again(
+    autojump_clock: object,
+) -> None:
+    """The store tells at once, the read that met it at its end: it may be mended by then."""
+    async with running() as r:
+        ref = await r.put()
+        await r.bench.owner(1).store.delete([FragmentId(ref.chunk, 1)])
+        r.damage.report(damage_of(ref, 1, r.nodes[1]))
+        await trio.sleep(0.1)
+        await r.mender.work_once()
+        assert r.meta.below() == []
+        r.damage.report(damage_of(ref, 1, r.nodes[1]))
+        await trio.sleep(0.1)
+        assert r.meta.below() == []
+        assert len(r.damage) == 0
+        await trio.sleep(6)  # Then it is damage of the new copy.
+        r.damage.report(damage_of(ref, 1, r.nodes[1]))
+        await trio.sleep(0.1)
+        assert [it.displaced for it in r.meta.below()] == [(Displaced(1, None),)]
+
+
 async def test_damage_of_a_part_is_recorded_though_its_number_is_not_known(
     autojump_clock: object,
 ) -> None:
