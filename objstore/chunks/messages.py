@@ -9,7 +9,7 @@
     chunks.read     ReadFragment     -           BlockRun      the blocks, joined
     chunks.stat     fragment ids     -           FragmentStats
     chunks.delete   fragment ids     -           -
-    chunks.record   fragment ids     -           FragmentRecord, of the first
+    chunks.record   one fragment id  -           FragmentRecord
     chunks.delete_record
                     FragmentRecord   -           -           if that is where it still lies
 

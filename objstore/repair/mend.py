@@ -6,9 +6,9 @@
 Only after the row says that the fragment is elsewhere is a copy deleted, and only the one
 that was there before: who sends the deletion may have slept, and the fragment have been
 sent back meanwhile.  Where the answer did not come, or another mend came between, nothing
-is.  Where the row is gone meanwhile,
-what was copied is deleted: a linearizable answer says that nothing refers to it.  A copy
-that is left without a row (cancelled, cut off) is garbage, for the search for orphans.
+is.  Where the row is gone meanwhile, what was copied is deleted: a linearizable answer says
+that nothing refers to it.  A copy that is left without a row (cancelled, cut off) is
+garbage, for the search for orphans.
 
 Rounds take turns, each of them ROUND_S at most:
 
@@ -239,7 +239,7 @@ class Mender:
 
     async def _mend(self, slot: Slot, entry: BelowEntry, mend: Mend) -> bool:
         fragment = FragmentId(entry.ref.chunk, mend.index)
-        old = await self._record_on(mend.found, fragment)
+        old = None if mend.found is None else await self._old_record(mend.found, fragment)
         await self._copy(slot, entry, mend, fragment)
         change = (mend.index, mend.found, mend.now)
         try:
@@ -268,8 +268,7 @@ class Mender:
         the target does not answer.
         """
         fragment = FragmentId(entry.ref.chunk, mend.index)
-        ask = partial(self.chunks.record_of, mend.target, fragment)
-        if await within(self.chunks, ask, what=f"node {mend.target}") is not None:
+        if await self._record_of(mend.target, fragment) is not None:
             return True
         log.warning(
             "repair.damage_found",
@@ -292,13 +291,14 @@ class Mender:
         displaced = await self.meta.propose(command, timeout_ms=_TIMEOUT_MS)
         return recorded_at(attrs.evolve(entry.ref, displaced=displaced), change[0])
 
-    async def _record_on(self, node: str | None, fragment: FragmentId) -> RecordRef | None:
+    async def _record_of(self, node: NodeId, fragment: FragmentId) -> RecordRef | None:
+        ask = partial(self.chunks.record_of, node, fragment)
+        return await within(self.chunks, ask, what=f"node {node}")
+
+    async def _old_record(self, node: str, fragment: FragmentId) -> RecordRef | None:
         """Where a stand-in has its copy, for `_drop_old`; None where it does not say."""
-        if node is None:
-            return None
-        ask = partial(self.chunks.record_of, NodeId(node), fragment)
         try:
-            return await within(self.chunks, ask, what=f"node {node}")
+            return await self._record_of(NodeId(node), fragment)
         except FATAL:
             raise
         except ObjstoreError:
