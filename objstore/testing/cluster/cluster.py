@@ -1,7 +1,8 @@
 """The nodes of a simulation, and who starts them again.
 
     founded ── all vote ── running ──── fault ───> down ── a pause ──> running ...
-                              └── ends by itself ──┘
+                              │└── ends by itself ──┘
+                              └── it has left: no more
 
 Each node lives on a host of its own, under a supervisor as systemd would be one: what
 ended is started again after a pause, whatever ended it.
@@ -15,8 +16,9 @@ import attrs
 import trio
 
 from objstore.config import Config, load
-from objstore.errors import ConfigError, CorruptData
+from objstore.errors import ConfigError, CorruptData, Unavailable
 from objstore.host.host import Host
+from objstore.ids import NodeId
 from objstore.testing.cluster.client import ACCESS_KEY, PORT, SECRET_KEY
 from objstore.testing.cluster.evidence import End, Evidence
 from objstore.testing.cluster.program import Program, RunningNode
@@ -27,6 +29,8 @@ DATA = "/data"
 _PAUSE_S = 0.5  # Before a node that ended by itself is started again.
 _CLUSTER_PORT = 7000
 _READY_S = 60.0
+_HAS_LEFT = "has left its cluster"  # Says a node that is started after that.
+_TOKEN_LIFE_MS = 7 * 24 * 3_600_000  # Whatever becomes of the nodes' clocks.
 
 # Small enough that all paths of a large cluster are walked within a minute.
 SETTINGS: Mapping[str, object] = {
@@ -51,7 +55,9 @@ class Machine:
     stopping: trio.Event = attrs.field(factory=trio.Event)
     pause_s: float = _PAUSE_S  # Before the next start.
     has_disk_fault: bool = False  # Errors or damage were injected since the last heal.
-    joined: bool = False
+    settings: Mapping[str, object] = attrs.field(factory=dict)  # Of this node alone.
+    node: NodeId | None = None  # Once it has served.
+    has_left: bool = False
 
 
 @attrs.define(eq=False)
@@ -65,8 +71,8 @@ class Cluster:
     settings: Mapping[str, object] = SETTINGS
     machines: dict[str, Machine] = attrs.field(factory=dict)
     running: dict[str, RunningNode] = attrs.field(factory=dict)  # Those that serve.
+    left: dict[str, NodeId] = attrs.field(factory=dict)  # Those that say they have.
     note: Callable[[str], None] = lambda _: None  # Takes down what happened.
-    _join: dict[str, object] = attrs.field(factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -81,20 +87,43 @@ class Cluster:
 
     async def add(self, name: str) -> None:
         """Add a node; returns once it serves."""
-        self.world.host(name)
-        machine = self.machines[name] = Machine(name, self.world.address(name))
-        if self.running:
-            by = next(iter(self.running))
-            token = await self.running[by].membership.create_token(
-                expires_in_ms=3_600_000, uses=1
-            )
-            self._join = {
-                "cluster.join": f"{self.machines[by].ip}:{_CLUSTER_PORT}",
-                "cluster.token": str(token),
-            }
-        self.nursery.start_soon(self._supervise, machine)
+        await self.begin_to_add(name)
         with trio.fail_after(_READY_S):
             await until(lambda: name in self.running)
+
+    async def begin_to_add(
+        self, name: str, own_settings: Mapping[str, object] | None = None
+    ) -> None:
+        """Start a new node, which joins where there are others.
+
+        Raises ObjstoreError, and adds none, where they cannot say by what token.
+        """
+        settings = dict(own_settings or {})
+        if self.machines:
+            if not self.running:
+                raise Unavailable("nobody runs")
+            by = next(iter(self.running))
+            token = await self.running[by].membership.create_token(
+                expires_in_ms=_TOKEN_LIFE_MS, uses=1
+            )
+            others = [machine.ip for machine in self.machines.values() if machine.node]
+            settings |= {
+                "cluster.join": [f"{ip}:{_CLUSTER_PORT}" for ip in others],
+                "cluster.token": str(token),
+            }
+        self.world.host(name)
+        machine = Machine(name, self.world.address(name), settings=settings)
+        self.machines[name] = machine
+        self.nursery.start_soon(self._supervise, machine)
+
+    async def leave(self, name: str) -> None:
+        """Have a node taken out by another; its machine is no more once it knows.
+
+        Raises ObjstoreError where it may not go, or where that is not known.
+        """
+        others = [node for other, node in self.running.items() if other != name]
+        if name in self.running and others:
+            await others[0].membership.leave(self.running[name].raft.node)
 
     def is_whole(self) -> bool:
         """Whether all nodes run, and every shard has a leader and all its voters."""
@@ -154,6 +183,10 @@ class Cluster:
                 self.running.pop(name, None)
             if self.world.is_up(name):
                 self.world.kill(name)  # The process is gone, its sockets with it.
+            if machine.has_left:
+                self.note(f"{name} is no more")
+                del self.machines[name]
+                return
             await trio.sleep(machine.pause_s)
             if not self.world.is_up(name):
                 self.world.restart(name)
@@ -163,7 +196,7 @@ class Cluster:
         config = self._config(machine)
 
         def started(node: RunningNode) -> None:
-            machine.joined = True
+            machine.node = node.raft.node
             self.running[machine.name] = node
 
         async def live(host: Host) -> None:
@@ -173,14 +206,20 @@ class Cluster:
 
     def _ended(self, machine: Machine, error: Exception) -> None:
         causes = list(_leaves(error))
-        explained = (OSError, CorruptData, ConfigError)
+        reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
+        self.note(f"{machine.name} ended: {reason}")
+        if machine.node is None and all(isinstance(each, Unavailable) for each in causes):
+            return  # Nobody let it in, for now.
+        if machine.node is not None and _HAS_LEFT in reason:
+            machine.has_left = True
+            self.left[machine.name] = machine.node
+            return
         # An Unavailable that a disk's error became is explained by that error.
+        explained = (OSError, CorruptData, ConfigError)
         is_bug = not all(
             isinstance(cause, explained) or isinstance(cause.__cause__, explained)
             for cause in causes
         )
-        reason = "; ".join(f"{type(cause).__name__}: {cause}" for cause in causes)
-        self.note(f"{machine.name} ended: {reason}")
         end = End(machine.name, trio.current_time(), reason, is_bug, machine.has_disk_fault)
         self.evidence.ends.append(end)
 
@@ -192,7 +231,7 @@ class Cluster:
             "auth.root_access_key": ACCESS_KEY,
             "auth.root_secret_key": SECRET_KEY,
         }
-        return load(overrides=dict(self.settings) | own | self._join)
+        return load(overrides=dict(self.settings) | own | dict(machine.settings))
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

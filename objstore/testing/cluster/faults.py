@@ -13,6 +13,8 @@
     full        a disk has no room left                           it has
     rot_log     bits of the log flip while a node is down         repair
     rot_chunks  likewise bits of the chunks' segments             repair
+    join        a new node of another size joins                  it may leave
+    leave       a node is asked to leave, and may if it is empty  another may join
 
 Bounded, faults may cost time but never more than the cluster promises to survive: only one
 node (`victim`) has a disk that rots, so every acknowledged byte is whole somewhere.
@@ -21,12 +23,14 @@ Unbounded, any disk rots: then the cluster may refuse for good, and only safety 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import attrs
 import trio
 
+from objstore.errors import ObjstoreError
 from objstore.testing.cluster.cluster import Cluster
 from objstore.testing.disk import DiskFault, DiskOperation
 from objstore.testing.network import Link
@@ -47,13 +51,15 @@ class Fate:
     bounded: bool
     probability: float  # Of a strike, in each step.
     strikes: dict[str, int] = attrs.field(factory=dict)  # How often each struck.
+    victim: str = ""  # The node whose disk may rot.
+    _founders: int = 0
+    _joined: int = 0  # Since then.
     _active: int = 0
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
-    @property
-    def victim(self) -> str:
-        """The node whose disk may rot."""
-        return self.cluster.names[-1]
+    def __attrs_post_init__(self) -> None:
+        self.victim = self.cluster.names[-1]
+        self._founders = len(self.cluster.names)
 
     async def run(self, steps: int) -> None:
         """Let `steps` steps pass, then heal everything."""
@@ -245,6 +251,28 @@ class Fate:
             disk.flip_bit(path, offset=offset, bit=bit)
         await trio.sleep(down_s)
 
+    async def join(self) -> None:
+        if len(self.cluster.names) >= _NODES_MAX:
+            return
+        self._joined += 1
+        name = f"n{self._founders + self._joined}"
+        weight = self.random.choice((1, 256, 1024, 2048))  # The others have 1024, in GiB.
+        self.cluster.note(f"{name} joins with {weight} GiB")
+        with contextlib.suppress(ObjstoreError):  # Nobody could let it in.
+            await self.cluster.begin_to_add(name, {"node.weight": weight})
+
+    async def leave(self) -> None:
+        # Of those who came late some hold nothing; but any may be asked.
+        late = self.cluster.names[self._founders :]
+        name = self.random.choice(late or self.cluster.names)
+        if name == self.victim:
+            return
+        self.cluster.note(f"{name} is asked to leave")
+        try:
+            await self.cluster.leave(name)
+        except ObjstoreError as error:
+            self.cluster.note(f"{name} does not leave: {error}")
+
     # ---- chance -----------------------------------------------------------------------
 
     def _node(self) -> str:
@@ -256,6 +284,7 @@ class Fate:
 
 
 _CAPACITY = 1 << 40
+_NODES_MAX = 6
 _DISK_ERRORS: tuple[tuple[str, DiskOperation], ...] = (
     ("*/wal/*", "sync"),
     ("*/wal/*", "write"),
@@ -279,4 +308,6 @@ FAULTS: dict[str, Callable[[Fate], Awaitable[None]]] = {
     "full": Fate.full,
     "rot_log": Fate.rot_log,
     "rot_chunks": Fate.rot_chunks,
+    "join": Fate.join,
+    "leave": Fate.leave,
 }

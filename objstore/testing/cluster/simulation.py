@@ -206,17 +206,21 @@ class Simulation:
 
     async def _until_served(self) -> bool:
         """`liveness`: every node reads and writes again."""
-        waiting = self.addresses()
+        served: set[str] = set()
+
+        def waiting() -> list[str]:  # One that has left may know it only now.
+            return [address for address in self.addresses() if address not in served]
+
         with trio.move_on_after(_SERVES_S):
-            while waiting:
-                if await self._serves(waiting[0]):
-                    del waiting[0]
+            while left := waiting():
+                if await self._serves(left[0]):
+                    served.add(left[0])
                 else:
                     await trio.sleep(0.2)
-        for address in waiting:
+        for address in waiting():
             what = f"{address} does not serve {_SERVES_S:.0f} s after the heal"
             self.evidence.accuse("liveness", what)
-        return not waiting
+        return not waiting()
 
     async def _serves(self, address: str) -> bool:
         """Whether keys in every shard of the bucket can be written and read by a node."""
@@ -239,6 +243,7 @@ class Simulation:
             counters.audit(self.evidence, self.cluster.running)
             replicas.compare(self.evidence, self.cluster.running)
             buckets.check(self.evidence, self.cluster.running)
+            ends.check_left(self.evidence, self.cluster.left, self.cluster.running)
             await fragments.check(self.evidence, self.cluster.running)
 
     async def _until_mended(self) -> bool:
