@@ -256,7 +256,7 @@ class Fate:
             return
         self._joined += 1
         name = f"n{self._founders + self._joined}"
-        weight = self.random.choice((1, 256, 1024, 2048))  # The others have 1024, in GiB.
+        weight = self.random.choice((1, 1, 256, 2048))  # The others have 1024, in GiB.
         self.cluster.note(f"{name} joins with {weight} GiB")
         with contextlib.suppress(ObjstoreError):  # Nobody could let it in.
             await self.cluster.begin_to_add(name, {"node.weight": weight})

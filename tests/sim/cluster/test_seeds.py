@@ -34,6 +34,14 @@ def test_three_nodes_under_all_faults_keep_every_promise(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, *(pytest.param(s, marks=FULL) for s in range(3, 9))])
+def test_nodes_of_other_sizes_join_and_leave_beside_other_faults(seed: int) -> None:
+    faults = ("join", "join", "leave", "leave", "crash", "kill", "cut", "slow", "full")
+    report = run(Plan(seed=seed, steps=100, faults=faults))
+    assert report.strikes["join"] > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [pytest.param(name, marks=FULL) for name in FAULTS])
 def test_each_fault_alone_and_often(fault: str) -> None:
     run(Plan(seed=7, steps=120, faults=(fault,)))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import attrs
 import pytest
 
+from objstore.ids import NodeId
+from objstore.ring.layout import Member
+from objstore.ring.layout import found as found_layout
 from objstore.testing.checks import ends, lists, loss, registers, resurrection
 from objstore.testing.cluster.bodies import Body, number_in
 from objstore.testing.cluster.evidence import End, Evidence, Listed
@@ -161,3 +165,12 @@ def test_ends_excuses_only_what_a_disk_explains():
     evidence.ends.append(End("n1", 1.0, "OSError", is_bug=False, had_fault=False))
     evidence.ends.append(End("n1", 1.0, "KeyError", is_bug=True, had_fault=True))
     assert len(found(ends.check(evidence))) == 2
+
+
+async def test_ends_finds_who_only_says_that_it_left(told):
+    one, two, three = (Member(NodeId(letter * 16), 100) for letter in "abc")
+    nodes = {"n1": SimpleNamespace(view=SimpleNamespace(layout=found_layout([one, two])))}
+    ends.check_left(told.evidence, {"n3": three.node}, nodes)
+    assert told.evidence.found == []
+    ends.check_left(told.evidence, {"n2": two.node}, nodes)
+    assert [violation.checker for violation in told.evidence.found] == ["ends"]
