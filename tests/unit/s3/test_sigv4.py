@@ -483,8 +483,10 @@ def test_a_target_that_is_accepted_names_what_was_signed(
         "twice": url[:at] + url[at : at + 5] + url[at:],
     }[how]
     try:
-        authenticate("GET", changed, sent, now_ms=now_ms(), secret="secret")
+        claim = authenticate("GET", changed, sent, now_ms=now_ms(), secret="secret")
     except S3Error:
+        return
+    if claim is None:  # Without its "?" it claims to be nobody's.
         return
     meant, means = (
         (unquote_to_bytes(path), parse_query(query))
