@@ -234,9 +234,11 @@ class Membership:
                 " hint: giving up a dead node's place (remove) is not built yet"
             )
         _require_voters(self.view.layout, node)
-        await self._require_empty(node)
-        draining = await self.change_layout(partial(_draining, node=node))
         try:
+            # One that is on its way out already, as whoever was asked before has died, may
+            # have come by something meanwhile: it stays, and gets its share again.
+            await self._require_empty(node)
+            draining = await self.change_layout(partial(_draining, node=node))
             await self._move_off(node, draining.epoch)
         except BaseException:
             await self._undo(node)

@@ -11,6 +11,7 @@ that was sent, every answer and every fault, with their times.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from random import Random
 import attrs
 import trio
 
+from objstore.errors import ObjstoreError
 from objstore.host.host import Host
 from objstore.testing.checks import (
     buckets,
@@ -254,10 +256,20 @@ class Simulation:
                 problem = await self._problem()
                 if not problem:
                     return True
+                await self._ask_again()
                 await trio.sleep(1.0)
         what = f"{_MENDS_S:.0f} s after everything was served: {problem}"
         self.evidence.accuse("promise", what)
         return False
+
+    async def _ask_again(self) -> None:
+        """Ask for a leave again where whoever was asked has died, as an operator would."""
+        for name, node in list(self.cluster.running.items()):
+            member = node.view.layout.find(node.raft.node)
+            if member is not None and member.state == "draining":
+                self.note(f"{name} is asked to leave again")
+                with contextlib.suppress(ObjstoreError):
+                    await self.cluster.leave(name)
 
     async def _problem(self) -> str:
         running = self.cluster.running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import attrs
@@ -288,6 +289,25 @@ async def test_a_leave_that_fails_midway_is_undone(autojump_clock: object) -> No
         with pytest.raises(Conflict, match="1 fragments"):
             await sneaky.leave(node_of(leaver))
         assert door.parts.view.layout.member(node_of(leaver)).state == "active"
+
+
+async def test_a_leave_that_was_cut_off_is_asked_for_again(autojump_clock: object) -> None:
+    """Found by simulation: whoever was asked first died, and left the node on its way out."""
+    async with world() as w:
+        await w.grow(4)
+        door, leaver = w.doors[0], w.doors[3]
+        node, store = node_of(leaver), leaver.parts.chunk_store
+        path = f"/-/admin/v1/nodes/{node}/leave"
+        cut_off = partial(_draining, node=node)
+        await door.parts.membership.change_layout(cut_off)
+        # What has come to it meanwhile lets it stay, a member as before.
+        fragment = await put_fragment(store, 1, b"x" * 100)
+        assert (await door.send("POST", path)).status == 409
+        assert door.parts.view.layout.member(node).state == "active"
+        await store.delete([fragment])
+        await door.parts.membership.change_layout(cut_off)
+        assert (await door.send("POST", path)).status == 200
+        assert door.parts.view.layout.find(node) is None
 
 
 def with_reports(membership: Any, report: Any) -> Any:
