@@ -19,8 +19,9 @@ A leave, each step only after the one before:
     4. it has no replica and no fragment     asked again: nothing can come any more
     5. layout without it                     its daemon marks the folder as left and stops
 
-Where a step fails the node is made active again.  Cut off by a crash it stays draining:
-the same leave, asked again, goes on.
+Where a step fails the node is made active again.  Cut off by a crash it stays draining
+for a while: the same leave, asked again, goes on; else the node is active again after five
+minutes (`objstore.node.place`).
 """
 
 from __future__ import annotations
@@ -284,9 +285,13 @@ class Membership:
         """Let a node that could not leave be an active member again."""
         with trio.CancelScope(shield=True), trio.move_on_after(_UNDO_TIMEOUT_S):
             try:
-                await self.change_layout(partial(_active, node=node))
+                await self.keep(node)
             except ObjstoreError as error:
                 log.warning("admin.leave_not_undone", peer=node, reason=str(error))
+
+    async def keep(self, node: NodeId) -> None:
+        """Make a node that is on its way out an active member again, if it is one still."""
+        await self.change_layout(partial(_active, node=node))
 
     async def _tell(self, node: NodeId) -> bool:
         try:

@@ -1,6 +1,7 @@
 """This node's place in the layout: its addresses kept true there, its removal noticed.
 
     our addresses are others than the layout says --> the next layout has them
+    our leave was begun and nobody goes on with it --> we are a member as before
     the layout in force does not have this node   --> it is out, for good: the daemon ends
 
 A node that is started with other addresses thereby tells all others, and clients that
@@ -27,6 +28,7 @@ from objstore.ring.layout import Layout, with_address
 log = structlog.get_logger()
 
 _INTERVAL_S = 5.0  # Between looks, where the view tells of no change.
+_LEAVE_MAX_S = 300.0  # One that is carried on takes two minutes at most.
 
 
 @attrs.define(eq=False)
@@ -40,6 +42,7 @@ class Place:
     membership: Membership
     on_removed: Callable[[], None]
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _leaving_since: float | None = attrs.field(default=None, init=False)
 
     async def run(self) -> None:
         """Look after it, until cancelled."""
@@ -63,6 +66,7 @@ class Place:
             if self.view.layout.find(self.node) is None:
                 self.on_removed()
             return
+        await self._look_at_leave()
         before = self.view.layout
         if self._moved(before) is not before:
             layout = await self.membership.change_layout(self._moved)
@@ -72,6 +76,16 @@ class Place:
                 cluster=self.cluster_address,
                 s3=self.s3_address,
             )
+
+    async def _look_at_leave(self) -> None:
+        """Whoever was asked for it may have died: then it would go on for ever."""
+        if self.view.layout.member(self.node).state != "draining":
+            self._leaving_since = None
+        elif self._leaving_since is None:
+            self._leaving_since = trio.current_time()
+        elif trio.current_time() - self._leaving_since >= _LEAVE_MAX_S:
+            await self.membership.keep(self.node)
+            log.warning("node.leave_given_up", epoch=self.view.epoch)
 
     def _moved(self, layout: Layout) -> Layout:
         """The layout with our addresses; the same one where it has them."""

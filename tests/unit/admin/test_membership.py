@@ -17,6 +17,7 @@ from objstore.errors import ConfigError, Conflict, InvalidRequest, Unavailable
 from objstore.ids import NodeId, Slot
 from objstore.meta import payloads, schema
 from objstore.meta.commands import RaiseFloor
+from objstore.node import place
 from objstore.node.identity import IdentityState
 from objstore.ring.layout import Member, found, with_member_state
 from objstore.rpc.call import Call
@@ -308,6 +309,20 @@ async def test_a_leave_that_was_cut_off_is_asked_for_again(autojump_clock: objec
         await door.parts.membership.change_layout(cut_off)
         assert (await door.send("POST", path)).status == 200
         assert door.parts.view.layout.find(node) is None
+
+
+async def test_a_node_whose_leave_nobody_carries_on_is_a_member_as_before(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "_LEAVE_MAX_S", 20.0)
+    async with world() as w:
+        await w.grow(4)
+        door, node = w.doors[0], node_of(w.doors[3])
+        await door.parts.membership.change_layout(partial(_draining, node=node))
+        await trio.sleep(15)
+        assert door.parts.view.layout.member(node).state == "draining"
+        with trio.fail_after(20):
+            await until(lambda: door.parts.view.layout.member(node).state == "active")
 
 
 def with_reports(membership: Any, report: Any) -> Any:
