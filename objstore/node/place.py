@@ -1,8 +1,8 @@
 """This node's place in the layout: its addresses kept true there, its removal noticed.
 
-    our addresses are others than the layout says --> the next layout has them
+    our addresses are others than the layout says  --> the next layout has them
     our leave was begun and nobody goes on with it --> we are a member as before
-    the layout in force does not have this node   --> it is out, for good: the daemon ends
+    the layout in force does not have this node    --> it is out, for good: the daemon ends
 
 A node that is started with other addresses thereby tells all others, and clients that
 ask for nodes.  One that was taken out while it was away, or missed the word, finds out

@@ -57,7 +57,6 @@ class Machine:
     has_disk_fault: bool = False  # Errors or damage were injected since the last heal.
     settings: Mapping[str, object] = attrs.field(factory=dict)  # Of this node alone.
     node: NodeId | None = None  # Once it has served.
-    has_left: bool = False
 
 
 @attrs.define(eq=False)
@@ -183,7 +182,7 @@ class Cluster:
                 self.running.pop(name, None)
             if self.world.is_up(name):
                 self.world.kill(name)  # The process is gone, its sockets with it.
-            if machine.has_left:
+            if name in self.left:
                 self.note(f"{name} is no more")
                 del self.machines[name]
                 return
@@ -211,7 +210,6 @@ class Cluster:
         if machine.node is None and all(isinstance(each, Unavailable) for each in causes):
             return  # Nobody let it in, for now.
         if machine.node is not None and _HAS_LEFT in reason:
-            machine.has_left = True
             self.left[machine.name] = machine.node
             return
         # An Unavailable that a disk's error became is explained by that error.

@@ -51,15 +51,19 @@ class Fate:
     bounded: bool
     probability: float  # Of a strike, in each step.
     strikes: dict[str, int] = attrs.field(factory=dict)  # How often each struck.
-    victim: str = ""  # The node whose disk may rot.
-    _founders: int = 0
-    _joined: int = 0  # Since then.
+    _founders: list[str] = attrs.field(init=False)
+    _joined: int = attrs.field(default=0, init=False)  # Since then.
     _active: int = 0
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
-    def __attrs_post_init__(self) -> None:
-        self.victim = self.cluster.names[-1]
-        self._founders = len(self.cluster.names)
+    @_founders.default
+    def _present(self) -> list[str]:
+        return self.cluster.names
+
+    @property
+    def victim(self) -> str:
+        """The node whose disk may rot."""
+        return self._founders[-1]
 
     async def run(self, steps: int) -> None:
         """Let `steps` steps pass, then heal everything."""
@@ -255,7 +259,7 @@ class Fate:
         if len(self.cluster.names) >= _NODES_MAX:
             return
         self._joined += 1
-        name = f"n{self._founders + self._joined}"
+        name = f"n{len(self._founders) + self._joined}"
         weight = self.random.choice((1, 1, 256, 2048))  # The others have 1024, in GiB.
         self.cluster.note(f"{name} joins with {weight} GiB")
         with contextlib.suppress(ObjstoreError):  # Nobody could let it in.
@@ -263,8 +267,9 @@ class Fate:
 
     async def leave(self) -> None:
         # Of those who came late some hold nothing; but any may be asked.
-        late = self.cluster.names[self._founders :]
-        name = self.random.choice(late or self.cluster.names)
+        names = self.cluster.names
+        late = [name for name in names if name not in self._founders]
+        name = self.random.choice(late or names)
         if name == self.victim:
             return
         self.cluster.note(f"{name} is asked to leave")
