@@ -9,8 +9,10 @@ import re
 import shutil
 
 import pytest
+import rocksdict
 
 from objstore.errors import CorruptData
+from objstore.host import rocks_kv
 from objstore.host.rocks_kv import BLOCK_SIZE, INFO_LOGS_MAX, RocksStore, _translated
 
 LAST = b"\xff" * 8
@@ -149,6 +151,31 @@ def test_every_flipped_bit_of_a_table_is_refused_or_without_effect(filled):
             if store is not None:
                 store._close_database()
             flip_bit(table, offset)
+
+
+def test_blocks_carry_xxh3_and_those_with_crc32c_are_read(path, monkeypatch):
+    options = rocks_kv._table_options()
+    options.set_checksum_type(rocksdict.ChecksumType.crc32c())
+    with monkeypatch.context() as before:
+        before.setattr(rocks_kv, "_table_options", lambda: options)
+        store = RocksStore.open(path)
+    write(store, ROWS[:2500])
+    store.close()
+    store = RocksStore.open(path)
+    write(store, ROWS[2500:])
+    store.flush()
+    try:
+        assert [checksum_type(table) for table in sorted(tables(path))] == [1, 4]
+        assert list(store.scan(b"", LAST)) == ROWS
+    finally:
+        store.close()
+
+
+def checksum_type(table):
+    """The first byte of a footer of format version 5, which is 53 bytes at a table's end."""
+    with open(table, "rb") as file:
+        file.seek(-53, os.SEEK_END)
+        return file.read(1)[0]
 
 
 def test_a_missing_table_is_refused_at_opening(filled):
