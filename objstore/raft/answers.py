@@ -76,31 +76,31 @@ class Answer:
 
 
 class Signal:
-    """Wakes one task; setting it again before that changes nothing."""
+    """Wakes one task of those that wait; setting it again before that changes nothing."""
 
-    __slots__ = ("_is_set", "_task")
+    __slots__ = ("_is_set", "_tasks")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._task: trio.lowlevel.Task | None = None
+        self._tasks: list[trio.lowlevel.Task] = []
 
     def set(self) -> None:
         if self._is_set:
             return
         self._is_set = True
-        task, self._task = self._task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task)
+        if self._tasks:
+            trio.lowlevel.reschedule(self._tasks.pop())
 
     async def wait(self) -> None:
         """Wait until it is set, and clear it."""
         if self._is_set:
             await trio.lowlevel.checkpoint()
         else:
-            self._task = trio.lowlevel.current_task()
+            task = trio.lowlevel.current_task()
+            self._tasks.append(task)
 
             def abort(_: object) -> trio.lowlevel.Abort:
-                self._task = None
+                self._tasks.remove(task)
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)

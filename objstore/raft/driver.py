@@ -253,7 +253,7 @@ class RaftHost:
         self._writes_size = 0
         self._write_ended_ms = 0
         self._wanted = Signal()
-        self._write_wanted = Signal()
+        self._is_writing = False  # One of the workers waits for the drive.
         self._tick_due_ms = 0
         self._tick_scope = trio.CancelScope()
         self._peers: frozenset[NodeId] | None = None  # Members of groups; None: unknown.
@@ -286,9 +286,9 @@ class RaftHost:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._write_loop)
                 nursery.start_soon(self._tick_loop)
-                nursery.start_soon(self._pass_loop)
+                nursery.start_soon(self._work)
+                nursery.start_soon(self._work)
                 self._wanted.set()
                 try:
                     task_status.started()
@@ -717,10 +717,16 @@ class RaftHost:
             self._touched[replica.group] = replica
             self._wanted.set()
 
-    async def _pass_loop(self) -> None:
+    async def _work(self) -> None:
+        """Make passes; two do it by turns, as one of them waits for the drive.
+
+        So what a pass has for the log is on its way to the drive in the same step.
+        """
         while True:
             await self._wanted.wait()
             self._pass()
+            if self._writes and not self._is_writing:
+                await self._write_all()
 
     async def _tick_loop(self) -> None:
         while True:
@@ -729,6 +735,8 @@ class RaftHost:
                 await trio.sleep_forever()
             if self.now_ms() >= self._tick_due_ms:  # Else a pass has ticked meanwhile.
                 self._pass()
+                if self._writes:
+                    self._wanted.set()
 
     def _pass(self) -> None:
         now = trio.current_time()
@@ -917,12 +925,11 @@ class RaftHost:
             size += record.size
         self._writes.append(_Write(records, size, done))
         self._writes_size += size
-        self._write_wanted.set()
 
     def _note_durable(self, replica: Replica, sequence: int) -> None:
         replica.core.persisted(sequence, self._write_ended_ms)
         if replica.core.dirty or replica.watch is not None:
-            self._touch(replica)
+            self._touched[replica.group] = replica
 
     def _apply(self, replica: Replica, effect: Apply, now_ms: int) -> None:
         entries = effect.entries
@@ -985,14 +992,19 @@ class RaftHost:
         """Write records behind all that waits; returns when they are durable."""
         answer = Answer()
         self._queue_write(records, answer.succeed)
+        self._wanted.set()
         await answer.wait()
 
-    async def _write_loop(self) -> None:
-        while True:
-            await self._write_wanted.wait()
+    async def _write_all(self) -> None:
+        """Write what waits, and what comes meanwhile, and see to what that leads to."""
+        self._is_writing = True
+        try:
             now = trio.current_time()
             while self._writes:
                 now = await self._write_batch(now)
+                self._pass()
+        finally:
+            self._is_writing = False
 
     async def _write_batch(self, began: float) -> float:
         """One write and one sync for what waits; returns when it was done."""
