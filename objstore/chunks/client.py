@@ -321,9 +321,8 @@ class _SmallRemoteWriter:
 
     async def append(self, data: Buffer, crc32c: int | None = None) -> None:
         assert not self._data
-        self._data = data
+        self._data = data  # It goes with the commit, so there is nothing to wait for.
         self._crc = checksum(data) if crc32c is None else crc32c
-        await trio.lowlevel.checkpoint()
 
     async def commit(self) -> None:
         put = msg.PutFragment(self.header, self._crc, self._into_reserve)
@@ -351,7 +350,10 @@ class _Pipelined:
 
     async def append(self, data: Buffer, crc32c: int | None = None) -> None:
         number, self._next = self._next, self._next + 1
-        await self._room.acquire()
+        try:
+            self._room.acquire_nowait()
+        except trio.WouldBlock:
+            await self._room.acquire()
         if self._error is not None:
             self._room.release()
             raise self._error

@@ -26,6 +26,7 @@ from awscrt import checksums
 
 from objstore.host.disk import Buffer
 from objstore.host.threads import Threads
+from objstore.objects.channels import give, take
 from objstore.units import KiB
 
 ALGORITHMS = ("MD5", "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
@@ -133,7 +134,7 @@ class StreamHasher:
         """
         assert not self._is_finished
         if self._sender is not None:
-            await self._sender.send(data)
+            await give(self._sender, data)
         else:
             await self._update(data)
 
@@ -146,7 +147,7 @@ class StreamHasher:
         return {name: state.digest() for name, state in self._hashes.items()}
 
     async def _serve(self, receiver: trio.MemoryReceiveChannel[Buffer]) -> None:
-        async for data in receiver:
+        while (data := await take(receiver)) is not None:
             await self._update(data)
         self._ended.set()
 

@@ -53,6 +53,7 @@ from objstore.ids import ChunkId, Epoch, FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import ChunkRef, Displaced
 from objstore.objects import patience
+from objstore.objects.channels import take
 from objstore.units import MiB
 
 log = structlog.get_logger()
@@ -203,10 +204,10 @@ class _Lane:
                 self.asked_at = trio.current_time()
                 header = self._write.header(self.index)
                 writer = await self._chunks.create(self.node, header)
-                for block in list(self._kept or ()):
-                    await self._append(writer, block)
+                for kept in list(self._kept or ()):
+                    await self._append(writer, kept)
                 self.asked_at = None
-                async for block in self._receiver:
+                while (block := await take(self._receiver)) is not None:
                     self._keep(block)
                     await self._append(writer, block)
                 self.asked_at = trio.current_time()
