@@ -7,16 +7,16 @@ import trio
 from objstore.raft.answers import Signal
 
 
+async def wait(signal: Signal, name: str, woken: list[str]) -> None:
+    await signal.wait()
+    woken.append(name)
+
+
 async def test_each_setting_wakes_one_of_two_that_wait():
     signal, woken = Signal(), []
-
-    async def wait(name: str) -> None:
-        await signal.wait()
-        woken.append(name)
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait, "first")
-        nursery.start_soon(wait, "second")
+        nursery.start_soon(wait, signal, "first", woken)
+        nursery.start_soon(wait, signal, "second", woken)
         await trio.testing.wait_all_tasks_blocked()
         signal.set()
         signal.set()  # Nobody was woken by then: it changes nothing.
@@ -28,15 +28,10 @@ async def test_each_setting_wakes_one_of_two_that_wait():
 
 async def test_who_gives_up_takes_no_wake_up_with_him():
     signal, woken = Signal(), []
-
-    async def wait(name: str) -> None:
-        await signal.wait()
-        woken.append(name)
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait, "patient")
+        nursery.start_soon(wait, signal, "patient", woken)
         with trio.move_on_after(0.01):
-            await wait("impatient")
+            await wait(signal, "impatient", woken)
         signal.set()
     assert woken == ["patient"]
 
