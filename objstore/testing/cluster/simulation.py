@@ -246,7 +246,7 @@ class Simulation:
             replicas.compare(self.evidence, self.cluster.running)
             buckets.check(self.evidence, self.cluster.running)
             ends.check_left(self.evidence, self.cluster.left, self.cluster.running)
-            await fragments.check(self.evidence, self.cluster.running)
+            await fragments.check(self.evidence, self.cluster.running, mends_s=_MENDS_S)
 
     async def _until_mended(self) -> bool:
         """`promise`: nothing stays below promise, no replica damaged, no shard short."""

@@ -73,7 +73,7 @@ async def late_commit(simulation: Simulation) -> None:
                 await _begin(node.meta_server, *where).wait()
             except ObjstoreError as error:
                 simulation.note(f"what was held up came to {error!r}")
-    await fragments.check(simulation.evidence, simulation.cluster.running)
+    await fragments.check(simulation.evidence, simulation.cluster.running, mends_s=0)
 
 
 async def late_put(simulation: Simulation) -> None:
@@ -152,7 +152,7 @@ async def blackout(simulation: Simulation) -> None:
         simulation.cluster.crash(name, 0.5)
     await trio.sleep(1.0)
     await until(simulation.cluster.is_whole)
-    await fragments.check(simulation.evidence, simulation.cluster.running)
+    await fragments.check(simulation.evidence, simulation.cluster.running, mends_s=0)
 
 
 # ---- telling --------------------------------------------------------------------------

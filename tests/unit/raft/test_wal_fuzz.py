@@ -81,6 +81,7 @@ def test_a_log_that_was_scribbled_on_is_never_read_wrongly(
 
 @settings(max_examples=150)
 @given(st.binary(max_size=600), st.integers(0, 3))
+@example(b"\x15\r\x10ZA", 1)  # A header within a record that is damaged itself.
 def test_records_moved_about_are_never_taken_for_others(junk: bytes, copies: int) -> None:
     """Pieces of the log itself, where they do not belong: their checksums are right."""
     machine, segment = written()
