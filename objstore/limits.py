@@ -46,7 +46,10 @@ REPAIR_FAILURES_KEPT = 10_000
 RELEASED_CONFIRMED_MAX = 50_000  # Rows whose holders have not all confirmed a deletion.
 
 # Bytes on drives.
-BLOCK_SIZE = 1 * MiB  # One CRC32C each; one rpc frame each.
+BLOCK_SIZE = 1 * MiB  # One rpc frame each.
+# What is read and verified for a small range: a larger one is read for nothing mostly, a
+# smaller one costs more calls than bytes.
+PIECE_SIZE = 128 * KiB
 CHUNK_SIZE_MAX = 1 * GiB
 FRAGMENTS_MAX = 256  # The fragment number is one byte.
 RECORD_ALIGNMENT = 4 * KiB  # Records start at page boundaries, so a scan can resync.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -22,7 +23,6 @@ import structlog
 import trio
 
 from objstore.chunks import messages as msg
-from objstore.chunks.format import crc32c as checksum
 from objstore.chunks.fragment import Block, FragmentHeader, FragmentStat, RecordRef
 from objstore.chunks.store import BegunRun, ChunkStore, Run
 from objstore.chunks.writer import FragmentWriter
@@ -30,6 +30,8 @@ from objstore.errors import CorruptData, ObjstoreError, RemoteProtocolError, Una
 from objstore.host.disk import Buffer
 from objstore.ids import FragmentId, NodeId
 from objstore.rpc.call import Reply
+from objstore.sums import Sums
+from objstore.sums import crc32c as checksum
 
 log = structlog.get_logger()
 
@@ -239,10 +241,13 @@ class ChunkClient:
         request = msg.ReadFragment(fragment, offset, end)
         reply = await self.call(node, msg.READ, request)
         run = _value_of(node, reply, msg.BlockRun)
-        return Run(_verified(node, run, memoryview(reply.payload)), run.block_size)
+        blocks = _verified(node, run, memoryview(reply.payload), reply.sums)
+        return Run(blocks, run.block_size)
 
 
-def _verified(node: NodeId, run: msg.BlockRun, payload: memoryview) -> list[Block]:
+def _verified(
+    node: NodeId, run: msg.BlockRun, payload: memoryview, sums: Sums | None
+) -> list[Block]:
     """The blocks of an answer.  Raises DamagedOnTheWay, RemoteProtocolError."""
     blocks = []
     start = 0
@@ -250,7 +255,8 @@ def _verified(node: NodeId, run: msg.BlockRun, payload: memoryview) -> list[Bloc
         data = payload[start : start + size]
         if size <= 0 or len(data) != size:
             raise RemoteProtocolError(f"node {node}: a run of blocks does not add up")
-        if checksum(data) != crc:
+        found = None if sums is None else sums.crc32c_of(start, start + size)
+        if (checksum(data) if found is None else found) != crc:
             raise DamagedOnTheWay(f"a block from node {node} was damaged on its way")
         blocks.append(Block(run.offset + start, data, crc))
         start += size
@@ -279,12 +285,14 @@ class ChunkWriter(Protocol):
 
     header: FragmentHeader
 
-    async def append(self, data: Buffer, crc32c: int | None = None) -> None:
+    async def append(
+        self, data: Buffer, crc32c: int | None = None, sums: Sums | None = None
+    ) -> None:
         """Send the next block: `block_size` bytes, the last one what remains.
 
         Returns when there is room for the next; an error may be that of an earlier block.
         data: must not change until the writer has ended.
-        crc32c: of `data`, where the caller knows it.
+        crc32c: of `data` as its sender made it; sums: those of `data`, which are here.
         If cancelled, only `abort` is left.
         """
         ...
@@ -299,6 +307,12 @@ class ChunkWriter(Protocol):
     async def abort(self) -> None:
         """Give the fragment up; never raises for it.  Does nothing after a commit."""
         ...
+
+
+def _crc32c_of(data: Buffer, crc: int | None, sums: Sums | None) -> int:
+    if crc is not None:
+        return crc
+    return checksum(data) if sums is None else sums.crc32c
 
 
 class _SmallRemoteWriter:
@@ -319,10 +333,12 @@ class _SmallRemoteWriter:
         self._data: Buffer = b""
         self._crc = 0
 
-    async def append(self, data: Buffer, crc32c: int | None = None) -> None:
+    async def append(
+        self, data: Buffer, crc32c: int | None = None, sums: Sums | None = None
+    ) -> None:
         assert not self._data
         self._data = data  # It goes with the commit, so there is nothing to wait for.
-        self._crc = checksum(data) if crc32c is None else crc32c
+        self._crc = _crc32c_of(data, crc32c, sums)
 
     async def commit(self) -> None:
         put = msg.PutFragment(self.header, self._crc, self._into_reserve)
@@ -345,10 +361,14 @@ class _Pipelined:
         self._next = 0
         self._is_done = False
 
-    async def _send(self, number: int, data: Buffer, crc: int | None) -> None:
+    async def _send(
+        self, number: int, data: Buffer, crc: int | None, sums: Sums | None
+    ) -> None:
         raise NotImplementedError
 
-    async def append(self, data: Buffer, crc32c: int | None = None) -> None:
+    async def append(
+        self, data: Buffer, crc32c: int | None = None, sums: Sums | None = None
+    ) -> None:
         number, self._next = self._next, self._next + 1
         try:
             self._room.acquire_nowait()
@@ -358,11 +378,14 @@ class _Pipelined:
             self._room.release()
             raise self._error
         self._tasks = {task for task in self._tasks if not task.is_done}
-        self._tasks.add(self._client.start(lambda: self._send_one(number, data, crc32c)))
+        send = partial(self._send_one, number, data, crc32c, sums)
+        self._tasks.add(self._client.start(send))
 
-    async def _send_one(self, number: int, data: Buffer, crc: int | None) -> None:
+    async def _send_one(
+        self, number: int, data: Buffer, crc: int | None, sums: Sums | None
+    ) -> None:
         try:
-            await self._send(number, data, crc)
+            await self._send(number, data, crc, sums)
         except Exception as error:
             self._error = self._error or error
         finally:
@@ -390,10 +413,10 @@ class _RemoteWriter(_Pipelined):
         self._node = node
         self._session = session
 
-    async def _send(self, number: int, data: Buffer, crc: int | None) -> None:
-        append = msg.AppendBlock(
-            self._session, number, checksum(data) if crc is None else crc
-        )
+    async def _send(
+        self, number: int, data: Buffer, crc: int | None, sums: Sums | None
+    ) -> None:
+        append = msg.AppendBlock(self._session, number, _crc32c_of(data, crc, sums))
         await self._client.call(self._node, msg.APPEND, append, data)
 
     async def commit(self) -> None:
@@ -427,16 +450,21 @@ class _LocalWriter(_Pipelined):
         super().__init__(client, header)
         self._writer = writer
 
-    async def append(self, data: Buffer, crc32c: int | None = None) -> None:
+    async def append(
+        self, data: Buffer, crc32c: int | None = None, sums: Sums | None = None
+    ) -> None:
         if self._next == self.header.block_count - 1:
             # The last block waits for the commit mostly: no task is needed for that.
             self._next += 1
-            await self._writer.write_block(self.header.block_count - 1, data, crc32c)
+            last = self.header.block_count - 1
+            await self._writer.write_block(last, data, crc32c, sums)
         else:
-            await super().append(data, crc32c)
+            await super().append(data, crc32c, sums)
 
-    async def _send(self, number: int, data: Buffer, crc: int | None) -> None:
-        await self._writer.write_block(number, data, crc)
+    async def _send(
+        self, number: int, data: Buffer, crc: int | None, sums: Sums | None
+    ) -> None:
+        await self._writer.write_block(number, data, crc, sums)
 
     async def commit(self) -> None:
         await self._all_sent()

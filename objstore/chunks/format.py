@@ -72,7 +72,6 @@ from enum import Enum
 from functools import cached_property
 
 import attrs
-from awscrt import checksums
 
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.errors import CorruptData
@@ -84,9 +83,10 @@ from objstore.limits import (
     CHUNK_SIZE_MAX,
     FRAGMENTS_MAX,
     KEY_SIZE_MAX,
+    PIECE_SIZE,
     RECORD_ALIGNMENT,
 )
-from objstore.units import KiB
+from objstore.sums import Sums, crc32c
 
 SEGMENT_FORMAT = 1
 RECORD_FORMAT = 2
@@ -96,9 +96,6 @@ TRAILER_SIZE = 32
 MAGIC_SIZE = 4
 LIVE_MAGIC = b"OSR1"
 DEAD_MAGIC = b"OSRX"
-# What is read and verified for a small range: a larger one is read for nothing mostly, a
-# smaller one costs more calls than bytes.
-PIECE_SIZE = 128 * KiB
 PIECES_MAX = 65_536  # 256 KiB of table; a fragment of 1 GiB in pieces of 16 KiB.
 
 _SEGMENT_MAGIC = b"OSSG"
@@ -129,11 +126,6 @@ class CorruptRecord(CorruptData):
         super().__init__(f"at {offset}: {reason}")
         self.offset = offset
         self.reason = reason
-
-
-def crc32c(data: Buffer, start: int = 0) -> int:
-    """CRC32C of `data`, going on from `start`; takes any buffer without copying it."""
-    return checksums.crc32c(data, start)  # type: ignore[arg-type]
 
 
 # ---- segment header -------------------------------------------------------------------
@@ -426,22 +418,14 @@ def entry_of(fragment: bytes, number: int, crc: int) -> int:
     return crc32c(_ENTRY.pack(fragment, number, crc))
 
 
-def entries_of(
-    fragment: bytes, extent: Extent, first: int, data: memoryview
-) -> tuple[list[int], int]:
-    """The entries of whole pieces, `first` and those behind it; the CRC32C of `data`.
-
-    data: the pieces, which lie in one block.
-    """
+def entries_of(fragment: bytes, first: int, sums: Sums) -> list[int]:
+    """The entries of a block's pieces, of which `first` is the number of the first."""
+    pack, number = _ENTRY.pack, first
     entries: list[int] = []
-    crc = 0
-    for start in range(0, len(data), extent.piece_size):
-        piece = data[start : start + extent.piece_size]
-        piece_crc = crc32c(piece)
-        entries.append(entry_of(fragment, first + len(entries), piece_crc))
-        # As going over the bytes once more would.
-        crc = checksums.combine_crc32c(crc, piece_crc, len(piece))
-    return entries, crc
+    for crc in sums.pieces:
+        entries.append(crc32c(pack(fragment, number, crc)))
+        number += 1
+    return entries
 
 
 def encode_tail(

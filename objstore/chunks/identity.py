@@ -19,11 +19,11 @@ import json
 
 import attrs
 
-from objstore.chunks.format import crc32c
 from objstore.chunks.segment import number_of
 from objstore.errors import ConfigError
 from objstore.host.disk import Directory, File, read_file, write_file_atomically
 from objstore.ids import ClusterId, DriveId, NodeId
+from objstore.sums import crc32c
 
 _FORMAT = 1
 _IDENTITY = "drive.json"

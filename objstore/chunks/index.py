@@ -18,13 +18,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from objstore.chunks.format import NONCE_SIZE, Extent, crc32c
+from objstore.chunks.format import NONCE_SIZE, Extent
 from objstore.chunks.fragment import RecordRef
 from objstore.errors import CorruptData, Unavailable
 from objstore.frozen import frozen
 from objstore.host.kv import Batch, KeyValueStore
 from objstore.ids import CHUNK_ID_SIZE, DriveId, FragmentId
 from objstore.limits import RECORD_ALIGNMENT
+from objstore.sums import crc32c
 
 PREFIX = b"\xff\xfe"
 _FRAGMENTS = PREFIX + b"f"

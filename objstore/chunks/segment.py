@@ -30,6 +30,7 @@ from objstore.frozen import frozen
 from objstore.host.disk import Buffer, Directory, File
 from objstore.ids import FragmentId
 from objstore.limits import RECORD_ALIGNMENT
+from objstore.sums import crc32c
 from objstore.units import KiB, MiB
 
 _NAME = "segment-"
@@ -302,7 +303,7 @@ def range_in(
         piece = payload[begin - begun : stop - begun]
         if len(piece) != stop - begin:
             raise CorruptRecord(place, "payload cut short")
-        if fmt.entry_of(name, number, fmt.crc32c(piece)) != entries[number]:
+        if fmt.entry_of(name, number, crc32c(piece)) != entries[number]:
             raise CorruptRecord(place, f"piece {number}: checksum mismatch")
     return RangeRead(payload[start - begun : end - begun], entries)
 

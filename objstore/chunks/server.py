@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from objstore.chunks import messages as msg
-from objstore.chunks.format import crc32c, is_fragment_id
+from objstore.chunks.format import is_fragment_id
 from objstore.chunks.fragment import NoSuchSession
 from objstore.chunks.store import ChunkStore
 from objstore.chunks.writer import FragmentWriter
@@ -26,6 +26,7 @@ from objstore.ids import FragmentId, NodeId
 from objstore.limits import WRITE_SESSIONS_MAX
 from objstore.rpc.call import Call, Reply
 from objstore.rpc.server import RpcServer
+from objstore.sums import crc32c
 
 log = structlog.get_logger()
 
@@ -102,7 +103,7 @@ class ChunkServer:
         writer = await self._store.create(put.header, into_reserve=put.into_reserve)
         try:
             if put.header.block_count:
-                await writer.append(call.payload, put.crc32c)
+                await writer.append(call.payload, put.crc32c, call.sums)
             await writer.commit()
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -124,7 +125,9 @@ class ChunkServer:
         session = self._session(call, append.session)
         session.calls += 1
         try:
-            await session.writer.write_block(append.number, call.payload, append.crc32c)
+            await session.writer.write_block(
+                append.number, call.payload, append.crc32c, call.sums
+            )
         finally:
             session.calls -= 1
             session.last_used = trio.current_time()

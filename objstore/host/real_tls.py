@@ -121,7 +121,6 @@ class TlsStream:
         self._outgoing: ssl.MemoryBIO | Outgoing = ssl.MemoryBIO()
         # None until the handshake is done.
         self._object: ssl.SSLObject | Records | None = None
-        self._record_size_max = _TLS_RECORD_SIZE_MAX
         self._peer_node: NodeId | None = None
         self._handshaking = trio.Lock()
         self._sending = _Turn()
@@ -201,8 +200,7 @@ class TlsStream:
         while True:
             if self._is_dry:
                 self._is_dry = False
-                # Part of a record is here already.
-                await self._feed(len(buffer) - self._record_size_max)
+                await self._feed(self._expected(len(buffer)))
                 self._check_usable()
             if self._early:
                 data = await self.receive_some(len(buffer))
@@ -361,7 +359,7 @@ class TlsStream:
         records = Records(ours=ours, theirs=theirs, server_side=self._server_side)
         # TLS takes record by record: what has come behind the last one is not its own.
         records.incoming.write(self._incoming.read())
-        self._object, self._record_size_max = records, RECORD_SIZE_MAX + OVERHEAD
+        self._object = records
         self._incoming, self._outgoing = records.incoming, records.outgoing
 
     def _read(self, size_max: int) -> bytes:
@@ -439,6 +437,13 @@ class TlsStream:
         # It raises always, unless the peer's own close_notify is already here.
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
+
+    def _expected(self, size: int) -> int:
+        """Bytes that come at least before `size` more of the peer's can be read."""
+        incoming = self._incoming
+        if isinstance(incoming, Incoming):
+            return incoming.missing or min(size, RECORD_SIZE_MAX) + OVERHEAD
+        return size - _TLS_RECORD_SIZE_MAX  # Part of a record is here already.
 
     async def _feed(self, expected: int = 0) -> None:
         """Send what TLS has to say of itself, then wait for more of the peer's."""

@@ -23,7 +23,6 @@ import structlog
 import trio
 
 from objstore.chunks.client import BlockStream, ChunkClient, DamagedOnTheWay
-from objstore.chunks.format import crc32c
 from objstore.chunks.fragment import Block, FragmentOwner
 from objstore.config import ReadConfig
 from objstore.ec.codec import Buffer, codec_for
@@ -34,6 +33,7 @@ from objstore.host.threads import Threads
 from objstore.ids import ChunkId, FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import ChunkRef
+from objstore.sums import crc32c
 
 log = structlog.get_logger()
 

@@ -37,6 +37,7 @@ from objstore.objects.hashing import StreamHasher, digest_of
 from objstore.objects.requests import MD5, Body, Fill, hash_of, read_whole, verify
 from objstore.objects.scatter import memory_of
 from objstore.objects.store import BucketReplaced, Store
+from objstore.sums import Summed, Summing
 from objstore.units import KiB
 
 log = structlog.get_logger()
@@ -293,23 +294,25 @@ class _Blocks:
         self._rest = memoryview(b"")  # Of a piece: not yet in a block.
         self.received_at = trio.current_time()  # When the last block had come.
 
-    async def take(self, size: int) -> AsyncGenerator[memoryview, None]:
+    async def take(self, size: int) -> AsyncGenerator[Summed, None]:
         """The next `size` bytes, in blocks of BLOCK_SIZE, the last one shorter."""
         while size:
             block = await self._next_block(min(size, BLOCK_SIZE))
-            await self._hasher.update(block)
-            size -= len(block)
+            await self._hasher.update(block.data)
+            size -= len(block.data)
             yield block
 
-    async def _next_block(self, size: int) -> memoryview:
+    async def _next_block(self, size: int) -> Summed:
         buffer = POOL.take(size)
+        summing = Summing(buffer)
         for start in range(0, size, _PART_SIZE):
             await self._on_part()
             part = buffer[start : start + _PART_SIZE]
             if await self._fill(part) < len(part):
                 raise LocalProtocolError("a body ended before its size, and did not say so")
+            summing.add(len(part))
         self.received_at = trio.current_time()
-        return buffer.toreadonly()
+        return Summed(buffer.toreadonly(), summing.end())
 
     async def _fill_from_pieces(self, buffer: memoryview) -> int:
         filled = 0

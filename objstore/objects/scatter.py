@@ -39,7 +39,6 @@ import structlog
 import trio
 
 from objstore.chunks.client import ChunkClient, ChunkWriter
-from objstore.chunks.format import crc32c
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.config import WriteConfig
 from objstore.ec.codec import codec_for
@@ -47,13 +46,13 @@ from objstore.ec.scheme import Scheme
 from objstore.errors import ObjstoreError, OutOfSpace, Unavailable
 from objstore.frozen import frozen
 from objstore.host.clock import Clock
-from objstore.host.disk import Buffer
 from objstore.host.threads import Threads
 from objstore.ids import ChunkId, Epoch, FragmentId, NodeId
 from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import ChunkRef, Displaced
 from objstore.objects import patience
 from objstore.objects.channels import take
+from objstore.sums import Summed, Sums
 from objstore.units import MiB
 
 log = structlog.get_logger()
@@ -98,14 +97,6 @@ def memory_of(size: int) -> int:
     """Bytes that writing a chunk of `size` holds at most, for the memory budget."""
     blocks = BLOCKS_KEPT + QUEUE_BLOCKS + 4  # Two on their way, one held, one coming.
     return min(size, blocks * BLOCK_SIZE)
-
-
-@frozen
-class _Payload:
-    """A block as one fragment has it."""
-
-    data: Buffer
-    crc32c: int
 
 
 class _StandIns:
@@ -166,8 +157,8 @@ class _Lane:
         self.asked_at: float | None = None
         self._write = write
         self._chunks = chunks
-        self._sender, self._receiver = trio.open_memory_channel[_Payload](QUEUE_BLOCKS)
-        self._kept: list[_Payload] | None = []  # None: a block is gone for good.
+        self._sender, self._receiver = trio.open_memory_channel[Summed](QUEUE_BLOCKS)
+        self._kept: list[Summed] | None = []  # None: a block is gone for good.
         self._attempt = trio.CancelScope()
         self._next: NodeId | None = None  # The stand-in to go on with.
         self._is_over = False  # Given up, and nobody stands in.
@@ -233,12 +224,12 @@ class _Lane:
         )
         return False
 
-    async def _append(self, writer: ChunkWriter, block: _Payload) -> None:
+    async def _append(self, writer: ChunkWriter, block: Summed) -> None:
         self.asked_at = trio.current_time()
-        await writer.append(block.data, block.crc32c)
+        await writer.append(block.data, sums=block.sums)
         self.asked_at = None
 
-    def _keep(self, block: _Payload) -> None:
+    def _keep(self, block: Summed) -> None:
         if self._kept is None:
             return
         if len(self._kept) == BLOCKS_KEPT:
@@ -248,7 +239,7 @@ class _Lane:
 
     # The feeder's side.
 
-    def offer(self, block: _Payload) -> bool:
+    def offer(self, block: Summed) -> bool:
         """Queue `block`, unless the queue is full.  A lane given up takes all."""
         try:
             self._sender.send_nowait(block)
@@ -258,7 +249,7 @@ class _Lane:
             pass
         return True
 
-    async def push(self, block: _Payload) -> None:
+    async def push(self, block: Summed) -> None:
         """Queue `block` as soon as there is room, or the lane is given up."""
         try:
             await self._sender.send(block)
@@ -302,7 +293,7 @@ class Scatter:
         self,
         chunk: ChunkId,
         size: int,
-        blocks: AsyncIterable[Buffer],
+        blocks: AsyncIterable[Summed],
         *,
         ring: Placement,
         scheme: Scheme | str,
@@ -369,7 +360,7 @@ class Scatter:
         return lanes
 
     async def _run(
-        self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Buffer]
+        self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Summed]
     ) -> float:
         """Bring all blocks to all lanes; the trio time at which the write must be over."""
         failure: Exception | None = None
@@ -396,12 +387,13 @@ class Scatter:
         return deadline
 
     async def _feed(
-        self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Buffer]
+        self, lanes: list[_Lane], write: _Write, blocks: AsyncIterable[Summed]
     ) -> None:
         left = write.size
         async for block in blocks:
-            assert len(block) == min(left, BLOCK_SIZE), "blocks do not add up"
-            left -= len(block)
+            size = len(block.data)
+            assert size == min(left, BLOCK_SIZE), "blocks do not add up"
+            left -= size
             payloads = await self._encode(write.scheme, block)
             full = [lane for lane in lanes if not lane.offer(payloads[lane.index])]
             for lane in full:
@@ -412,16 +404,17 @@ class Scatter:
         for lane in lanes:
             lane.close()
 
-    async def _encode(self, scheme: Scheme, block: Buffer) -> Sequence[_Payload]:
-        codec = codec_for(scheme)
-        data = bytes(block) if isinstance(block, bytearray) else block
-        if scheme.k == 1:  # All are the block itself: its checksum is made once.
-            return [_Payload(data, crc32c(data))] * scheme.width
+    async def _encode(self, scheme: Scheme, block: Summed) -> Sequence[Summed]:
+        """The block as each fragment has it."""
+        if scheme.k == 1:
+            return [block] * scheme.width
+        codec, data = codec_for(scheme), block.data
+        assert not isinstance(data, bytearray)
         if self._threads is None:
             payloads = codec.encode(data)
         else:
             payloads = await self._threads.run(codec.encode, data)
-        return [_Payload(payload, crc32c(payload)) for payload in payloads]
+        return [Summed(payload, Sums.of(payload)) for payload in payloads]
 
     def _watch(self, lanes: list[_Lane], write: _Write) -> int:
         """Have the watcher look at a write; its number among those under way."""

@@ -14,6 +14,7 @@ from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.rpc.codec import wire_error
 from objstore.rpc.frames import Buffer
+from objstore.sums import Sums
 
 PROTOCOL = 1  # Named in hello: what methods and frames mean as a whole.
 
@@ -27,6 +28,7 @@ class Call:
     payload: memoryview
     deadline: float  # In seconds of trio's clock: the call is cancelled then.
     method: str = ""
+    sums: Sums | None = None  # Of a large payload, made as it came.
 
 
 @frozen
@@ -35,6 +37,7 @@ class Reply:
 
     value: Any = None
     payload: Buffer = b""
+    sums: Sums | None = None  # Of a large payload that was received, made as it came.
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

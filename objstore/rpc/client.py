@@ -317,7 +317,7 @@ class _Link:
             if isinstance(value, ObjstoreError):
                 raise value
             raise RemoteProtocolError(f"node {self.peer}: an error that is none")
-        return Reply(value, payload)
+        return Reply(value, payload, frame.sums)
 
     def _has_room(self, size: int) -> bool:
         assert self.connection is not None

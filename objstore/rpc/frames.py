@@ -35,13 +35,12 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-import attrs
-
 from objstore.errors import LocalProtocolError, RemoteProtocolError
 from objstore.frozen import frozen
 from objstore.host.buffers import POOL
 from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
 from objstore.rpc import codec
+from objstore.sums import Summing, Sums
 from objstore.units import KiB
 
 Buffer = bytes | bytearray | memoryview
@@ -90,6 +89,7 @@ class Frame:
     call: int
     header: bytes
     payload: memoryview
+    sums: Sums | None = None  # Of a payload that came in its own place.
 
 
 def encode_frame(
@@ -226,6 +226,7 @@ class FrameReader:
         # Of a large payload that is arriving: its frame, its place, and what is missing.
         self._placed: Frame | None = None
         self._place = _EMPTY
+        self._summing = Summing(_EMPTY)  # Of what is in that place.
         self.room: memoryview | None = None
 
     @property
@@ -241,12 +242,24 @@ class FrameReader:
         """
         assert self.room is not None
         assert self._placed is not None
+        self._summing.add(size)
         if size < len(self.room):
             self.room = self.room[size:]
             return []
-        frame = attrs.evolve(self._placed, payload=self._place.toreadonly())
+        frame = self._placed
+        # A LONG frame has its value there, too: what is called its payload are other bytes.
+        sums = None if frame.flags & LONG else self._summing.end()
+        whole = Frame(
+            frame.kind,
+            frame.flags,
+            frame.call,
+            frame.header,
+            self._place.toreadonly(),
+            sums,
+        )
         self._placed, self._place, self.room = None, _EMPTY, None
-        return [frame]
+        self._summing = Summing(_EMPTY)
+        return [whole]
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes.
@@ -309,6 +322,7 @@ class FrameReader:
         self._place = POOL.take(size)
         come = len(begun) - start
         self._place[:come] = begun[start:]
+        self._summing = Summing(self._place).add(come)
         self.room = self._place[come:]
         self._needed = PREFIX_SIZE
         return True

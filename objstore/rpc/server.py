@@ -69,6 +69,7 @@ from objstore.rpc.frames import (
     encode_response,
     open_frame,
 )
+from objstore.sums import Sums
 
 __all__ = ["Call", "Reply", "RpcServer"]
 
@@ -315,6 +316,7 @@ class _Request:
     timeout_ms: Any
     raw: Any  # The value as msgpack read it.
     payload: memoryview
+    sums: Sums | None
 
 
 class _Session:
@@ -388,7 +390,7 @@ class _Session:
             return
         (name, timeout_ms), raw, payload = open_frame(frame, 2)
         method = self._server.method(name) if type(name) is str else None
-        request = _Request(frame.call, name, method, timeout_ms, raw, payload)
+        request = _Request(frame.call, name, method, timeout_ms, raw, payload, frame.sums)
         self._active_size += len(payload)
         if self._begin(request):
             return
@@ -510,7 +512,7 @@ class _Session:
         except codec.CorruptValue as problem:
             raise BadRequest(f"{name}: {problem}") from problem
         deadline = deadline_after(timeout_ms)
-        return Call(self._peer, value, request.payload, deadline, name)
+        return Call(self._peer, value, request.payload, deadline, name, request.sums)
 
 
 async def await_begun(begin: Beginner, call: Call) -> Reply:

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objstore.chunks.driver import READ_SIZE_MIN, READ_WINDOW, READS_OFTEN
-from objstore.chunks.format import PIECE_SIZE, crc32c
 from objstore.chunks.fragment import NoSuchFragment
 from objstore.chunks.store import BegunRun, ChunkStore
 from objstore.chunks.worker import CompactionState, Compactor
 from objstore.errors import CorruptData, InvalidRequest, Unavailable
 from objstore.ids import FragmentId
+from objstore.limits import PIECE_SIZE
+from objstore.sums import Sums, crc32c
 from objstore.testing.disk import (
     DiskFault,
     DiskOperation,
@@ -144,11 +145,12 @@ async def test_blocks_may_come_in_any_order_but_each_once_and_of_its_size() -> N
         assert await get(store, 1) == data
 
 
-async def test_block_that_was_damaged_on_its_way_is_refused() -> None:
+@pytest.mark.parametrize("sums", [None, Sums.of(b"0123456789")])
+async def test_block_that_was_damaged_on_its_way_is_refused(sums: Sums | None) -> None:
     async with make().running() as store:
         writer = await store.create(header_of(1, 10))
         with pytest.raises(CorruptData):
-            await writer.append(b"0123456789", crc32c(b"0123456788"))
+            await writer.append(b"0123456789", crc32c(b"0123456788"), sums)
         await writer.abort()
 
 

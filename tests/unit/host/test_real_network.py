@@ -381,12 +381,12 @@ async def test_nodes_leave_tls_for_records_that_show_nothing(linked):
     assert isinstance(client._object, Records)
     assert isinstance(server._object, Records)
     wire.seen.clear()
-    await client.send_all(b"secret" * 20_000)
+    await client.send_all(b"secret" * 50_000)
     received = b""
-    while len(received) < 120_000:
+    while len(received) < 300_000:
         received += await server.receive_some(65_536)
-    assert received == b"secret" * 20_000
-    assert len(wire.seen) == 120_000 + 2 * OVERHEAD
+    assert received == b"secret" * 50_000
+    assert len(wire.seen) == 300_000 + 2 * OVERHEAD
     assert b"secret" not in wire.seen
 
 

@@ -219,7 +219,8 @@ def test_a_record_is_what_the_format_says():
     wires = sent_by(client, b"hello", b"again")
 
     secret = hmac_sha256(bytes(32), ONE + TWO)
-    key = hmac_sha256(secret, b"objstore-records/1\x01")
+    of_client = hmac_sha256(secret, b"objstore-records/2\x01")
+    key = hmac_sha256(of_client, b"objstore-records: key\x01")[:16]
     for number, (wire, message) in enumerate(zip(wires, (b"hello", b"again"), strict=True)):
         head = (len(message) + 16).to_bytes(4, "big")
         nonce = number.to_bytes(12, "big")

@@ -32,7 +32,7 @@ async def test_a_block_of_tiny_pieces_takes_hardly_more_memory_than_its_size(): 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert block == PIECE * (BLOCK_SIZE // len(PIECE))
+    assert block.data == PIECE * (BLOCK_SIZE // len(PIECE))
     assert peak < 3 * BLOCK_SIZE  # As objects they would be 15 MiB.
 
 
@@ -55,4 +55,4 @@ async def test_short_and_long_pieces_are_joined_in_order():
 
     expected = await read_whole(mixed())
     blocks = _Blocks(mixed(), NoHasher(), nothing)
-    assert b"".join([block async for block in blocks.take(len(expected))]) == expected
+    assert b"".join([block.data async for block in blocks.take(len(expected))]) == expected

@@ -15,6 +15,7 @@ from objstore.limits import BLOCK_SIZE
 from objstore.meta.values import ChunkRef
 from objstore.objects.gather import FragmentDamage, Gather
 from objstore.objects.scatter import Scatter
+from objstore.sums import Summed, Sums
 from tests.unit.chunks.stores import Member, cluster, content
 
 CHUNK = ChunkId(b"intent......" + bytes(4))
@@ -95,9 +96,10 @@ class Bench:
         return found
 
 
-async def blocks(data: bytes) -> AsyncIterator[bytes]:
+async def blocks(data: bytes) -> AsyncIterator[Summed]:
     for start in range(0, len(data), BLOCK_SIZE):
-        yield data[start : start + BLOCK_SIZE]
+        block = data[start : start + BLOCK_SIZE]
+        yield Summed(block, Sums.of(block))
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from objstore.meta.values import Displaced
 from objstore.objects import patience
 from objstore.objects.scatter import GIVE_UP_S, TooFewOwners, memory_of
 from objstore.rpc.call import PeerUnavailable
+from objstore.sums import Summed
 from objstore.testing.disk import DiskFault
 
 from .nodes import CHUNK, COPIES, OWNER, Bench, bench, blocks, content
@@ -266,7 +267,7 @@ async def test_body_that_breaks_leaves_nothing_behind() -> None:
     class Broken(Exception):
         pass
 
-    async def breaking() -> AsyncIterator[bytes]:
+    async def breaking() -> AsyncIterator[Summed]:
         async for block in blocks(LARGE[: 3 * BLOCK_SIZE]):
             yield block
         raise Broken
@@ -298,7 +299,7 @@ async def test_blocks_in_memory_are_few_however_slow_an_owner_is(autojump_clock)
     """I9, F43"""
     given = 0
 
-    async def counted() -> AsyncIterator[bytes]:
+    async def counted() -> AsyncIterator[Summed]:
         nonlocal given
         async for block in blocks(bytes(30 * BLOCK_SIZE)):
             given += 1

@@ -25,6 +25,7 @@ from objstore.rpc.frames import (
     encode_response,
     open_frame,
 )
+from objstore.sums import Sums
 
 
 def make(value: object = None, payload: bytes = b"", call: int = 1) -> bytes:
@@ -82,8 +83,24 @@ def test_a_large_payload_is_received_in_its_place(
         (b"v", payload) for payload in payloads
     ]
     assert all(payload.readonly for _, _, payload in opened)
+    for frame, payload in zip(found, payloads, strict=True):
+        assert frame.sums in {None, Sums.of(payload)}
     assert reader.buffered_size == 0
     assert reader.room is None
+
+
+@pytest.mark.parametrize("value", [b"v", b"v" * 90_000])
+def test_sums_are_of_what_is_called_the_payload_or_there_are_none(value: bytes) -> None:
+    """A value that is too long for its header lies in front of the payload."""
+    reader, payload = FrameReader(), bytes(range(250)) * 1000
+    data = make(value, payload)
+    assert reader.feed(data[:100_000]) == []
+    assert reader.room is not None
+    reader.room[:] = data[100_000:]
+    (frame,) = reader.filled(len(data) - 100_000)
+    assert open_frame(frame, 2)[1:] == (value, payload)
+    assert frame.sums == (None if frame.flags else Sums.of(payload))
+    assert bool(frame.flags) == (len(value) > 1)
 
 
 def test_a_header_has_its_parts_value_and_payload() -> None:
