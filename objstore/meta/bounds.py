@@ -73,6 +73,10 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
             c.CloseBucket(config_version=version) | c.SetBucketState(config_version=version)
         ):
             _check_number(version)
+        case c.BeginIntent(spares=spares):
+            _require(len(spares) <= c.SPARES_MAX, "too many spare intents")
+            for spare in spares:
+                _check_intent(spare)
         case c.DropIntent(written=written, scheme=scheme):
             _check_location(Chunks(scheme, written))
         case c.CreateUpload(upload=upload):

@@ -161,13 +161,18 @@ class DeleteResult:
     is_delete_marker: bool
 
 
-@wire("c.begin_intent")
+# Intents that are begun with another one: seven of eight writes need no entry for theirs.
+SPARES_MAX = 7
+
+
+@wire("c.begin_intent", version=2, upgrades={1: lambda fields: fields})  # 1: no spares.
 @frozen
 class BeginIntent:
     """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int).
 
     is_renewal: said by a writer that may have chunks under it already; where the intent
     has expired, been used or dropped meanwhile: IntentGone, and not a new one.
+    spares: intents of later writes of the same node, of whatever keys; SPARES_MAX at most.
     """
 
     slot: Slot
@@ -175,6 +180,7 @@ class BeginIntent:
     key: Key
     intent: IntentId
     is_renewal: bool = False
+    spares: tuple[IntentId, ...] = ()
 
 
 @wire("c.drop_intent")

@@ -1,6 +1,7 @@
 """Intents: leave to make chunks under an id prefix, until it expires or is used.
 
     BeginIntent ---> alive --(renewed)--> alive --> used by a commit | dropped | expired
+       '----> spares: alive, for later writes of the same node
 
 A chunk may only be called unowned when no row and no intent covers it; so an intent that
 is gone never comes back: a renewal of one fails, and so does its commit.
@@ -30,9 +31,10 @@ def begin_intent(work: Work, command: BeginIntent) -> int:
     elif command.is_renewal:
         raise IntentGone(f"intent {command.intent.hex()} is gone")
     expires_ms = now_ms + INTENT_LIFE_MS
-    row = (command.ref.bucket, command.key, expires_ms)
-    work.rows.put(row_key, payloads.pack(row))
-    work.rows.put(_expiry(work, expires_ms, command.intent), payloads.pack(None))
+    row = payloads.pack((command.ref.bucket, command.key, expires_ms))
+    for intent in (command.intent, *command.spares):
+        work.rows.put(schema.intent_key(work.slot, intent), row)
+        work.rows.put(_expiry(work, expires_ms, intent), payloads.pack(None))
     return expires_ms
 
 

@@ -150,24 +150,22 @@ def _received(
 async def _begin(
     store: Store, capability: Capability, scheme: str | None, upload: UploadId | None
 ) -> _ChunkWriter:
-    """Register an intent, before the first byte of the body is asked for."""
-    intent = store.new_intent()
+    """Have an intent, before the first byte of the body is asked for."""
 
-    async def begin(newer: Capability) -> Capability:
+    async def begin(newer: Capability) -> _ChunkWriter:
         slot = store.slot_of(newer.record, newer.object_key)
-        await store.propose(BeginIntent(slot, newer.ref, newer.object_key, intent))
-        return newer
+        begun = await store.begin_intent(slot, newer.ref, newer.object_key)
+        return _ChunkWriter(
+            store=store,
+            capability=newer,
+            slot=slot,
+            intent=begun.intent,
+            scheme=scheme or newer.record.scheme,
+            upload=upload,
+            renew_at_s=begun.begun_at_s + _RENEW_AFTER_S,
+        )
 
-    capability = await store.fenced(capability, begin)
-    return _ChunkWriter(
-        store=store,
-        capability=capability,
-        slot=store.slot_of(capability.record, capability.object_key),
-        intent=intent,
-        scheme=scheme or capability.record.scheme,
-        upload=upload,
-        renew_at_s=trio.current_time() + _RENEW_AFTER_S,
-    )
+    return await store.fenced(capability, begin)
 
 
 @attrs.define(kw_only=True)

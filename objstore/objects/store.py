@@ -29,7 +29,7 @@ from objstore.host.host import Host
 from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
 from objstore.limits import PART_SIZE_MIN
 from objstore.meta import slots
-from objstore.meta.commands import BucketRef, Command
+from objstore.meta.commands import BeginIntent, BucketRef, Command
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
 from objstore.meta.values import BucketRecord, BucketState
@@ -37,6 +37,7 @@ from objstore.meta.view import NotFounded
 from objstore.objects.budget import Budget
 from objstore.objects.capability import Capability
 from objstore.objects.gather import Gather
+from objstore.objects.intents import BegunIntent, SpareIntents
 from objstore.objects.patience import waiting
 from objstore.objects.scatter import Placement, Scatter
 from objstore.units import KiB, MiB
@@ -113,6 +114,7 @@ class Store:
     budget: Budget  # Of bytes of bodies in flight.
     host: Host
     options: StoreOptions = StoreOptions()
+    spares: SpareIntents = attrs.field(factory=SpareIntents, init=False)
 
     # ---- metadata ---------------------------------------------------------------------
 
@@ -223,7 +225,23 @@ class Store:
         """The slot of the bucket's span that has all rows of `key`."""
         return slots.slot_of(record.bucket, key, record.span)
 
-    def new_intent(self) -> IntentId:
+    async def begin_intent(self, slot: Slot, ref: BucketRef, key: Key) -> BegunIntent:
+        """An intent for one write, which was begun ahead or is now.
+
+        Raises what `propose` does, StaleBucket among it.
+        """
+        now_s = trio.current_time()
+        place = (ref, slot)
+        spare = self.spares.take(place, now_s)
+        if spare is not None:
+            return spare
+        wanted = self.spares.wanted(place, now_s)
+        intent, *more = (self._new_intent() for _ in range(1 + wanted))
+        await self.propose(BeginIntent(slot, ref, key, intent, spares=tuple(more)))
+        self.spares.add(place, [BegunIntent(spare, now_s) for spare in more])
+        return BegunIntent(intent, now_s)
+
+    def _new_intent(self) -> IntentId:
         return IntentId(self.host.entropy.token(_INTENT_ID_SIZE))
 
     def new_upload(self) -> UploadId:

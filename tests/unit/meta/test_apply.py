@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import msgpack
 import pytest
 
 from objstore.ids import Key, NodeId
@@ -22,6 +23,7 @@ from objstore.meta.errors import (
 )
 from objstore.meta.payloads import pack_draft
 from objstore.meta.values import BucketFence, Displaced, Usage
+from objstore.rpc import codec
 from tests.unit.meta.builders import (
     BUCKET,
     MIB,
@@ -286,6 +288,30 @@ def test_a_commit_without_a_live_intent_is_refused(shard: Shard) -> None:
     begin(shard, 1)
     shard.time_ms += INTENT_LIFE_MS + 1
     assert isinstance(put_large(shard, 1), IntentGone)
+
+
+def test_spares_are_intents_as_any_other(shard: Shard) -> None:
+    spares = intent(2), intent(3), intent(4)
+    shard.must(c.BeginIntent(SLOT, REF, Key(b"other"), intent(1), spares=spares))
+    assert all(wanted(shard, number) for number in range(1, 5))
+    for number in (3, 1):
+        assert isinstance(put_large(shard, number), c.PutResult)
+        assert isinstance(put_large(shard, number), IntentGone)
+    renewal = c.BeginIntent(SLOT, REF, Key(b"key"), intent(2), is_renewal=True)
+    shard.time_ms += INTENT_LIFE_MS // 2
+    shard.must(renewal)
+    shard.time_ms += INTENT_LIFE_MS // 2 + 1
+    shard.drain()
+    assert not wanted(shard, 4)
+    assert isinstance(put_large(shard, 4), IntentGone)
+    assert isinstance(put_large(shard, 2), c.PutResult)
+    assert schema.Table.INTENT not in shard.tables()
+
+
+def test_intents_in_logs_of_before_had_no_spares() -> None:
+    newer = c.BeginIntent(SLOT, REF, Key(b"key"), intent(1), is_renewal=True)
+    tag, _, *fields, _ = msgpack.unpackb(codec.encode(newer))
+    assert codec.decode(msgpack.packb((tag, 1, *fields))) == newer
 
 
 def test_an_intent_lives_as_long_as_it_is_renewed(shard: Shard) -> None:

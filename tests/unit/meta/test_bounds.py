@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from objstore.errors import InvalidRequest
-from objstore.ids import BucketId, ChunkId, Epoch, Key, NodeId, Slot
+from objstore.ids import BucketId, ChunkId, Epoch, IntentId, Key, NodeId, Slot
 from objstore.limits import ENTRY_SIZE_MAX, SLOT_COUNT
 from objstore.meta import commands as c
 from objstore.meta import errors as meta_errors
@@ -63,6 +63,7 @@ COMMANDS: list[Any] = [
     ),
     c.DeleteVersion(SLOT, REF, KEY, "null"),  # type: ignore[arg-type]
     c.BeginIntent(SLOT, REF, KEY, intent(1), is_renewal=True),
+    c.BeginIntent(SLOT, REF, KEY, intent(1), spares=tuple(map(intent, range(2, 9)))),
     c.DropIntent(SLOT, BUCKET, intent(1), "replicate:3", (ChunkRef(CHUNK, 1, Epoch(1)),)),
     c.CreateUpload(SLOT, REF, upload(1)),
     c.PutPart(SLOT, REF, KEY, upload_id(1), part(1), intent(1)),
@@ -138,6 +139,8 @@ OUT_OF_BOUNDS: list[Any] = [
         LARGE, draft=pack_draft(large_draft(chunks(intent(1), scheme="nonsense")))
     ),
     attrs.evolve(LARGE, draft=pack_draft(large_draft(chunks(intent(1), away=(256,))))),
+    c.BeginIntent(SLOT, REF, KEY, intent(1), spares=tuple(map(intent, range(2, 10)))),
+    c.BeginIntent(SLOT, REF, KEY, intent(1), spares=(IntentId(b"short"),)),
     c.PurgeStep(Slot(SLOT_COUNT + 1)),
     c.CreateBucketRecord("name", "owner", (), "replicate:3"),
     c.CreateBucketRecord("name", "owner", (Slot(5000),), "replicate:3"),

@@ -86,6 +86,36 @@ async def test_large_object_is_cut_into_chunks_under_an_intent(size):
         assert await fetch(c.store, record, b"k") == body.data
 
 
+async def test_large_objects_that_follow_each_other_share_the_entries_of_their_intents():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        before = len(c.meta.proposed)
+        for number in range(12):
+            body = BytesBody(content(17 * KiB + number))
+            await put.put_object(c.store, put_leave(record, key=b"k"), body, PLAIN)
+            assert await fetch(c.store, record, b"k") == body.data
+        names = c.meta.names()[before:]
+        assert (names.count("BeginIntent"), names.count("PutVersion")) == (4, 12)
+        intents = [x.intent for x in c.meta.proposed if isinstance(x, PutVersion)]
+        assert len(set(intents)) == 12
+
+
+async def test_bucket_that_went_while_an_intent_was_kept_for_it_is_told_by_the_commit():
+    async with composed() as c:
+        record = await make_bucket(c.store)
+        capability = put_leave(record, key=b"k")
+        for _ in range(2):
+            body = BytesBody(content(MiB))
+            await put.put_object(c.store, capability, body, PLAIN)
+        await delete.delete_object(c.store, leave(record, "s3:DeleteObject", b"k"))
+        before = len(c.meta.proposed)
+        await drop_bucket(c.another_view(), record)
+        with pytest.raises(NoSuchBucket):
+            await put.put_object(c.store, capability, BytesBody(content(MiB)), PLAIN)
+        assert c.meta.names()[-1] == "DropIntent"
+        assert "BeginIntent" not in c.meta.names()[before:]
+
+
 async def test_any_range_of_a_chunked_object_is_its_bytes():
     async with composed() as c:
         record = await make_bucket(c.store)
