@@ -46,7 +46,7 @@ NAME_LIFE_S = 30.0
 NAME_DEADLINE_S = 5.0
 
 _TRIES_MAX = 8
-_THROUGH_SIZE = 320 * KiB  # More than a record between nodes.
+_THROUGH_SIZE = 256 * KiB
 # Of a body that is coming: so much is waited for at once, but so long, or twice; a sender
 # that is slower is not waited for in this way for a while.
 _LOW_WATER = 260 * KiB
@@ -156,10 +156,12 @@ class PlainStream:
     async def receive_each(self, take: Callable[[bytes], bool]) -> None:
         await self.receive_each_through(lambda data: take(bytes(data)))
 
-    async def receive_each_through(self, take: Callable[[memoryview], bool]) -> None:
+    async def receive_each_through(
+        self, take: Callable[[memoryview], bool], size_max: int = _THROUGH_SIZE
+    ) -> None:
         """As `receive_each`; what `take` is given is its own until it returns."""
         self._set_low_water(1)
-        through = _through_buffer()
+        through = _through_buffer()[:size_max]
         while not self._closed:
             await trio.lowlevel.wait_readable(self._socket)
             size = self._receive_now(through)

@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from objstore.host.buffers import POOL
 from objstore.units import KiB
 
 ALPN = "objstore-records/2"
@@ -55,6 +56,7 @@ _HEAD_SIZE = 4
 _TAG_SIZE = 16
 _IMPOSSIBLE = -1
 _SMALL_SIZE = 16 * KiB  # Copied behind its head: cheaper than a view of each of its parts.
+_WHOLE_SIZE_MAX = RECORD_SIZE_MAX + OVERHEAD
 assert _HEAD_SIZE + _TAG_SIZE == OVERHEAD
 
 
@@ -112,30 +114,63 @@ class Outgoing:
 class Incoming:
     """Bytes that have come, as `ssl.MemoryBIO` holds TLS's.
 
+    Small ones are written to it; records of a large message are received where they are
+    decrypted from, in a buffer that is lent from the first `room` to `settle`.
+
     Bound: whoever writes does so when `pending` is 0, so there is less than a record, and
     what one write brings.
     """
 
     def __init__(self) -> None:
-        self._bytes = bytearray()
+        self._bytes: bytearray | memoryview = bytearray()
         self._start = 0  # Of what was not taken yet.
+        self._end = 0
         self._is_ended = False
         self.pending = 0  # Bytes of the next record, once all of it is here; else 0.
         self.missing = 0  # Bytes of the next record that are not here, once that is known.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if type(self._bytes) is not bytearray:
+            self.settle()
+        assert isinstance(self._bytes, bytearray)
         if self._start:
             del self._bytes[: self._start]
             self._start = 0
         self._bytes += data
+        self._end = len(self._bytes)
         self._look()
+
+    def room(self, size: int) -> memoryview:
+        """Where the next bytes go, `size` at most; then `filled` says how many came.
+
+        size: no more than is missing of the next record, or than the largest one has.
+        """
+        here, start, end = self._bytes, self._start, self._end
+        if type(here) is memoryview and not start:
+            return here[end : end + size]
+        lent = here if type(here) is memoryview else POOL.take(_WHOLE_SIZE_MAX)
+        if rest := end - start:
+            lent[:rest] = bytes(here[start:end])
+        self._bytes, self._start, self._end = lent, 0, rest
+        return lent[rest : rest + size]
+
+    def filled(self, size: int) -> None:
+        """So many bytes are in what `room` gave last."""
+        self._end += size
+        self._look()
+
+    def settle(self) -> None:
+        """Large records are over: the buffer that was lent for them goes back."""
+        if type(self._bytes) is memoryview:
+            self._bytes = bytearray(self._bytes[self._start : self._end])
+            self._start, self._end = 0, len(self._bytes)
 
     def write_eof(self) -> None:
         self._is_ended = True
 
     def _look(self) -> None:
         """Is the next record here?"""
-        here = len(self._bytes) - self._start
+        here = self._end - self._start
         self.pending = self.missing = 0
         if here >= _HEAD_SIZE:
             (size,) = _HEAD.unpack_from(self._bytes, self._start)
@@ -190,36 +225,26 @@ class Records:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Put `data` into `outgoing`, as records."""
         size = len(data)
-        if not size:
-            return 0
-        if size <= _SMALL_SIZE:
+        if 0 < size <= RECORD_SIZE_MAX:
             self._write_one(data)
-            return size
-        view = memoryview(data)
-        count = -(-size // RECORD_SIZE_MAX)
-        sealed = bytearray(size + count * OVERHEAD)
-        with memoryview(sealed) as room:
-            for number in range(count):
-                start = number * RECORD_SIZE_MAX
-                self._seal(view[start : start + RECORD_SIZE_MAX], room, start, number)
-        self.outgoing.put(sealed)
+        else:
+            view = memoryview(data)
+            for start in range(0, size, RECORD_SIZE_MAX):
+                self._write_one(view[start : start + RECORD_SIZE_MAX])
         return size
 
-    def _seal(self, piece: memoryview, room: memoryview, start: int, number: int) -> None:
-        begin = start + number * OVERHEAD
-        middle = begin + _HEAD_SIZE
-        end = middle + len(piece) + _TAG_SIZE
-        head = _HEAD.pack(end - middle)
-        room[begin:middle] = head
-        key = self._sending
-        nonce = key.next_nonce()
-        key.cipher.encrypt_into(nonce, piece, head, room[middle:end])
-
     def _write_one(self, data: bytes | bytearray | memoryview) -> None:
-        head = _HEAD.pack(len(data) + _TAG_SIZE)
-        key = self._sending
+        size, key = len(data), self._sending
+        head = _HEAD.pack(size + _TAG_SIZE)
         nonce = key.next_nonce()
-        self.outgoing.put(head + key.cipher.encrypt(nonce, data, head))
+        if size <= _SMALL_SIZE:
+            self.outgoing.put(head + key.cipher.encrypt(nonce, data, head))
+            return
+        record = bytearray(size + OVERHEAD)
+        record[:_HEAD_SIZE] = head
+        with memoryview(record) as whole:
+            key.cipher.encrypt_into(nonce, data, head, whole[_HEAD_SIZE:])
+        self.outgoing.put(record)
 
     def unwrap(self) -> None:
         """Put the end of our direction into `outgoing`."""

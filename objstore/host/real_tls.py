@@ -51,6 +51,9 @@ from objstore.units import KiB
 CONTEXTS_MAX = 16  # Our identity, the one before it, and the front door's, by their uses.
 _SEND_SIZE = 256 * KiB  # What is encrypted at once, and held twice while it is sent.
 _RECEIVE_SIZE = 64 * KiB
+# Of messages, with what is around them.  Of a large one it is the beginning: what follows
+# has a place of its own by then.
+_EACH_SIZE = 64 * KiB + OVERHEAD
 # Sent at once where it fits: a message between nodes.  More lets others run in between.
 _SMALL_SIZE = 64 * KiB
 _TLS_RECORD_SIZE_MAX = 17 * KiB  # At most, with what is around its bytes.
@@ -62,11 +65,15 @@ class Transport(Protocol):
     @property
     def remote(self) -> Address: ...
 
+    async def receive_into(self, buffer: memoryview) -> int: ...
+
     async def receive_through(
         self, write: Callable[[memoryview], object], expected: int
     ) -> int: ...
 
-    async def receive_each_through(self, take: Callable[[memoryview], bool]) -> None: ...
+    async def receive_each_through(
+        self, take: Callable[[memoryview], bool], size_max: int = ...
+    ) -> None: ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
 
@@ -190,23 +197,30 @@ class TlsStream:
         self._check_usable()
         if self._early and not take(await self.receive_some(len(self._early))):
             return
+        if isinstance(self._incoming, Incoming):
+            self._incoming.settle()
         if self._give(take):  # What was here already.
-            await self._transport.receive_each_through(partial(self._take, take))
+            await self._transport.receive_each_through(
+                partial(self._take, take), _EACH_SIZE
+            )
 
     async def receive_into(self, buffer: memoryview) -> int:
         if self._object is None:
             await self.handshake()
         self._check_usable()
         while True:
-            if self._is_dry:
-                self._is_dry = False
-                await self._feed(self._expected(len(buffer)))
-                self._check_usable()
-            if self._early:
-                data = await self.receive_some(len(buffer))
-                buffer[: len(data)] = data
-                return len(data)
             try:
+                if self._is_dry:
+                    self._is_dry = False
+                    if isinstance(self._incoming, Incoming):
+                        await self._receive_records(self._incoming, len(buffer))
+                    else:  # Part of a record is here already.
+                        await self._feed(len(buffer) - _TLS_RECORD_SIZE_MAX)
+                    self._check_usable()
+                if self._early:
+                    data = await self.receive_some(len(buffer))
+                    buffer[: len(data)] = data
+                    return len(data)
                 return self._read_into(buffer)
             except ssl.SSLWantReadError:
                 self._is_dry = True
@@ -438,12 +452,18 @@ class TlsStream:
         with contextlib.suppress(ssl.SSLError):
             self._object.unwrap()
 
-    def _expected(self, size: int) -> int:
-        """Bytes that come at least before `size` more of the peer's can be read."""
-        incoming = self._incoming
-        if isinstance(incoming, Incoming):
-            return incoming.missing or min(size, RECORD_SIZE_MAX) + OVERHEAD
-        return size - _TLS_RECORD_SIZE_MAX  # Part of a record is here already.
+    async def _receive_records(self, incoming: Incoming, size: int) -> None:
+        """Wait for a record, of which `size` bytes are wanted, where it is decrypted from.
+
+        No more is received than there is of it: mostly it comes whole.
+        """
+        while not incoming.pending and not self._early:
+            expected = incoming.missing or min(size, RECORD_SIZE_MAX) + OVERHEAD
+            received = await self._transport.receive_into(incoming.room(expected))
+            if not received:
+                incoming.write_eof()
+                return
+            incoming.filled(received)
 
     async def _feed(self, expected: int = 0) -> None:
         """Send what TLS has to say of itself, then wait for more of the peer's."""

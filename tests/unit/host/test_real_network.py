@@ -494,8 +494,8 @@ async def test_a_half_close_beside_a_receive_takes_nothing_from_it(
     client, server, _ = linked
     receive_through = server._transport.receive_through
 
-    async def run_others(write, expected):
-        size = await receive_through(write, expected)
+    async def run_others(write, *sizes):
+        size = await receive_through(write, *sizes)
         await server.send_eof()
         return size
 

@@ -7,10 +7,11 @@ import ssl
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objstore.host import real_records
+from objstore.host.buffers import POOL
 from objstore.host.real_records import OVERHEAD, RECORD_SIZE_MAX, Records
 
 ONE, TWO = b"1" * 32, b"2" * 32
@@ -86,6 +87,54 @@ def test_however_the_wire_is_cut_and_read_the_bytes_are_the_same(
         except ssl.SSLWantReadError:
             turn += 1
     assert data == b"".join(messages)
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.lists(st.sampled_from([1, 100, 70_000, *SIZES[2:]]), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 300_000), min_size=1, max_size=8),
+    in_room=st.lists(st.booleans(), min_size=1, max_size=8),
+)
+def test_bytes_that_come_where_they_are_decrypted_from_are_those_that_were_sent(
+    sizes, cuts, in_room
+):
+    client, server = pair()
+    messages = [bytes((number + 1,)) * size for number, size in enumerate(sizes)]
+    wire = memoryview(b"".join(sent_by(client, *messages)))
+    incoming, data, turn = server.incoming, b"", 0
+    while wire:
+        cut = min(cuts[turn % len(cuts)], len(wire))
+        if in_room[turn % len(in_room)]:
+            room = incoming.room(incoming.missing or RECORD_SIZE_MAX + OVERHEAD)
+            cut = min(cut, len(room))
+            room[:cut] = wire[:cut]
+            incoming.filled(cut)
+        else:
+            incoming.write(wire[:cut])
+        wire, turn = wire[cut:], turn + 1
+        data += read_all(server)
+    assert data == b"".join(messages)
+    before = POOL.lent_count
+    incoming.settle()
+    assert POOL.lent_count <= before
+    assert not incoming.pending
+    assert not incoming.missing
+
+
+def test_a_buffer_is_lent_while_large_records_come_and_no_longer():
+    client, server = pair()
+    (wire,) = sent_by(client, bytes(RECORD_SIZE_MAX))
+    lent = POOL.lent_count
+    room = server.incoming.room(len(wire))
+    room[:] = wire
+    server.incoming.filled(len(wire))
+    del room
+    assert POOL.lent_count == lent + 1
+    assert len(server.read(RECORD_SIZE_MAX)) == RECORD_SIZE_MAX
+    server.incoming.settle()
+    assert POOL.lent_count == lent
+    server.incoming.write(sent_by(client, b"small")[0])
+    assert server.read(100) == b"small"
 
 
 def test_what_is_sent_does_not_show():
