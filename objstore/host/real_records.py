@@ -9,7 +9,7 @@
 
     offset  size  field of a record
     0       4     u32be: size of what follows, 16 to RECORD_SIZE_MAX + 16
-    4       ...   AES-128-GCM of the bytes, then its tag of 16
+    4       ...   AES-128-OCB (RFC 7253) of the bytes, then its tag of 16
 
     secret  HKDF-SHA-256 of both ends' random bytes, the client's first
     key     HKDF-Expand of the direction's secret
@@ -34,8 +34,8 @@ import ssl
 import struct
 from typing import overload
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers.aead import AESOCB3
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
@@ -48,13 +48,14 @@ SHARE_SIZE = 32  # Of the random bytes of each end.
 # while they held 64 KiB.
 RECORD_SIZE_MAX = 256 * KiB
 OVERHEAD = 20
-# RFC 8446, 5.5: 2**34.5 blocks of 16 bytes a key; these are 2**34.
+# 2**34 blocks of 16 bytes a key.  RFC 7253, 5.1 allows 2**48.
 RECORDS_PER_KEY = 1 << 20
 
 _HEAD = struct.Struct(">I")
 _HEAD_SIZE = 4
 _TAG_SIZE = 16
 _IMPOSSIBLE = -1
+_KEY_SIZE = 16  # 128 bits, as strong as the key exchange of TLS that it comes of.
 _SMALL_SIZE = 16 * KiB  # Copied behind its head: cheaper than a view of each of its parts.
 _WHOLE_SIZE_MAX = RECORD_SIZE_MAX + OVERHEAD
 assert _HEAD_SIZE + _TAG_SIZE == OVERHEAD
@@ -79,10 +80,19 @@ class _Key:
         return number.to_bytes(12, "big")
 
 
-def _cipher_of(secret: bytes) -> AESGCM:
-    # 128 bits, which TLS's own key exchange has too.  Ten rounds of AES, not fourteen: a
-    # ninth of what records cost.
-    return AESGCM(_expanded(secret, b"key", 16))
+def is_supported() -> bool:
+    """Whether the library has the cipher, and it does what RFC 7253, appendix A says."""
+    try:
+        cipher = AESOCB3(bytes(range(16)))
+    except UnsupportedAlgorithm:
+        return False
+    nonce, eight = bytes.fromhex("bbaa99887766554433221101"), bytes(range(8))
+    expected = "6820b3657b6f615a5725bda0d3b4eb3a257c9af1f8f03009"
+    return cipher.encrypt(nonce, eight, eight).hex() == expected
+
+
+def _cipher_of(secret: bytes) -> AESOCB3:
+    return AESOCB3(_expanded(secret, b"key", _KEY_SIZE))
 
 
 def _expanded(secret: bytes, purpose: bytes, size: int) -> bytes:

@@ -44,6 +44,7 @@ from objstore.host.real_records import (
     Incoming,
     Outgoing,
     Records,
+    is_supported,
 )
 from objstore.ids import NodeId
 from objstore.units import KiB
@@ -512,7 +513,7 @@ def server_context(identity: TlsIdentity, *, mutual: bool) -> ssl.SSLContext:
         # A resumed session would skip the judgement of the certificate.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
-        context.set_alpn_protocols([ALPN])
+        _offer_records(context)
     return context
 
 
@@ -528,7 +529,7 @@ def client_context(
     _harden(context)
     context.check_hostname = False
     if for_bulk:
-        context.set_alpn_protocols([ALPN])
+        _offer_records(context)
     if identity is not None:
         _load_identity(context, identity)
     if identity is None and not trust_pem:
@@ -536,6 +537,11 @@ def client_context(
     else:
         _load_trust(context, trust_pem)
     return context
+
+
+def _offer_records(context: ssl.SSLContext) -> None:
+    if is_supported():
+        context.set_alpn_protocols([ALPN])
 
 
 def _harden(context: ssl.SSLContext) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hmac
 import ssl
+from types import SimpleNamespace
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers.aead import AESOCB3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,7 +265,7 @@ def test_a_key_is_used_for_so_many_records_only(monkeypatch):
 
 
 def test_a_record_is_what_the_format_says():
-    """Made once more of nothing but HMAC and AES-GCM (RFC 5869)."""
+    """Made once more of nothing but HMAC and AES-OCB (RFC 5869, RFC 7253)."""
     client, _ = pair()
     wires = sent_by(client, b"hello", b"again")
 
@@ -273,8 +275,23 @@ def test_a_record_is_what_the_format_says():
     for number, (wire, message) in enumerate(zip(wires, (b"hello", b"again"), strict=True)):
         head = (len(message) + 16).to_bytes(4, "big")
         nonce = number.to_bytes(12, "big")
-        assert wire == head + AESGCM(key).encrypt(nonce, message, head)
+        assert wire == head + AESOCB3(key).encrypt(nonce, message, head)
 
 
 def hmac_sha256(key, data):
     return hmac.digest(key, data, "sha256")
+
+
+def unsupported(_):
+    raise UnsupportedAlgorithm("no OCB here")
+
+
+def wrong(_):
+    return SimpleNamespace(encrypt=lambda *_: bytes(24))
+
+
+def test_the_cipher_is_there_and_is_that_of_its_rfc(monkeypatch):
+    assert real_records.is_supported()
+    for cipher in (unsupported, wrong):
+        monkeypatch.setattr(real_records, "AESOCB3", cipher)
+        assert not real_records.is_supported()
