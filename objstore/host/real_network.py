@@ -47,8 +47,8 @@ NAME_DEADLINE_S = 5.0
 
 _TRIES_MAX = 8
 _THROUGH_SIZE = 256 * KiB
-# Of a body that is coming: so much is waited for at once, but so long, or twice; a sender
-# that is slower is not waited for in this way for a while.
+# Of a body that is coming: so much is waited for at once (a record between nodes is less),
+# but so long, or twice; a sender that is slower is not waited for in this way for a while.
 _LOW_WATER = 260 * KiB
 _LOW_WATER_MIN = 32 * KiB
 _LOW_WATER_WAIT_S = 0.02

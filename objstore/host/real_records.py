@@ -140,8 +140,7 @@ class Incoming:
         self.missing = 0  # Bytes of the next record that are not here, once that is known.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if type(self._bytes) is not bytearray:
-            self.settle()
+        self.settle()
         assert isinstance(self._bytes, bytearray)
         if self._start:
             del self._bytes[: self._start]
