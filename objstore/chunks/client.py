@@ -292,7 +292,8 @@ class ChunkWriter(Protocol):
 
         Returns when there is room for the next; an error may be that of an earlier block.
         data: must not change until the writer has ended.
-        crc32c: of `data` as its sender made it; sums: those of `data`, which are here.
+        crc32c: of `data` as its sender made it: an error where it is not so any more.
+        sums: those of `data`, where the caller has them.
         If cancelled, only `abort` is left.
         """
         ...

@@ -420,12 +420,7 @@ def entry_of(fragment: bytes, number: int, crc: int) -> int:
 
 def entries_of(fragment: bytes, first: int, sums: Sums) -> list[int]:
     """The entries of a block's pieces, of which `first` is the number of the first."""
-    pack, number = _ENTRY.pack, first
-    entries: list[int] = []
-    for crc in sums.pieces:
-        entries.append(crc32c(pack(fragment, number, crc)))
-        number += 1
-    return entries
+    return [entry_of(fragment, first + at, crc) for at, crc in enumerate(sums.pieces)]
 
 
 def encode_tail(

@@ -127,11 +127,11 @@ class PlainStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         assert len(buffer) > 0
+        await self._let_others_run()  # Before: who is cancelled here has lost nothing.
         while True:
             if self._is_drained:
                 await self._wait_readable(len(buffer))
             if (size := self._receive_now(buffer)) is not None:
-                await self._let_others_run()
                 return size
 
     async def receive_through(

@@ -58,6 +58,7 @@ _IMPOSSIBLE = -1
 _KEY_SIZE = 16  # 128 bits, as strong as the key exchange of TLS that it comes of.
 _SMALL_SIZE = 16 * KiB  # Copied behind its head: cheaper than a view of each of its parts.
 _WHOLE_SIZE_MAX = RECORD_SIZE_MAX + OVERHEAD
+_NOTHING = memoryview(b"")  # A view of no bytes would keep those it was cut from.
 assert _HEAD_SIZE + _TAG_SIZE == OVERHEAD
 
 
@@ -128,7 +129,7 @@ class Incoming:
     decrypted from, in a buffer that is lent from the first `room` to `settle`.
 
     Bound: whoever writes does so when `pending` is 0, so there is less than a record, and
-    what one write brings.
+    what one write brings; while a large message comes, one of the pool's buffers.
     """
 
     def __init__(self) -> None:
@@ -170,7 +171,8 @@ class Incoming:
 
     def settle(self) -> None:
         """Large records are over: the buffer that was lent for them goes back."""
-        if type(self._bytes) is memoryview:
+        is_spent = self._bytes and self._start == self._end
+        if is_spent or type(self._bytes) is memoryview:
             self._bytes = bytearray(self._bytes[self._start : self._end])
             self._start, self._end = 0, len(self._bytes)
 
@@ -191,7 +193,9 @@ class Incoming:
                 self.missing = size + _HEAD_SIZE - here
 
     def take(self) -> tuple[bytes, memoryview]:
-        """Head and rest of the next record.  The view must be released before `write`.
+        """Head and rest of the next record.
+
+        The view must be released before `write`, and is of other bytes after `room`.
 
         Raises ssl.SSLWantReadError, ssl.SSLEOFError, and SSLError for an impossible size.
         """
@@ -224,7 +228,7 @@ class Records:
         of_client, of_server = derived[:32], derived[32:]
         self._sending = _Key(of_server if server_side else of_client)
         self._receiving = _Key(of_client if server_side else of_server)
-        self._rest = memoryview(b"")  # Of a record that was longer than asked for.
+        self._rest = _NOTHING  # Of a record that was longer than asked for.
         self._is_ended = False
         # A record was not genuine.  What is behind it may be, but it would hide the gap.
         self._is_forged = False
@@ -272,7 +276,7 @@ class Records:
         in `buffer` is nobody's.
         """
         if self._rest:
-            piece, self._rest = self._rest[:size_max], self._rest[size_max:]
+            piece, self._rest = self._rest[:size_max], self._rest[size_max:] or _NOTHING
         else:
             head, sealed = self._next()
             size = len(sealed) - _TAG_SIZE
@@ -282,7 +286,8 @@ class Records:
             whole = self._open(head, sealed)
             if size <= size_max and buffer is None:
                 return whole
-            piece, self._rest = memoryview(whole)[:size_max], memoryview(whole)[size_max:]
+            view = memoryview(whole)
+            piece, self._rest = view[:size_max], view[size_max:] or _NOTHING
         if buffer is None:
             return bytes(piece)
         buffer[: len(piece)] = piece

@@ -7,6 +7,7 @@ the same kind, so that nothing but the handshake knows of it.
         send_all   -> SSLObject.write -> outgoing -> transport.send_all
         try_send   -> SSLObject.write -> outgoing -> transport.send_now
         receive    <- SSLObject.read  <- incoming <- transport.receive_through
+        receive_into, of records <- read <- incoming <- transport.receive_into
         receive_each calls <- SSLObject.read <- incoming <- transport.receive_each_through
 
 Of our own rather than trio.SSLStream for two reasons: it can half-close (close_notify and
@@ -210,18 +211,18 @@ class TlsStream:
             await self.handshake()
         self._check_usable()
         while True:
+            if self._is_dry:
+                self._is_dry = False
+                if isinstance(self._incoming, Incoming):
+                    await self._receive_records(self._incoming, len(buffer))
+                else:  # Part of a record is here already.
+                    await self._feed(len(buffer) - _TLS_RECORD_SIZE_MAX)
+                self._check_usable()
+            if self._early:
+                data = await self.receive_some(len(buffer))
+                buffer[: len(data)] = data
+                return len(data)
             try:
-                if self._is_dry:
-                    self._is_dry = False
-                    if isinstance(self._incoming, Incoming):
-                        await self._receive_records(self._incoming, len(buffer))
-                    else:  # Part of a record is here already.
-                        await self._feed(len(buffer) - _TLS_RECORD_SIZE_MAX)
-                    self._check_usable()
-                if self._early:
-                    data = await self.receive_some(len(buffer))
-                    buffer[: len(data)] = data
-                    return len(data)
                 return self._read_into(buffer)
             except ssl.SSLWantReadError:
                 self._is_dry = True
@@ -458,7 +459,7 @@ class TlsStream:
 
         No more is received than there is of it: mostly it comes whole.
         """
-        while not incoming.pending and not self._early:
+        while not incoming.pending:
             expected = incoming.missing or min(size, RECORD_SIZE_MAX) + OVERHEAD
             received = await self._transport.receive_into(incoming.room(expected))
             if not received:

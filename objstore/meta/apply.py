@@ -23,6 +23,7 @@ import attrs
 
 from objstore.errors import Conflict, InvalidRequest, NotFound, ObjstoreError
 from objstore.ids import RequestId, UploadId
+from objstore.limits import PURGE_ROWS_MAX
 from objstore.meta import (
     cluster,
     expiry,
@@ -42,8 +43,9 @@ from objstore.meta.work import Work
 from objstore.rpc import codec
 
 # Every eighth command drains a step of what is due, so a slot in use keeps up: a command
-# leaves at most one row to expire, and a step drains PURGE_ROWS_MAX.
+# leaves at most so many rows to expire, and a step drains PURGE_ROWS_MAX.
 _DRAIN_PERIOD = 8
+assert _DRAIN_PERIOD * (1 + c.SPARES_MAX) <= PURGE_ROWS_MAX
 
 Handler = Callable[[Work, Any], object]
 

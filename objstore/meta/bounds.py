@@ -75,6 +75,9 @@ def check_command(command: c.Command, *, encoded_size: int) -> None:
             _check_number(version)
         case c.BeginIntent(spares=spares):
             _require(len(spares) <= c.SPARES_MAX, "too many spare intents")
+            all_of_them = {command.intent, *spares}
+            _require(len(all_of_them) == 1 + len(spares), "an intent is begun once")
+            _require(not (spares and command.is_renewal), "a renewal begins no spares")
             for spare in spares:
                 _check_intent(spare)
         case c.DropIntent(written=written, scheme=scheme):

@@ -165,14 +165,15 @@ class DeleteResult:
 SPARES_MAX = 7
 
 
-@wire("c.begin_intent", version=2, upgrades={1: lambda fields: fields})  # 1: no spares.
+@wire("c.begin_intent")
 @frozen
 class BeginIntent:
     """Register or renew an intent for INTENT_LIFE_MS.  Result: expires_ms (int).
 
     is_renewal: said by a writer that may have chunks under it already; where the intent
     has expired, been used or dropped meanwhile: IntentGone, and not a new one.
-    spares: intents of later writes of the same node, of whatever keys; SPARES_MAX at most.
+    spares: intents of later writes of the same node, of whatever keys; SPARES_MAX at most,
+    none with a renewal.  From feature level 2 on.
     """
 
     slot: Slot

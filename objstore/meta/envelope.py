@@ -20,10 +20,11 @@ import struct
 from objstore.errors import CorruptData, ObjstoreError
 from objstore.ids import RequestId
 from objstore.limits import ENTRY_SIZE_MAX
-from objstore.meta.commands import Command
+from objstore.meta.commands import BeginIntent, Command
 from objstore.rpc import codec
 
-FEATURE_LEVEL = 1  # The highest that this build knows.
+FEATURE_LEVEL = 2  # The highest that this build knows.
+SPARES_LEVEL = 2  # Of a BeginIntent with spares.
 REQUEST_ID_SIZE = 16
 STAMP_MAX_MS = (1 << 43) - 1  # The year 2248: a version's order keeps room above it.
 _FORMAT = 1
@@ -43,7 +44,8 @@ class UnknownFeature(ObjstoreError):
 
 def level_of(command: Command) -> int:
     """The feature level that a command needs: a newer one is listed here."""
-    del command
+    if isinstance(command, BeginIntent) and command.spares:
+        return SPARES_LEVEL
     return 1
 
 

@@ -6,6 +6,7 @@
                                  replicas' hashes     --> compared, reported (R12)
     on the cluster shard's       members long dead, or back --> next layout
     leader                       buckets half-way           --> their next steps
+                                 all run a newer program    --> its feature level
 
 It holds no truth of its own: a round that fails is done again by the next, here or on the
 node that leads by then.  Replicas that a group no longer wants are destroyed by Raft's
@@ -24,9 +25,10 @@ from objstore import metrics
 from objstore.errors import ObjstoreError
 from objstore.host.threads import Threads
 from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
-from objstore.meta import bucket_steps
+from objstore.meta import bucket_steps, cluster
 from objstore.meta.client import MetaClient
-from objstore.meta.commands import SetLayout
+from objstore.meta.commands import PutSetting, SetLayout
+from objstore.meta.envelope import FEATURE_LEVEL
 from objstore.meta.server import CHAINS, CLOCK_OFFSET_MAX_MS, Chain, MetaServer
 from objstore.meta.upkeep import Deaths, HalfDone, Holds
 from objstore.meta.values import BucketRecord
@@ -85,19 +87,23 @@ class Reconciler:
         self._compared_s = 0.0
         self._knocked_s = 0.0
         self._is_laying_out = False
-        self._up: set[NodeId] = set()
+        self._is_raising_level = False
+        self._levels: dict[NodeId, int] = {}  # Of the programs of nodes that are up.
         self._wanted = trio.Event()
         view.subscribe(self._on_view_changed)
 
     def _on_view_changed(self) -> None:
         self._wanted.set()
 
-    def on_member(self, node: NodeId, *, is_up: bool) -> None:
-        """Take the failure detector's news: groups may be waiting for a voter to be up."""
+    def on_member(self, node: NodeId, *, is_up: bool, level: int = 1) -> None:
+        """Take the failure detector's news: groups may be waiting for a voter to be up.
+
+        level: the highest feature level that its program knows.
+        """
         if not is_up:
-            self._up.discard(node)
-        elif node not in self._up:
-            self._up.add(node)
+            self._levels.pop(node, None)
+        elif self._levels.get(node) != level:
+            self._levels[node] = level
             self._wanted.set()
 
     async def run(
@@ -271,6 +277,27 @@ class Reconciler:
             if record.name not in self._resuming:
                 self._resuming.add(record.name)
                 nursery.start_soon(self._resume, record)
+        if self._may_raise_level() and not self._is_raising_level:
+            self._is_raising_level = True
+            nursery.start_soon(self._raise_level)
+
+    def _may_raise_level(self) -> bool:
+        """Whether all members are here and run programs that know our feature level."""
+        if self.view.feature_level >= FEATURE_LEVEL:
+            return False
+        others = {member.node for member in self.view.layout.members} - {self.raft.node}
+        return all(self._levels.get(node, 0) >= FEATURE_LEVEL for node in others)
+
+    async def _raise_level(self) -> None:
+        """Let what only newer programs know be written from now on."""
+        try:
+            command = PutSetting(cluster.FEATURE_LEVEL, b"%d" % FEATURE_LEVEL)
+            await self.client.propose(command, timeout_ms=_TIMEOUT_MS)
+            log.info("meta.feature_level_raised", level=FEATURE_LEVEL)
+        except ObjstoreError as error:
+            log.debug("meta.feature_level_kept", reason=str(error))
+        finally:
+            self._is_raising_level = False
 
     async def _lay_out(self, layout: Layout, changed: list[Member]) -> None:
         """Put these members into the next layout."""

@@ -157,7 +157,8 @@ class MetaServer:
             )
         level = envelope.level_of(command)
         if level > self.view.feature_level:
-            raise InvalidRequest(
+            # Whoever proposes it knows of a level that this node has yet to hear of.
+            raise Unavailable(
                 f"{type(command).__name__} needs feature level {level},"
                 f" the cluster is at {self.view.feature_level}"
             )

@@ -21,7 +21,9 @@ from objstore.errors import ConfigError, InvalidRequest, ObjstoreError, Unavaila
 from objstore.host.host import Host
 from objstore.host.network import Address, ClientTls
 from objstore.ids import ClusterId, NodeId
+from objstore.meta import cluster
 from objstore.meta.commands import FoundCluster
+from objstore.meta.envelope import FEATURE_LEVEL
 from objstore.meta.values import AccessKey
 from objstore.node.identity import (
     DataFolder,
@@ -110,6 +112,7 @@ def founding_command(
             (settings.AUTHORITY_KEY, folder.load_authority_key()),
             (settings.GOSSIP_SECRET, secrets.gossip_secret),
             (settings.ADMIN_TOKEN, secrets.admin_token.encode()),
+            (cluster.FEATURE_LEVEL, b"%d" % FEATURE_LEVEL),
         ),
         root_key=root,
     )

@@ -33,6 +33,7 @@ from objstore.http.server import HttpServer
 from objstore.ids import CLUSTER_SHARD, NodeId, Slot
 from objstore.limits import SHARD_COUNT
 from objstore.meta.client import MetaClient
+from objstore.meta.envelope import FEATURE_LEVEL
 from objstore.meta.reconcile import Reconciler
 from objstore.meta.server import MetaServer
 from objstore.meta.store import MetaStore
@@ -602,7 +603,10 @@ class Parts:
         return Reply(payload=self.gossip.on_push_pull(call.peer, call.payload))
 
     def _on_member(self, member: Member) -> None:
-        self.reconciler.on_member(member.node, is_up=member.is_up)
+        level = member.meta.get("level")
+        self.reconciler.on_member(
+            member.node, is_up=member.is_up, level=level if isinstance(level, int) else 1
+        )
         if member.state is not State.ALIVE:
             self.raft.on_peer_silent(member.node)
         if member.is_up:
@@ -630,6 +634,7 @@ class Parts:
             "version": self.view.version,
             "full": self.room.is_full,
             "slow": self.raft.is_slow,
+            "level": FEATURE_LEVEL,
         }
 
     async def _tell_gossip(self) -> None:

@@ -1,12 +1,12 @@
 """Intake: a body on its way in, until a command makes it visible.
 
     small   body --> memory, digested --> commit(Inline)
-    large   BeginIntent --> body --> blocks --> chunks (scatter) --> commit(Chunks, intent)
+    large   an intent   --> body --> blocks --> chunks (scatter) --> commit(Chunks, intent)
                                        '--> digests, off the loop
             on failure or cancellation: DropIntent, with the chunks begun
 
 Nothing becomes visible before `commit`, and that only where every promised digest is the
-one computed.  A large write registers its intent before the first byte is read and renews
+one computed.  A large write has an intent before the first byte is read and renews
 it as bytes come in; the commit names it, and is refused where it is gone.  Dropping the
 intent after a commit whose outcome is unknown is safe: an intent used by a commit is left
 alone, and a commit that comes after the drop is refused.
@@ -254,6 +254,8 @@ class _ChunkWriter:
         try:
             return await self.store.fenced(self.capability, attempt)
         except (IntentGone, StaleEpoch) as error:
+            if isinstance(error, IntentGone):  # A pause, perhaps: others are gone as well.
+                self.store.spares.forget((self.capability.ref, self.slot))
             # The body is spent: only its sender can begin again.
             raise Unavailable(f"the write took too long: {error}") from error
 

@@ -9,6 +9,9 @@ all; eight in one entry cost little more than one.  Each serves one write all th
 is used up by that commit, or dropped with its chunks.  One that nobody takes covers no
 chunk, and expires.
 
+Writes that come together and find none begin one each, and only the first of them spares:
+the others miss the same ones.
+
 What a fence would have said when the write began, its commit says: the bucket is another
 one, or gone.  A spare is of one config version, so a node that knows of a newer one takes
 none of the old.
@@ -17,6 +20,7 @@ none of the old.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 
 import attrs
 
@@ -42,7 +46,8 @@ class BegunIntent:
 @attrs.define
 class _Spares:
     intents: deque[BegunIntent] = attrs.field(factory=deque)
-    wanted: int = 0  # With the next one that is begun.
+    coming: int = 0  # Of entries that are on their way.
+    enough: int = 0  # So many are to be there, or coming.
     used_at_s: float = 0.0
 
 
@@ -62,27 +67,36 @@ class SpareIntents:
             if now_s - begun.begun_at_s < SPARE_LIFE_S:
                 spares.used_at_s = now_s
                 return begun
-            spares.wanted = 0  # Too many were begun the last time.
+            spares.enough = 0  # Too many were begun the last time.
         return None
 
-    def wanted(self, place: Place, now_s: float) -> int:
-        """How many spares to begin along with the intent of a write that found none."""
+    def order(self, place: Place, now_s: float) -> int:
+        """How many spares to begin along with the intent of a write that found none.
+
+        `deliver` must follow, whatever comes of it.
+        """
         spares = self._places.get(place)
         if spares is None:
             spares = self._places[place] = _Spares()
             if len(self._places) > PLACES_MAX:
                 self._places.popitem(last=False)
-        elif now_s - spares.used_at_s < SPARE_LIFE_S:
-            spares.wanted = min(2 * spares.wanted + 1, SPARES_MAX)
-        else:
-            spares.wanted = 0
+        elif now_s - spares.used_at_s >= SPARE_LIFE_S:
+            spares.enough = 0
+        elif not spares.coming:  # Else others miss those that are on their way already.
+            spares.enough = min(2 * spares.enough + 1, SPARES_MAX)
         self._places.move_to_end(place)
         spares.used_at_s = now_s
-        return spares.wanted
+        count = max(0, spares.enough - spares.coming)
+        spares.coming += count
+        return count
 
-    def add(self, place: Place, begun: list[BegunIntent]) -> None:
-        """Keep what was begun.  What is forgotten meanwhile expires."""
+    def deliver(self, place: Place, count: int, begun: Sequence[BegunIntent]) -> None:
+        """What became of `count` that were ordered: they are `begun`, or may not be."""
         spares = self._places.get(place)
-        if spares is not None:
-            room = SPARES_MAX - len(spares.intents)
-            spares.intents.extend(begun[:room])
+        if spares is not None:  # Else it was forgotten meanwhile: they expire.
+            spares.coming = max(0, spares.coming - count)
+            spares.intents.extend(begun[: SPARES_MAX - len(spares.intents)])
+
+    def forget(self, place: Place) -> None:
+        """Those of a place are not what they were taken for: time has passed unseen."""
+        self._places.pop(place, None)

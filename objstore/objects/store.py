@@ -30,6 +30,7 @@ from objstore.ids import Epoch, IntentId, Key, Slot, UploadId
 from objstore.limits import PART_SIZE_MIN
 from objstore.meta import slots
 from objstore.meta.commands import BeginIntent, BucketRef, Command
+from objstore.meta.envelope import SPARES_LEVEL
 from objstore.meta.errors import NoSuchBucket, StaleBucket
 from objstore.meta.queries import Query
 from objstore.meta.values import BucketRecord, BucketState
@@ -81,6 +82,11 @@ class View(Protocol):
     def bucket(self, name: str) -> BucketRecord | None: ...
 
     def buckets(self) -> Iterable[BucketRecord]: ...
+
+    @property
+    def feature_level(self) -> int:
+        """The level up to which commands may be proposed."""
+        ...
 
     async def refresh(self, *, timeout_ms: int) -> None:
         """Learn every change that was committed before this call."""
@@ -230,15 +236,23 @@ class Store:
 
         Raises what `propose` does, StaleBucket among it.
         """
+        intent = self._new_intent()
         now_s = trio.current_time()
+        if self.view.feature_level < SPARES_LEVEL:
+            await self.propose(BeginIntent(slot, ref, key, intent))
+            return BegunIntent(intent, now_s)
         place = (ref, slot)
         spare = self.spares.take(place, now_s)
         if spare is not None:
             return spare
-        wanted = self.spares.wanted(place, now_s)
-        intent, *more = (self._new_intent() for _ in range(1 + wanted))
-        await self.propose(BeginIntent(slot, ref, key, intent, spares=tuple(more)))
-        self.spares.add(place, [BegunIntent(spare, now_s) for spare in more])
+        count = self.spares.order(place, now_s)
+        more = tuple(self._new_intent() for _ in range(count))
+        begun: list[BegunIntent] = []
+        try:
+            await self.propose(BeginIntent(slot, ref, key, intent, spares=more))
+            begun = [BegunIntent(spare, now_s) for spare in more]
+        finally:
+            self.spares.deliver(place, count, begun)
         return BegunIntent(intent, now_s)
 
     def _new_intent(self) -> IntentId:

@@ -226,7 +226,7 @@ class FrameReader:
         # Of a large payload that is arriving: its frame, its place, and what is missing.
         self._placed: Frame | None = None
         self._place = _EMPTY
-        self._summing = Summing(_EMPTY)  # Of what is in that place.
+        self._summing: Summing | None = None  # Of what is in that place.
         self.room: memoryview | None = None
 
     @property
@@ -242,23 +242,22 @@ class FrameReader:
         """
         assert self.room is not None
         assert self._placed is not None
-        self._summing.add(size)
+        if self._summing is not None:
+            self._summing.add(size)
         if size < len(self.room):
             self.room = self.room[size:]
             return []
         frame = self._placed
-        # A LONG frame has its value there, too: what is called its payload are other bytes.
-        sums = None if frame.flags & LONG else self._summing.end()
         whole = Frame(
             frame.kind,
             frame.flags,
             frame.call,
             frame.header,
             self._place.toreadonly(),
-            sums,
+            None if self._summing is None else self._summing.end(),
         )
         self._placed, self._place, self.room = None, _EMPTY, None
-        self._summing = Summing(_EMPTY)
+        self._summing = None
         return [whole]
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -322,7 +321,8 @@ class FrameReader:
         self._place = POOL.take(size)
         come = len(begun) - start
         self._place[:come] = begun[start:]
-        self._summing = Summing(self._place).add(come)
+        if not flags & LONG:  # There the value is in front of what is called the payload.
+            self._summing = Summing(self._place).add(come)
         self.room = self._place[come:]
         self._needed = PREFIX_SIZE
         return True

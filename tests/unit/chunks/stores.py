@@ -32,6 +32,7 @@ from objstore.rpc import codec
 from objstore.rpc.call import Call, PeerUnavailable, Reply
 from objstore.rpc.frames import Buffer
 from objstore.rpc.server import RpcServer
+from objstore.sums import Sums
 from objstore.testing.disk import DiskFault, DiskOperation
 from objstore.testing.host import SimulatedWorld
 from objstore.units import KiB, MiB
@@ -154,6 +155,7 @@ class Loopback:
         self.servers = servers
         self.down: set[NodeId] = set()
         self.delay_s: dict[NodeId, float] = {}
+        self.makes_sums = False  # As links do for large payloads.
         self.calls: list[tuple[NodeId, str]] = []
         # Asked before each call; may raise, or change payloads on their way back.
         self.before: Callable[[NodeId, str, object], None] = lambda *_: None
@@ -182,6 +184,7 @@ class Loopback:
                 memoryview(bytes(payload)),
                 trio.current_time() + timeout_ms / 1000,
                 method,
+                Sums.of(payload) if self.makes_sums else None,
             )
             try:
                 reply = await self.servers[to].dispatch_local(call)
@@ -190,7 +193,11 @@ class Loopback:
             if to in self.down:
                 raise PeerUnavailable(to, "connection lost", unknown=True)
             data = self.garble(to, method, bytes(reply.payload))
-            return Reply(codec.decode(codec.encode(reply.value)), memoryview(data))
+            return Reply(
+                codec.decode(codec.encode(reply.value)),
+                memoryview(data),
+                Sums.of(data) if self.makes_sums else None,
+            )
         raise PeerUnavailable(to, "no answer in time", unknown=True)
 
 

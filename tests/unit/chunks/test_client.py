@@ -163,10 +163,12 @@ async def test_fragment_shorter_than_expected_is_corrupt(where: int) -> None:
             await read(here, node, 1, 0, 2 * BLOCK + 1)
 
 
-async def test_block_damaged_on_its_way_is_noticed_at_both_ends() -> None:
+@pytest.mark.parametrize("makes_sums", [False, True])
+async def test_block_damaged_on_its_way_is_noticed_at_both_ends(makes_sums: bool) -> None:
     """I2"""
     async with cluster(2) as members:
         here, node = members[0], members[1].id
+        here.peers.makes_sums = makes_sums
         await write(here, node, 1, content(1, BLOCK))
         here.peers.garble = lambda _n, method, data: (
             data[:-1] + bytes((data[-1] ^ 1,)) if method == msg.READ else data

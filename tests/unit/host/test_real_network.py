@@ -390,6 +390,65 @@ async def test_nodes_leave_tls_for_records_that_show_nothing(linked):
     assert b"secret" not in wire.seen
 
 
+@pytest.mark.parametrize("size", [100, 70_000, 400_000])
+async def test_a_message_that_is_cut_off_is_told_to_who_receives_it_in_place(linked, size):
+    client, server, wire = linked
+    there, left = 0, size + OVERHEAD - 10
+
+    def stop(data):  # Towards the end: what comes behind it never does.
+        nonlocal left
+        passed = data[:left]
+        left -= len(passed)
+        return passed
+
+    async def receive_all():
+        nonlocal there
+        buffer = memoryview(bytearray(size))
+        while True:
+            there += await server.receive_into(buffer[there:])
+
+    async def receive_until_told():
+        with pytest.raises(trio.BrokenResourceError):
+            await receive_all()
+        nursery.cancel_scope.cancel()
+
+    wire.change = stop
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, bytes(size))
+            nursery.start_soon(receive_until_told)
+            while left:
+                await trio.sleep(0.01)
+            await wire.cut()
+            await trio.sleep_forever()
+    assert 0 <= there < size
+
+
+async def test_where_the_cipher_is_not_to_be_had_links_stay_tls(identity, monkeypatch):
+    monkeypatch.setattr("objstore.host.real_tls.is_supported", lambda: False)
+    for make in (client_context, server_context):
+        make.cache_clear()
+    network = RealNetwork()
+    listener = await network.listen(LOCAL, tls=ServerTls(lambda: identity, mutual=True))
+    servers = []
+
+    async def accept():
+        servers.append(await listener.accept())
+        await servers[0].handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        client = await network.connect(
+            listener.address, tls=ClientTls(identity, for_bulk=True)
+        )
+    for end in (client, servers[0]):
+        assert isinstance(end._object, ssl.SSLObject)
+        await end.aclose()
+    await listener.aclose()
+    for make in (client_context, server_context):
+        make.cache_clear()
+
+
 @pytest.mark.parametrize("in_place", [True, False])
 async def test_a_changed_byte_on_the_wire_breaks_the_link(linked, in_place):
     client, server, wire = linked
@@ -492,14 +551,14 @@ async def test_a_half_close_beside_a_receive_takes_nothing_from_it(
 ):
     """It decrypts what has come, as the receiver, fed, lets others run."""
     client, server, _ = linked
-    receive_through = server._transport.receive_through
+    for name in ("receive_through", "receive_into"):
 
-    async def run_others(write, *sizes):
-        size = await receive_through(write, *sizes)
-        await server.send_eof()
-        return size
+        async def run_others(*arguments, receive=getattr(server._transport, name)):
+            size = await receive(*arguments)
+            await server.send_eof()
+            return size
 
-    monkeypatch.setattr(server._transport, "receive_through", run_others)
+        monkeypatch.setattr(server._transport, name, run_others)
     await client.send_all(b"hello")
     buffer = memoryview(bytearray(100))
     with trio.fail_after(5):
@@ -507,6 +566,7 @@ async def test_a_half_close_beside_a_receive_takes_nothing_from_it(
             assert await server.receive_into(buffer) == 5
         else:
             assert await server.receive_some(100) == b"hello"
+    assert server._eof_sent
 
 
 async def test_a_send_whose_turn_comes_behind_the_end_is_refused(linked):

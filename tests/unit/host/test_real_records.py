@@ -34,6 +34,16 @@ def sent_by(end, *messages):
     return wires
 
 
+def read_into(end, size):
+    """What is there, until more would have to come, into a buffer of so many bytes."""
+    data, room = b"", bytearray(size)
+    while True:
+        try:
+            data += room[: end.read(size, memoryview(room))]
+        except ssl.SSLWantReadError:
+            return data
+
+
 def read_all(end):
     """What is there, until more would have to come."""
     data = b""
@@ -96,12 +106,14 @@ def test_however_the_wire_is_cut_and_read_the_bytes_are_the_same(
     sizes=st.lists(st.sampled_from([1, 100, 70_000, *SIZES[2:]]), min_size=1, max_size=4),
     cuts=st.lists(st.integers(1, 300_000), min_size=1, max_size=8),
     in_room=st.lists(st.booleans(), min_size=1, max_size=8),
+    size=st.sampled_from([0, 1000, RECORD_SIZE_MAX, 1 << 20]),
 )
 def test_bytes_that_come_where_they_are_decrypted_from_are_those_that_were_sent(
-    sizes, cuts, in_room
+    sizes, cuts, in_room, size
 ):
+    lent = POOL.lent_count
     client, server = pair()
-    messages = [bytes((number + 1,)) * size for number, size in enumerate(sizes)]
+    messages = [bytes((n + 1,)) * length for n, length in enumerate(sizes)]
     wire = memoryview(b"".join(sent_by(client, *messages)))
     incoming, data, turn = server.incoming, b"", 0
     while wire:
@@ -110,15 +122,15 @@ def test_bytes_that_come_where_they_are_decrypted_from_are_those_that_were_sent(
             room = incoming.room(incoming.missing or RECORD_SIZE_MAX + OVERHEAD)
             cut = min(cut, len(room))
             room[:cut] = wire[:cut]
+            del room
             incoming.filled(cut)
         else:
             incoming.write(wire[:cut])
         wire, turn = wire[cut:], turn + 1
-        data += read_all(server)
+        data += read_into(server, size) if size else read_all(server)
     assert data == b"".join(messages)
-    before = POOL.lent_count
     incoming.settle()
-    assert POOL.lent_count <= before
+    assert POOL.lent_count == lent
     assert not incoming.pending
     assert not incoming.missing
 
@@ -295,3 +307,14 @@ def test_the_cipher_is_there_and_is_that_of_its_rfc(monkeypatch):
     for cipher in (unsupported, wrong):
         monkeypatch.setattr(real_records, "AESOCB3", cipher)
         assert not real_records.is_supported()
+
+
+def test_nothing_of_what_was_read_is_kept():
+    client, server = pair()
+    (wire,) = sent_by(client, bytes(RECORD_SIZE_MAX))
+    server.incoming.write(wire)
+    assert len(server.read(RECORD_SIZE_MAX - 1)) == RECORD_SIZE_MAX - 1
+    assert len(server.read(100)) == 1
+    assert not server._rest.obj
+    server.incoming.settle()
+    assert not server.incoming._bytes

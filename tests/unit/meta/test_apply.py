@@ -9,8 +9,8 @@ import pytest
 from objstore.ids import Key, NodeId
 from objstore.limits import INTENT_LIFE_MS, REQUEST_ID_KEPT_MS
 from objstore.meta import commands as c
+from objstore.meta import envelope, schema
 from objstore.meta import queries as q
-from objstore.meta import schema
 from objstore.meta.errors import (
     BucketNotEmpty,
     IntentGone,
@@ -310,8 +310,15 @@ def test_spares_are_intents_as_any_other(shard: Shard) -> None:
 
 def test_intents_in_logs_of_before_had_no_spares() -> None:
     newer = c.BeginIntent(SLOT, REF, Key(b"key"), intent(1), is_renewal=True)
-    tag, _, *fields, _ = msgpack.unpackb(codec.encode(newer))
-    assert codec.decode(msgpack.packb((tag, 1, *fields))) == newer
+    *fields, _ = msgpack.unpackb(codec.encode(newer))
+    assert codec.decode(msgpack.packb(fields)) == newer
+
+
+def test_only_spares_need_a_newer_feature_level() -> None:
+    command = c.BeginIntent(SLOT, REF, Key(b"key"), intent(1))
+    assert envelope.level_of(command) == 1
+    with_spares = attrs.evolve(command, spares=(intent(2),))
+    assert envelope.level_of(with_spares) == 2 == envelope.FEATURE_LEVEL
 
 
 def test_an_intent_lives_as_long_as_it_is_renewed(shard: Shard) -> None:

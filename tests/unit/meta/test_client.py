@@ -18,12 +18,13 @@ from objstore.meta.errors import (
     BucketNotEmpty,
     NoSuchKey,
     PreconditionFailed,
+    StaleBucket,
 )
 from objstore.meta.proposed import Proposed
 from objstore.meta.slots import choose_span, slot_of
 from objstore.meta.values import BucketFence, BucketRecord, BucketState
 from objstore.ring.layout import encode, with_member, with_member_state
-from tests.unit.meta.builders import draft, packed
+from tests.unit.meta.builders import draft, intent, packed
 from tests.unit.meta.cluster_of import (
     GRACE_MS,
     Cluster,
@@ -439,6 +440,32 @@ async def test_groups_grow_onto_nodes_that_join_and_data_is_there(
         two = cluster.nodes[node_id(2)]
         version = await two.client.query(get(record, b"key"), timeout_ms=20_000)
         assert version.draft == draft(b"x")
+
+
+async def test_the_feature_level_is_raised_once_all_members_run_a_newer_program(
+    autojump_clock: Any,
+) -> None:
+    async with running(1, 2, 3) as cluster:
+        nodes = list(cluster.nodes.values())
+        slot = Slot(0)
+        ref, key = c.BucketRef(BucketId(1), 1), Key(b"k")
+        newer = c.BeginIntent(slot, ref, key, intent(1), spares=(intent(2),))
+        for node in nodes:
+            for number, level in ((1, 2), (2, 2), (3, 1)):
+                node.reconciler.on_member(node_id(number), is_up=True, level=level)
+        await trio.sleep(10)
+        assert {node.view.feature_level for node in nodes} == {1}
+        with pytest.raises(Unavailable, match="needs feature level 2"):
+            await nodes[0].client.propose(newer, timeout_ms=2_000)
+        for node in nodes:
+            node.reconciler.on_member(node_id(3), is_up=False)
+        await trio.sleep(10)  # Who is away may come back with an older program.
+        assert {node.view.feature_level for node in nodes} == {1}
+        for node in nodes:
+            node.reconciler.on_member(node_id(3), is_up=True, level=3)
+        await cluster.until(lambda: {n.view.feature_level for n in nodes} == {2})
+        with pytest.raises(StaleBucket):  # There is none; but it was understood.
+            await nodes[0].client.propose(newer)
 
 
 async def test_a_leaving_nodes_votes_go_to_others(autojump_clock: Any) -> None:

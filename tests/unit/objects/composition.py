@@ -26,6 +26,7 @@ from objstore.ids import ClusterId, Epoch, NodeId, RequestId
 from objstore.meta import schema
 from objstore.meta.apply import apply, is_error
 from objstore.meta.commands import Command
+from objstore.meta.envelope import FEATURE_LEVEL
 from objstore.meta.queries import Query
 from objstore.meta.reads import answer
 from objstore.meta.repetition import Seen
@@ -148,6 +149,7 @@ class DirectView:
         self.ring = ring
         self.refreshed = 0
         self.knows_epoch = True  # Until the next refresh.
+        self.feature_level = FEATURE_LEVEL
 
     def ring_at(self, epoch: Epoch) -> Ring:
         assert epoch == self.ring.epoch

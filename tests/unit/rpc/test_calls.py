@@ -31,6 +31,7 @@ from objstore.rpc.codec import wire, wire_error
 from objstore.rpc.config import RpcConfig
 from objstore.rpc.frames import Buffer, Kind, encode_frame
 from objstore.rpc.server import Call, RpcServer
+from objstore.sums import Sums
 
 from .memory import (
     ALICE,
@@ -79,6 +80,26 @@ def server(network: MemoryNetwork) -> RpcServer:
     server.register("echo", echo)
     server.register("hang", hang)
     return server
+
+
+async def test_large_payloads_bring_the_sums_of_their_pieces(
+    network: MemoryNetwork, server: RpcServer
+) -> None:
+    seen: list[Sums | None] = []
+
+    async def note(call: Call) -> Reply:
+        seen.append(call.sums)
+        return Reply(None, call.payload)
+
+    server.register("note", note)
+    peers = make_peers(network)
+    payload = bytes(range(250)) * 4000
+    async with running(server, peers):
+        for _ in range(2):
+            reply = await peers.call(BOB, "note", payload=payload, timeout_ms=1000)
+            assert reply.payload == payload
+            seen.append(reply.sums)
+    assert seen == [Sums.of(payload)] * 4
 
 
 async def test_a_call_brings_value_and_payload_and_names_its_caller(
