@@ -63,7 +63,7 @@ class Summing:
         start, block = self._summed, self._block
         while self._size - start >= PIECE_SIZE:
             end = start + PIECE_SIZE
-            self._crcs.append(checksums.crc32c(block[start:end]))  # type: ignore[arg-type]
+            self._crcs.append(crc32c(block[start:end]))
             start = end
         self._summed = start
         return self

@@ -27,6 +27,7 @@ from awscrt import checksums
 from objstore.host.disk import Buffer
 from objstore.host.threads import Threads
 from objstore.objects.channels import give, take
+from objstore.sums import crc32c
 from objstore.units import KiB
 
 ALGORITHMS = ("MD5", "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256")
@@ -57,10 +58,6 @@ class _Crc:
         return self._value.to_bytes(self._size, "big")
 
 
-def _crc32c(data: Buffer, value: int) -> int:
-    return checksums.crc32c(data, value)  # type: ignore[arg-type]
-
-
 def _crc64nvme(data: Buffer, value: int) -> int:
     return checksums.crc64nvme(data, value)  # type: ignore[arg-type]
 
@@ -75,7 +72,7 @@ _MAKERS: Mapping[str, Callable[[], _Hash]] = {
     "SHA1": lambda: hashlib.sha1(usedforsecurity=False),
     "SHA256": hashlib.sha256,
     "CRC32": lambda: _Crc(_crc32, 4),
-    "CRC32C": lambda: _Crc(_crc32c, 4),
+    "CRC32C": lambda: _Crc(crc32c, 4),
     "CRC64NVME": lambda: _Crc(_crc64nvme, 8),
 }
 # Of data that is all there: without an object to keep the state in between.
@@ -84,7 +81,7 @@ _DIGESTS: Mapping[str, Callable[[Buffer], bytes]] = {
     "SHA1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
     "SHA256": lambda data: hashlib.sha256(data).digest(),
     "CRC32": lambda data: _crc32(data, 0).to_bytes(4, "big"),
-    "CRC32C": lambda data: _crc32c(data, 0).to_bytes(4, "big"),
+    "CRC32C": lambda data: crc32c(data, 0).to_bytes(4, "big"),
     "CRC64NVME": lambda data: checksums.crc64nvme(data).to_bytes(8, "big"),  # type: ignore[arg-type]
 }
 assert set(_MAKERS) == set(_DIGESTS) == set(ALGORITHMS)

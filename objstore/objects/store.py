@@ -236,20 +236,18 @@ class Store:
 
         Raises what `propose` does, StaleBucket among it.
         """
-        intent = self._new_intent()
         now_s = trio.current_time()
-        if self.view.feature_level < SPARES_LEVEL:
-            await self.propose(BeginIntent(slot, ref, key, intent))
-            return BegunIntent(intent, now_s)
         place = (ref, slot)
         spare = self.spares.take(place, now_s)
         if spare is not None:
             return spare
-        count = self.spares.order(place, now_s)
-        more = tuple(self._new_intent() for _ in range(count))
+        count = 0
+        if self.view.feature_level >= SPARES_LEVEL:
+            count = self.spares.order(place, now_s)
+        intent, *more = (self._new_intent() for _ in range(1 + count))
         begun: list[BegunIntent] = []
         try:
-            await self.propose(BeginIntent(slot, ref, key, intent, spares=more))
+            await self.propose(BeginIntent(slot, ref, key, intent, spares=tuple(more)))
             begun = [BegunIntent(spare, now_s) for spare in more]
         finally:
             self.spares.deliver(place, count, begun)
