@@ -15,6 +15,7 @@ from random import Random
 
 from objstore.ids import BucketId, Key, ShardId, Slot
 from objstore.limits import BUCKET_SPAN, SHARD_COUNT, SLOT_COUNT
+from objstore.ring.voters import bundle_of
 
 _BUCKET = struct.Struct(">Q")
 _HASH_SIZE = 8  # bytes
@@ -37,19 +38,25 @@ def choose_span(
     size: int = BUCKET_SPAN,
     shard_of: Callable[[Slot], ShardId] = shard_at_birth,
 ) -> tuple[Slot, ...]:
-    """Choose `size` slots for a new bucket, on different shards as far as there are any."""
+    """Choose `size` slots for a new bucket.
+
+    They are on different shards as far as there are any, and these of one bundle
+    (`ring.voters.bundle_of`) as far as it has them.
+    """
     assert 0 < size <= SLOT_COUNT
-    slots = random.sample(range(SLOT_COUNT), SLOT_COUNT)
+    slots = [Slot(number) for number in random.sample(range(SLOT_COUNT), SLOT_COUNT)]
+    bundle = bundle_of(shard_of(slots[0]))
+    slots.sort(key=lambda slot: bundle_of(shard_of(slot)) != bundle)
     chosen: list[Slot] = []
     shards: set[ShardId] = set()
-    for slot in map(Slot, slots):
+    for slot in slots:
         if shard_of(slot) not in shards:
             chosen.append(slot)
             shards.add(shard_of(slot))
         if len(chosen) == size:
             return tuple(chosen)
     taken = set(chosen)
-    rest = [Slot(slot) for slot in slots if slot not in taken]
+    rest = [slot for slot in slots if slot not in taken]
     return (*chosen, *rest[: size - len(chosen)])
 
 

@@ -9,14 +9,20 @@ active members (whatever their weight: a shard is small), spread over failure do
 with as few moves as a change allows.  These functions only read them.
 
 Leaders follow from the voters alone: each shard prefers one of its voters, so that every
-node leads about as many shards.
+node leads about as many shards.  Shards come in bundles, and a bucket takes its slots from
+one of them: while the cluster is small, one node leads a whole bundle, so that what is
+written to a bucket at the same time travels in the same messages (decision 0055).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import groupby
 
-from objstore.ids import NodeId, ShardId
+from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
+from objstore.limits import BUCKET_SPAN
 from objstore.ring.layout import Layout
 
 _LAYOUTS_KEPT = 4  # The current epoch, the one before, and a proposal or two.
@@ -46,22 +52,63 @@ def preferred_leader(layout: Layout, shard: ShardId) -> NodeId:
     return preferred_leaders(layout)[shard]
 
 
+def bundle_of(shard: ShardId) -> int:
+    """The bundle of a shard of objects: BUCKET_SPAN that follow each other make one."""
+    assert shard > CLUSTER_SHARD
+    return (shard - 1) // BUCKET_SPAN
+
+
 @lru_cache(maxsize=_LAYOUTS_KEPT)
 def preferred_leaders(layout: Layout) -> dict[ShardId, NodeId]:
-    """The preferred leader of each shard: as even over the nodes as the voters allow."""
+    """The preferred leader of each shard.
+
+    A bundle has as many leaders as it takes to keep all nodes at work for one bucket: all
+    voters of a shard work for its writes, its leader only a little more than the others.
+    So a node leads up to a bundle's part more than another, where the voters allow it.
+    """
     voters = voters_for(layout)
     leads: dict[NodeId, list[ShardId]] = {member.node: [] for member in layout.members}
-    for shard, nodes in voters.items():
-        leads[min(nodes, key=lambda node: (len(leads[node]), node))].append(shard)
-    while _even_out(voters, leads):
+    voting = {node for nodes in voters.values() for node in nodes}
+    leaders = min(max(len(voting) // layout.voters.width, 1), BUCKET_SPAN)
+    together = BUCKET_SPAN // leaders
+    for part in _parts(voters, together):
+        _lead_together(part, voters, leads)
+    while _even_out(voters, leads, together):
         pass
     return {shard: node for node, shards in leads.items() for shard in shards}
 
 
+def _parts(
+    voters: dict[ShardId, tuple[NodeId, ...]], together: int
+) -> Iterator[list[ShardId]]:
+    """The cluster shard, and each bundle in parts of `together` shards."""
+    yield [CLUSTER_SHARD]
+    of_objects = [shard for shard in voters if shard != CLUSTER_SHARD]
+    for _, shards in groupby(of_objects, bundle_of):
+        bundle = list(shards)
+        for begin in range(0, len(bundle), together):
+            yield bundle[begin : begin + together]
+
+
+def _lead_together(
+    part: list[ShardId],
+    voters: dict[ShardId, tuple[NodeId, ...]],
+    leads: dict[NodeId, list[ShardId]],
+) -> None:
+    """Let the node that votes in most of `part` lead these, and so on for the rest."""
+    while part:
+        votes = Counter(node for shard in part for node in voters[shard])
+        leader = min(votes, key=lambda node: (-votes[node], len(leads[node]), node))
+        leads[leader] += [shard for shard in part if leader in voters[shard]]
+        part = [shard for shard in part if leader not in voters[shard]]
+
+
 def _even_out(
-    voters: dict[ShardId, tuple[NodeId, ...]], leads: dict[NodeId, list[ShardId]]
+    voters: dict[ShardId, tuple[NodeId, ...]],
+    leads: dict[NodeId, list[ShardId]],
+    together: int,
 ) -> bool:
-    """Hand one shard down a chain from a node that leads two more than its last.
+    """Hand one shard down a chain: its first node leads over `together` more than its last.
 
     Breadth first, so that the chain is the shortest; False if there is none.
     """
@@ -75,7 +122,7 @@ def _even_out(
                         continue
                     came[taker] = (giver, shard)
                     queue.append(taker)
-                    if len(leads[taker]) <= len(leads[start]) - 2:
+                    if len(leads[taker]) < len(leads[start]) - together:
                         _hand_down(came, leads, start, taker)
                         return True
     return False

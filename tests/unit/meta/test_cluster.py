@@ -35,6 +35,7 @@ from objstore.meta.values import (
     JoinToken,
 )
 from objstore.ring.layout import Member, encode, found, with_member
+from objstore.ring.voters import bundle_of
 from tests.unit.meta.builders import Shard, packed
 
 NODE = NodeId("a" * 16)
@@ -357,6 +358,7 @@ def test_a_span_lies_on_different_shards_and_a_key_always_in_one_slot() -> None:
     span = choose_span(Random(1))
     assert len(span) == len({shard_at_birth(slot) for slot in span}) == 4
     assert len(by_shard(span, shard_at_birth)) == 4
+    assert len({bundle_of(shard_at_birth(slot)) for slot in span}) == 1
     assert all(shard_at_birth(Slot(n)) == LAYOUT.shard_of(Slot(n)) for n in range(4096))
     counts = dict.fromkeys(span, 0)
     for number in range(4000):
@@ -365,6 +367,14 @@ def test_a_span_lies_on_different_shards_and_a_key_always_in_one_slot() -> None:
         assert slot == slot_of(BucketId(7), key, span)
         counts[slot] += 1
     assert min(counts.values()) > 850
+
+
+def test_a_span_is_of_one_bundle_and_goes_on_in_others() -> None:
+    for seed in range(20):
+        span = choose_span(Random(seed), size=6)
+        bundles = [bundle_of(shard) for shard in by_shard(span, shard_at_birth)]
+        assert len(bundles) == 6
+        assert len(set(bundles[:4])) == 1 and bundles[0] not in bundles[4:]
 
 
 def test_errors_come_back_from_the_memory_of_requests_as_they_were(shard: Shard) -> None:

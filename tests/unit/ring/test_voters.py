@@ -9,11 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from objstore.ids import ShardId
-from objstore.limits import SHARD_COUNT
+from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
+from objstore.limits import BUCKET_SPAN, SHARD_COUNT
 from objstore.ring import layout as lay
 from objstore.ring.layout import Layout, Member, found
-from objstore.ring.voters import preferred_leader, preferred_leaders, voters_for
+from objstore.ring.voters import (
+    bundle_of,
+    preferred_leader,
+    preferred_leaders,
+    voters_for,
+)
 
 from .clusters import clusters, member, members, node_id, zone_cap
 
@@ -123,7 +128,36 @@ def test_leaders_are_voters_and_even(cluster: list[Member]) -> None:
     if all(
         sum(n in g for g in groups.values()) >= -(-GROUPS // len(voting)) for n in voting
     ):
-        assert max(counts.values()) - min(counts[node] for node in voting) <= 1
+        apart = max(counts.values()) - min(counts[node] for node in voting)
+        assert apart <= max(BUCKET_SPAN // max(len(voting) // layout.voters.width, 1), 1)
+
+
+def leaders_of_bundles(layout: Layout) -> list[int]:
+    """How many leaders each bundle has."""
+    leaders: dict[int, set[NodeId]] = {}
+    for shard, leader in preferred_leaders(layout).items():
+        if shard != CLUSTER_SHARD:
+            leaders.setdefault(bundle_of(shard), set()).add(leader)
+    assert len(leaders) == SHARD_COUNT // BUCKET_SPAN
+    return [len(nodes) for nodes in leaders.values()]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "leaders"),
+    [(1, 1), (3, 1), (5, 1), (6, 1), (9, 1), (12, 2), (20, 4), (40, 4)],
+)
+def test_a_bundle_has_as_many_leaders_as_keep_all_nodes_at_work(
+    nodes: int, leaders: int
+) -> None:
+    assert set(leaders_of_bundles(small(nodes))) == {leaders}
+
+
+@pytest.mark.parametrize("nodes", [4, 7, 8])
+def test_a_bundle_whose_shards_have_different_voters_has_few_leaders(nodes: int) -> None:
+    layout = small(nodes)
+    assert len(set(voters_for(layout).values())) == nodes
+    counts = leaders_of_bundles(layout)
+    assert max(counts) <= 2 and counts.count(1) >= len(counts) / 2
 
 
 def test_some_shards_can_be_asked_for() -> None:
