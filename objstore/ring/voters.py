@@ -10,8 +10,8 @@ with as few moves as a change allows.  These functions only read them.
 
 Leaders follow from the voters alone: each shard prefers one of its voters, so that every
 node leads about as many shards.  Shards come in bundles, and a bucket takes its slots from
-one of them: while the cluster is small, one node leads a whole bundle, so that what is
-written to a bucket at the same time travels in the same messages (decision 0055).
+one of them: a bundle is led by as few nodes as keep all at work, so that what is written to
+a bucket at the same time travels in the same messages (decision 0055).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby
 
 from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
-from objstore.limits import BUCKET_SPAN
+from objstore.limits import BUCKET_SPAN, SHARD_COUNT
 from objstore.ring.layout import Layout
 
 _LAYOUTS_KEPT = 4  # The current epoch, the one before, and a proposal or two.
@@ -53,24 +52,28 @@ def preferred_leader(layout: Layout, shard: ShardId) -> NodeId:
 
 
 def bundle_of(shard: ShardId) -> int:
-    """The bundle of a shard of objects: BUCKET_SPAN that follow each other make one."""
+    """The bundle of a shard of objects: every eighth of 32 is of the same.
+
+    Neighbours mostly have the same voters, so a bundle is none of them: in a larger cluster
+    many nodes vote for one bucket.
+    """
     assert shard > CLUSTER_SHARD
-    return (shard - 1) // BUCKET_SPAN
+    return (shard - 1) % (SHARD_COUNT // BUCKET_SPAN)
 
 
 @lru_cache(maxsize=_LAYOUTS_KEPT)
 def preferred_leaders(layout: Layout) -> dict[ShardId, NodeId]:
     """The preferred leader of each shard.
 
-    A bundle has as many leaders as it takes to keep all nodes at work for one bucket: all
-    voters of a shard work for its writes, its leader only a little more than the others.
-    So a node leads up to a bundle's part more than another, where the voters allow it.
+    A bundle has as many leaders as there are sets of voters in the cluster: all voters of a
+    shard work for its writes, and its leader only a little more than the others.  Each has
+    a part of the bundle; so a node may lead such a part more than another.
     """
     voters = voters_for(layout)
     leads: dict[NodeId, list[ShardId]] = {member.node: [] for member in layout.members}
     voting = {node for nodes in voters.values() for node in nodes}
-    leaders = min(max(len(voting) // layout.voters.width, 1), BUCKET_SPAN)
-    together = BUCKET_SPAN // leaders
+    leaders = -(-len(voting) // layout.voters.width)
+    together = max(BUCKET_SPAN // leaders, 1)
     for part in _parts(voters, together):
         _lead_together(part, voters, leads)
     while _even_out(voters, leads, together):
@@ -83,9 +86,11 @@ def _parts(
 ) -> Iterator[list[ShardId]]:
     """The cluster shard, and each bundle in parts of `together` shards."""
     yield [CLUSTER_SHARD]
-    of_objects = [shard for shard in voters if shard != CLUSTER_SHARD]
-    for _, shards in groupby(of_objects, bundle_of):
-        bundle = list(shards)
+    bundles: dict[int, list[ShardId]] = {}
+    for shard in voters:
+        if shard != CLUSTER_SHARD:
+            bundles.setdefault(bundle_of(shard), []).append(shard)
+    for bundle in bundles.values():
         for begin in range(0, len(bundle), together):
             yield bundle[begin : begin + together]
 
