@@ -160,9 +160,9 @@ class Node:
         samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text.decode(), re.MULTILINE)
         return sum(map(float, samples))
 
-    def leads(self) -> float:
-        """How many groups it leads."""
-        return self.metric("objstore_raft_leader_groups")
+    def commits(self) -> float:
+        """How many entries it has seen committed as their leader, since its start."""
+        return self.metric("objstore_raft_commit_duration_seconds_count")
 
     def get(
         self, path: str, *, token: str = "", method: str = "GET", body: bytes | None = None
@@ -260,6 +260,15 @@ class Cluster:
         answer = json.loads(body)
         assert isinstance(answer, dict)
         return answer
+
+    def leader_of(self, bucket: str) -> int:
+        """The node that leads most of what is written to `bucket`; writes a little to see."""
+        client = self.s3(config={"retries": {"max_attempts": 5}})
+        before = [node.commits() for node in self.nodes]
+        for number in range(20):
+            client.put_object(Bucket=bucket, Key=f"whose/{number}", Body=b"")
+        after = [node.commits() for node in self.nodes]
+        return max(range(len(after)), key=lambda number: after[number] - before[number])
 
     def stop(self) -> int:
         """End dev and all nodes; dev's exit code."""

@@ -144,9 +144,8 @@ def isolate(cluster: NamespacedCluster, number: int, seconds: float, seed: int) 
     )
 
 
-def test_the_node_that_leads_most_is_cut_off(cluster: NamespacedCluster) -> None:
-    number = max(range(3), key=lambda number: cluster.nodes[number].leads())
-    isolate(cluster, number, 8, seed=1)
+def test_the_leader_is_cut_off(cluster: NamespacedCluster) -> None:
+    isolate(cluster, cluster.leader_of(BUCKET), 8, seed=1)
 
 
 @pytest.mark.full
