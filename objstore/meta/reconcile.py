@@ -36,7 +36,6 @@ from objstore.meta.view import ClusterView
 from objstore.raft.driver import GroupStatus, RaftHost
 from objstore.ring.layout import Layout, Member, with_members
 from objstore.ring.layout import encode as encode_layout
-from objstore.ring.voters import preferred_leaders
 from objstore.rpc.client import Peers
 
 log = structlog.get_logger()
@@ -216,9 +215,7 @@ class Reconciler:
 
     def preferred_leader(self, group: int) -> NodeId | None:
         """Whom this node should hand `group` to now; asked by Raft's driver."""
-        if not self.view.is_founded:
-            return None
-        preferred = preferred_leaders(self.view.layout).get(ShardId(group))
+        preferred = self.view.preferred_leader(ShardId(group))
         if preferred is None or preferred == self.raft.node:
             return None
         if not self.is_alive(preferred):

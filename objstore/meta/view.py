@@ -77,6 +77,7 @@ class ClusterView:
     _rings: OrderedDict[int, Ring] = attrs.field(factory=OrderedDict, init=False)
     _shards: tuple[ShardId, ...] = attrs.field(default=(), init=False)  # By slot.
     _voters: dict[ShardId, tuple[NodeId, ...]] = attrs.field(factory=dict, init=False)
+    _leaders: dict[ShardId, NodeId] = attrs.field(factory=dict, init=False)  # Preferred.
     _buckets: dict[str, BucketRecord] = attrs.field(factory=dict, init=False)
     _bucket_names: dict[BucketId, str] = attrs.field(factory=dict, init=False)
     _keys: dict[str, AccessKey] = attrs.field(factory=dict, init=False)
@@ -165,7 +166,7 @@ class ClusterView:
 
     def preferred_leader(self, shard: ShardId) -> NodeId | None:
         """Who should lead a shard while all are well (`Reconciler` knows when not)."""
-        return preferred_leaders(self.layout).get(shard) if self.is_founded else None
+        return self._leaders.get(shard)
 
     def bucket(self, name: str) -> BucketRecord | None:
         return self._buckets.get(name)
@@ -356,6 +357,7 @@ class ClusterView:
         if epoch != self._epoch:
             self._epoch = epoch
             self._voters = voters_for(self.layout)
+            self._leaders = preferred_leaders(self.layout)
             log.info("meta.layout_taken", epoch=epoch, version=self.version)
 
     def _take_layout(self, name: bytes, payload: bytes | None) -> None:

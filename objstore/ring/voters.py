@@ -18,13 +18,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
 
 from objstore.ids import CLUSTER_SHARD, NodeId, ShardId
 from objstore.limits import BUCKET_SPAN, SHARD_COUNT
 from objstore.ring.layout import Layout
-
-_LAYOUTS_KEPT = 4  # The current epoch, the one before, and a proposal or two.
 
 
 def voters_for(
@@ -46,11 +43,6 @@ def voters_for(
     }
 
 
-def preferred_leader(layout: Layout, shard: ShardId) -> NodeId:
-    """The voter that should lead `shard` while all are well."""
-    return preferred_leaders(layout)[shard]
-
-
 def bundle_of(shard: ShardId) -> int:
     """The bundle of a shard of objects: every eighth of 32 is of the same.
 
@@ -61,7 +53,6 @@ def bundle_of(shard: ShardId) -> int:
     return (shard - 1) % (SHARD_COUNT // BUCKET_SPAN)
 
 
-@lru_cache(maxsize=_LAYOUTS_KEPT)
 def preferred_leaders(layout: Layout) -> dict[ShardId, NodeId]:
     """The preferred leader of each shard.
 
