@@ -46,6 +46,51 @@ async def test_three_nodes_replicate_and_answer_reads(autojump_clock: MockClock)
         assert not status.damaged
 
 
+async def test_what_is_proposed_while_the_log_is_written_goes_with_its_next_write(
+    autojump_clock: MockClock,
+) -> None:
+    """Together, and nobody is answered later: a leader needs that write in any case."""
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        host, computer = cluster.host(1), cluster.computers[node_id(1)]
+        for one in cluster.computers.values():
+            one.disk.sync_delay_s = 0.02
+        sent, began = computer.sent, trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(10):  # All but the first while that is written.
+                nursery.start_soon(host.propose, 0, b"%d" % number)
+                await trio.sleep(0.001)
+        assert (
+            computer.sent - sent <= 2 * 3
+        )  # To two others: two appends and what is between.
+        hop_s = 2 * cluster.delay_s
+        assert trio.current_time() - began <= 2 * 0.02 + hop_s + 0.001
+        assert computer.machine(0).commands[1:] == [b"%d" % number for number in range(10)]
+
+
+async def test_what_waits_for_a_write_that_hangs_is_proposed_elsewhere(
+    autojump_clock: MockClock,
+) -> None:
+    """It has not happened, and whoever asked is told so once another leads."""
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        host = cluster.host(1)
+        cluster.computers[node_id(1)].disk.sync_delay_s = 30.0
+        async with trio.open_nursery() as nursery:
+
+            async def first() -> None:
+                with pytest.raises(Unavailable):
+                    await host.propose(0, b"written", timeout_ms=5_000)
+
+            nursery.start_soon(first)
+            await trio.sleep(0.01)
+            with pytest.raises(NotLeader):
+                await host.propose(0, b"waits")
+        assert await cluster.propose(0, b"quick")
+        commands = cluster.computers[node_id(2)].machine(0).commands
+        assert b"waits" not in commands
+
+
 async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
