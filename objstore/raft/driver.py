@@ -10,9 +10,9 @@ steps the cores, and carries out what they want, without waiting for anything:
               '-----------------------------------------------------------------------'
 
 The writer is a task of its own: one write and one sync for all groups' records that waited.
-So nothing that is sent at once (heartbeats, a leader's appends) waits for a disk (R15), and
-batches form by what has arrived when we get to it, never by a delay. What must be durable
-before it is said waits in the core.
+So what is sent at once (heartbeats, a leader's appends) waits for no slow disk (R15).
+Batches form by what has arrived when we get to it; only proposals wait for the write under
+way, where that is brief (`pace`). What must be durable before it is said waits in the core.
 
 A pass has no await inside, so cores need no lock. An error of the WAL or of a state machine
 ends `run`, and must end the process: what the disk holds then, only a restart finds out.
@@ -514,10 +514,14 @@ class RaftHost:
         if self._writes_size > options.writes_size_max:
             raise Unavailable("the write-ahead log is too slow for more")
         now = trio.current_time()
-        answer = Answer(None if timeout_ms is None else round(now * 1000) + timeout_ms)
+        now_ms = round(now * 1000)
+        answer = Answer(None if timeout_ms is None else now_ms + timeout_ms)
         replica.propose(Proposal(data, answer, now))
         self._touched[group] = replica
-        if not self._pace.is_writing:  # Else the end of the write makes a pass.
+        # No pass for what would wait there; but one after a silence: then there are ticks
+        # again, which see what is late.
+        is_silent = self._tick_due_ms > now_ms + options.heartbeat_ms
+        if is_silent or not self._pace.ends_soon(now_ms):
             self._wanted.set()
         return answer
 
@@ -818,10 +822,8 @@ class RaftHost:
     def _serve(self, replica: Replica, now_ms: int) -> None:
         core = replica.core
         if replica.proposals:
-            if core.is_leader and self._pace.is_writing:
-                # We answer what is durable here too, and that begins after this write: what
-                # comes meanwhile is cheaper together, and followers are no later with it.
-                self._touched[replica.group] = replica
+            if core.is_leader and self._pace.ends_soon(now_ms):
+                self._touched[replica.group] = replica  # For the pass that its end makes.
             elif core.is_leader:
                 waiting = len(replica.proposals)
                 replica.append_proposals(now_ms, size_max=self.options.uncommitted_size_max)
@@ -1008,7 +1010,7 @@ class RaftHost:
             now = trio.current_time()
             while self._writes:
                 now = await self._write_batch(now)
-                self._pass()
+                self._pass()  # Also for what waited for the write to end.
         finally:
             self._is_writing = False
 

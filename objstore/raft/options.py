@@ -75,6 +75,10 @@ class Options:
     stall_ms: int = 5_000
     slow_sync_ms: int = 1_000  # ... or two in a row of these,
     quick_after_ms: int = 30_000  # and may come back after so long without one.
+    # Where the log's least write takes less than this, proposals wait for the end of the
+    # one under way, and go together (`pace`); unless it takes longer than `hold_ms`.
+    brief_ms: int = 2
+    hold_ms: int = 10
 
     @property
     def beat_interval_ms(self) -> int:

@@ -24,12 +24,8 @@ from objstore.limits import BUCKET_SPAN, SHARD_COUNT
 from objstore.ring.layout import Layout
 
 
-def voters_for(
-    layout: Layout, shard_count: int | None = None
-) -> dict[ShardId, tuple[NodeId, ...]]:
-    """The voters of shards 0 .. shard_count (default: of all), each sorted."""
-    asked = layout.shard_count if shard_count is None else shard_count
-    assert 0 <= asked <= layout.shard_count
+def voters_for(layout: Layout) -> dict[ShardId, tuple[NodeId, ...]]:
+    """The voters of all shards, each sorted."""
     width = layout.voters.width
     cells = layout.voters.indexes()
     nobody = len(layout.members)
@@ -39,7 +35,7 @@ def voters_for(
             for index in sorted(cells[shard * width : (shard + 1) * width])
             if index != nobody
         )
-        for shard in range(asked + 1)
+        for shard in range(layout.shard_count + 1)
     }
 
 
@@ -56,9 +52,9 @@ def bundle_of(shard: ShardId) -> int:
 def preferred_leaders(layout: Layout) -> dict[ShardId, NodeId]:
     """The preferred leader of each shard.
 
-    A bundle has as many leaders as there are sets of voters in the cluster: all voters of a
-    shard work for its writes, and its leader only a little more than the others.  Each has
-    a part of the bundle; so a node may lead such a part more than another.
+    A bundle has as many leaders as there are sets of voters in the cluster (or more, where
+    it does not divide by that): all voters of a shard work for its writes, and its leader
+    only a little more than the others.  A node may lead a bundle's part more than another.
     """
     voters = voters_for(layout)
     leads: dict[NodeId, list[ShardId]] = {member.node: [] for member in layout.members}

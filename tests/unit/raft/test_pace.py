@@ -35,6 +35,29 @@ def test_two_slow_syncs_in_a_row_are_a_slow_disk_until_it_was_quick_for_long() -
     assert not pace.is_slow
 
 
+def test_a_write_is_waited_for_where_the_log_is_quick_and_not_for_long() -> None:
+    pace = Pace(Options(brief_ms=2, hold_ms=10))
+    assert not pace.ends_soon(0)  # Nothing is written.
+    pace.began(0)
+    assert pace.ends_soon(9)
+    assert not pace.ends_soon(10)
+    pace.ended(30)  # A hiccup, or no CPU for us.
+    pace.began(40)
+    assert pace.ends_soon(45)
+
+
+def test_no_write_is_waited_for_where_each_takes_long_until_one_does_not() -> None:
+    pace = Pace(Options(brief_ms=2, hold_ms=10))
+    now_ms = 0
+    for _ in range(8):
+        now_ms = sync(pace, now_ms, 5)
+    pace.began(now_ms)
+    assert not pace.ends_soon(now_ms)
+    pace.ended(now_ms + 1)
+    pace.began(now_ms + 1)
+    assert pace.ends_soon(now_ms + 1)
+
+
 def test_a_sync_that_does_not_end_is_a_slow_disk() -> None:
     pace = Pace(OPTIONS)
     pace.began(0)

@@ -11,8 +11,10 @@ from trio.testing import MockClock
 from objstore.errors import Conflict, InvalidRequest, OutOfSpace, Unavailable
 from objstore.limits import ENTRY_SIZE_MAX
 from objstore.raft.errors import NotLeader
+from objstore.raft.hard_state import HardState
 from objstore.raft.messages import Heartbeat, Vote, encode_payload
 from objstore.raft.options import Options
+from objstore.raft.recovery import hard_state_record
 from objstore.raft.snapshot import Begin, Call, Piece, Status, decode_reply, encode_call
 from objstore.raft.state_machine import Applied, Membership
 from objstore.testing.disk import DiskFault
@@ -46,49 +48,78 @@ async def test_three_nodes_replicate_and_answer_reads(autojump_clock: MockClock)
         assert not status.damaged
 
 
-async def test_what_is_proposed_while_the_log_is_written_goes_with_its_next_write(
+async def propose_during_a_write(cluster: Cluster, sync_delay_s: float) -> int:
+    """Ten proposals a millisecond apart; how many payloads the leader sent meanwhile."""
+    for computer in cluster.computers.values():
+        computer.disk.sync_delay_s = sync_delay_s
+    leader = cluster.computers[node_id(1)]
+    sent = leader.sent
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(cluster.host(1).propose, 0, b"%d" % number)
+            await trio.sleep(0.001)
+    assert leader.machine(0).commands[-10:] == [b"%d" % number for number in range(10)]
+    return leader.sent - sent
+
+
+async def test_what_is_proposed_during_a_brief_write_of_the_log_goes_together(
     autojump_clock: MockClock,
 ) -> None:
-    """Together, and nobody is answered later: a leader needs that write in any case."""
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
-        host, computer = cluster.host(1), cluster.computers[node_id(1)]
-        for one in cluster.computers.values():
-            one.disk.sync_delay_s = 0.02
-        sent, began = computer.sent, trio.current_time()
-        async with trio.open_nursery() as nursery:
-            for number in range(10):  # All but the first while that is written.
-                nursery.start_soon(host.propose, 0, b"%d" % number)
-                await trio.sleep(0.001)
-        assert (
-            computer.sent - sent <= 2 * 3
-        )  # To two others: two appends and what is between.
-        hop_s = 2 * cluster.delay_s
-        assert trio.current_time() - began <= 2 * 0.02 + hop_s + 0.001
-        assert computer.machine(0).commands[1:] == [b"%d" % number for number in range(10)]
+        began = trio.current_time()
+        # To two others: the first, the nine that came while it was written, and commits.
+        assert await propose_during_a_write(cluster, 0.0095) <= 2 * 3
+        round_trip_s = 2 * cluster.delay_s
+        assert trio.current_time() - began <= 2 * 0.0095 + round_trip_s + 0.001
 
 
-async def test_what_waits_for_a_write_that_hangs_is_proposed_elsewhere(
+async def test_what_is_proposed_during_a_slow_write_of_the_log_goes_at_once(
     autojump_clock: MockClock,
 ) -> None:
-    """It has not happened, and whoever asked is told so once another leads."""
+    async with cluster_of(3) as cluster:
+        for computer in cluster.computers.values():
+            computer.disk.sync_delay_s = 0.02
+        for _ in range(10):
+            await cluster.propose(0, b"x")
+        assert await propose_during_a_write(cluster, 0.02) >= 2 * 10
+
+
+async def test_a_write_that_hangs_holds_no_proposal_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    """What came as it began goes to the others with the next tick, or what comes next."""
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        cluster.computers[node_id(1)].disk.sync_delay_s = 3.0
+        follower = cluster.computers[node_id(2)]
+        last = cluster.status(2, 0).last_index
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.host(1).propose, 0, b"hangs")
+            await trio.sleep(0.005)
+            nursery.start_soon(cluster.host(1).propose, 0, b"waits")
+            await trio.sleep(0.2)
+            assert cluster.status(2, 0).last_index == last + 2
+        assert follower.machine(0).commands[-2:] == [b"hangs", b"waits"]
+
+
+async def test_a_proposal_during_a_write_is_given_up_in_time_also_after_a_silence(
+    autojump_clock: MockClock,
+) -> None:
     async with cluster_of(3) as cluster:
         await cluster.propose(0, b"x")
         host = cluster.host(1)
-        cluster.computers[node_id(1)].disk.sync_delay_s = 30.0
+        await cluster.until(lambda: cluster.status(1, 0).quiescent)
+        await trio.sleep(2)
+        cluster.computers[node_id(1)].disk.sync_delay_s = 3.0
+        record = hard_state_record(0, HardState(cluster.status(1, 0).term))
         async with trio.open_nursery() as nursery:
-
-            async def first() -> None:
-                with pytest.raises(Unavailable):
-                    await host.propose(0, b"written", timeout_ms=5_000)
-
-            nursery.start_soon(first)
-            await trio.sleep(0.01)
-            with pytest.raises(NotLeader):
-                await host.propose(0, b"waits")
-        assert await cluster.propose(0, b"quick")
-        commands = cluster.computers[node_id(2)].machine(0).commands
-        assert b"waits" not in commands
+            nursery.start_soon(host.make_durable, [record])
+            await trio.sleep(0.001)
+            began = trio.current_time()
+            with pytest.raises(Unavailable):
+                await host.propose(0, b"late", timeout_ms=150)
+            assert trio.current_time() - began < 0.3
 
 
 async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> None:

@@ -171,11 +171,6 @@ def test_most_nodes_vote_for_each_bucket_also_where_they_joined_one_by_one() -> 
             assert 3 * len(voting) >= 2 * count or count == 2
 
 
-def test_some_shards_can_be_asked_for() -> None:
-    layout = small(3)
-    assert list(voters_for(layout, 3)) == [0, 1, 2, 3]
-
-
 def test_voters_fall_back_when_nodes_leave() -> None:
     layout = small(5)
     for number, voters in ((1, 3), (2, 3), (3, 1)):
