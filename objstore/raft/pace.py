@@ -9,7 +9,7 @@ until it has been quick for some time (and not back and forth with every sync).
 
 What is proposed during a write can be written only after it.  Followers could begin sooner,
 by what is left of it; but all that came meanwhile is one message then.  So proposals wait
-for the end of a write that is brief.  How brief they are, the least of the last few shows:
+for the end of a write that is brief.  How brief they are, the least of the last ones shows:
 most of them wait for a CPU as well.
 """
 
@@ -19,7 +19,7 @@ import attrs
 
 from objstore.raft.options import Options
 
-_FORGOTTEN_MS = 0.25  # By each write: the least of some eight of them is what counts.
+_FORGOTTEN_MS = 1 / 16  # By each write: the least of some thirty of them is what counts.
 
 
 @attrs.define

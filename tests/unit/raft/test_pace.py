@@ -49,7 +49,7 @@ def test_a_write_is_waited_for_where_the_log_is_quick_and_not_for_long() -> None
 def test_no_write_is_waited_for_where_each_takes_long_until_one_does_not() -> None:
     pace = Pace(Options(brief_ms=2, hold_ms=10))
     now_ms = 0
-    for _ in range(8):
+    for _ in range(32):
         now_ms = sync(pace, now_ms, 5)
     pace.began(now_ms)
     assert not pace.ends_soon(now_ms)

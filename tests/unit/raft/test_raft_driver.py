@@ -80,7 +80,7 @@ async def test_what_is_proposed_during_a_slow_write_of_the_log_goes_at_once(
     async with cluster_of(3) as cluster:
         for computer in cluster.computers.values():
             computer.disk.sync_delay_s = 0.02
-        for _ in range(10):
+        for _ in range(40):
             await cluster.propose(0, b"x")
         assert await propose_during_a_write(cluster, 0.02) >= 2 * 10
 
