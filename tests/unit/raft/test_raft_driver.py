@@ -93,14 +93,15 @@ async def test_a_write_that_hangs_holds_no_proposal_for_long(
         await cluster.propose(0, b"x")
         cluster.computers[node_id(1)].disk.sync_delay_s = 3.0
         follower = cluster.computers[node_id(2)]
-        last = cluster.status(2, 0).last_index
+        last = cluster.status(1, 0).last_index
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cluster.host(1).propose, 0, b"hangs")
             await trio.sleep(0.005)
             nursery.start_soon(cluster.host(1).propose, 0, b"waits")
             await trio.sleep(0.2)
             assert cluster.status(2, 0).last_index == last + 2
-        assert follower.machine(0).commands[-2:] == [b"hangs", b"waits"]
+        commands = follower.machine(0).commands
+        await cluster.until(lambda: commands[-2:] == [b"hangs", b"waits"])
 
 
 async def test_a_proposal_during_a_write_is_given_up_in_time_also_after_a_silence(
