@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from itertools import chain
 from random import Random
 
 from objstore.ids import BucketId, Key, ShardId, Slot
@@ -46,10 +47,10 @@ def choose_span(
     assert 0 < size <= SLOT_COUNT
     slots = [Slot(number) for number in random.sample(range(SLOT_COUNT), SLOT_COUNT)]
     bundle = bundle_of(shard_of(slots[0]))
-    slots.sort(key=lambda slot: bundle_of(shard_of(slot)) != bundle)
+    of_bundle = (slot for slot in slots if bundle_of(shard_of(slot)) == bundle)
     chosen: list[Slot] = []
     shards: set[ShardId] = set()
-    for slot in slots:
+    for slot in chain(of_bundle, slots):
         if shard_of(slot) not in shards:
             chosen.append(slot)
             shards.add(shard_of(slot))

@@ -822,15 +822,15 @@ class RaftHost:
     def _serve(self, replica: Replica, now_ms: int) -> None:
         core = replica.core
         if replica.proposals:
-            if core.is_leader and self._pace.ends_soon(now_ms):
+            if not core.is_leader:
+                replica.fail_proposals()
+            elif self._pace.ends_soon(now_ms):
                 self._touched[replica.group] = replica  # For the pass that its end makes.
-            elif core.is_leader:
+            else:
                 waiting = len(replica.proposals)
                 replica.append_proposals(now_ms, size_max=self.options.uncommitted_size_max)
                 if 0 < len(replica.proposals) < waiting:
                     self._touch(replica)
-            else:
-                replica.fail_proposals()
         if replica.next_read is not None:
             self._begin_read(replica, now_ms)
         passes = 0

@@ -14,11 +14,7 @@ from objstore.ids import ShardId
 from objstore.limits import BUCKET_SPAN, SHARD_COUNT
 from objstore.ring import layout as lay
 from objstore.ring.layout import Layout, Member, found
-from objstore.ring.voters import (
-    bundle_of,
-    preferred_leaders,
-    voters_for,
-)
+from objstore.ring.voters import bundle_of, preferred_leaders, voters_for
 
 from .clusters import clusters, member, members, node_id, zone_cap
 
