@@ -351,10 +351,9 @@ class _SmallRemoteWriter:
 
 
 class _Pipelined:
-    """What writers of several blocks share: blocks on their way, in a few tasks.
+    """What writers of several blocks share: blocks on their way, in tasks that stay.
 
-    Tasks of the writer's, which stay: one for each block would cost a tenth of what all
-    of Python does for it.
+    A task for each block was a sixteenth of all that Python did for it.
     """
 
     def __init__(self, client: ChunkClient, header: FragmentHeader) -> None:
@@ -392,18 +391,19 @@ class _Pipelined:
         elif self._tasks_count < APPENDS_IN_FLIGHT:
             self._tasks.append(self._client.start(self._work))
             self._tasks_count += 1
-        # Else a task is about to look for more: there would be no room if all were at work.
+        # Else a task is about to look for more: were all at work, there would be no room.
         self._given.append((number, data, crc32c, sums))
 
     async def _work(self) -> None:
         """Send what is given, until nothing will be any more."""
         try:
             while True:
-                while self._given:
+                if self._given:
                     await self._send_one(*self._given.popleft())
-                if self._is_whole:
+                elif self._is_whole:
                     return
-                await self._idle.park()
+                else:
+                    await self._idle.park()
         finally:
             self._tasks_count -= 1
 

@@ -142,6 +142,64 @@ async def test_blocks_travel_while_earlier_ones_are_written(autojump_clock) -> N
 
 
 @both
+async def test_few_tasks_carry_all_blocks_and_none_outlives_its_writer(where: int) -> None:
+    async with cluster(2) as members:
+        here, node = members[0], members[where].id
+        nursery = here.client._nursery
+        assert nursery is not None
+        for is_wanted in (True, False):
+            writer = await here.client.create(node, header_of(1, 9 * BLOCK))
+            for _ in range(8):
+                await writer.append(bytes(BLOCK))
+                assert len(nursery.child_tasks) <= APPENDS_IN_FLIGHT
+            await trio.testing.wait_all_tasks_blocked()
+            assert 0 < len(nursery.child_tasks)  # They wait for more.
+            if is_wanted:
+                await writer.append(bytes(BLOCK))
+                await writer.commit()
+            else:
+                await writer.abort()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not nursery.child_tasks
+
+
+@both
+async def test_blocks_that_come_slowly_or_at_once_all_arrive(
+    where: int, autojump_clock
+) -> None:
+    """Tasks that wait for a block, and those that find one when they are done."""
+    async with cluster(2) as members:
+        here, node = members[0], members[where].id
+        data = content(1, 12 * BLOCK)
+        for number, delay_s in enumerate((0.0, 0.1, 1.0)):
+            here.peers.delay_s[members[1].id] = delay_s
+            header = header_of(number, len(data))
+            writer = await here.client.create(node, header)
+            for at, block in enumerate(blocks_of(data)):
+                await trio.sleep(0.3 * (at % 3))
+                await writer.append(block)
+            await writer.commit()
+            here.peers.delay_s.clear()
+            assert await read(here, node, number, 0, len(data)) == data
+
+
+@both
+async def test_writer_whose_node_is_stopping_says_so(where: int, autojump_clock) -> None:
+    async with cluster(2) as members:
+        here, node = members[0], members[where].id
+        writer = await here.client.create(node, header_of(1, 9 * BLOCK))
+        for _ in range(APPENDS_IN_FLIGHT):
+            await writer.append(bytes(BLOCK))
+        assert here.client._nursery is not None
+        here.client._nursery.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(5), pytest.raises(Unavailable):
+            for _ in range(APPENDS_IN_FLIGHT + 1):
+                await writer.append(bytes(BLOCK))
+        await writer.abort()
+
+
+@both
 async def test_missing_and_corrupt_fragments_say_so(where: int) -> None:
     async with cluster(2) as members:
         here, there = members[0], members[where]
