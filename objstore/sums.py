@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from awscrt import checksums
 
+from objstore.buffer import Buffer
 from objstore.frozen import frozen
 from objstore.limits import PIECE_SIZE
-
-Buffer = bytes | bytearray | memoryview
 
 
 def crc32c(data: Buffer, start: int = 0) -> int:

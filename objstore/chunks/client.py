@@ -15,19 +15,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 import trio
 
+from objstore.buffer import Buffer
 from objstore.chunks import messages as msg
 from objstore.chunks.fragment import Block, FragmentHeader, FragmentStat, RecordRef
 from objstore.chunks.store import BegunRun, ChunkStore, Run
 from objstore.chunks.writer import FragmentWriter
 from objstore.errors import CorruptData, ObjstoreError, RemoteProtocolError, Unavailable
-from objstore.host.disk import Buffer
 from objstore.ids import FragmentId, NodeId
 from objstore.rpc.call import Reply
 from objstore.sums import Sums

@@ -26,6 +26,7 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.chunks import segment as seg
 from objstore.chunks.format import NONCE_SIZE, SEGMENT_HEADER_SIZE, SegmentHeader, align
 from objstore.chunks.fragment import DriveFenced
@@ -33,7 +34,7 @@ from objstore.chunks.index import Index, Location
 from objstore.chunks.segment import Segment
 from objstore.errors import Conflict, OutOfSpace
 from objstore.host.clock import Clock
-from objstore.host.disk import BegunWrite, Buffer, Directory, File
+from objstore.host.disk import BegunWrite, Directory, File
 from objstore.host.entropy import Entropy
 from objstore.host.threads import Threads, Worker
 from objstore.ids import DriveId, FragmentId

@@ -73,10 +73,10 @@ from functools import cached_property
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.errors import CorruptData
 from objstore.frozen import frozen
-from objstore.host.disk import Buffer
 from objstore.ids import CHUNK_ID_SIZE, BucketId, DriveId, FragmentId, Key, Slot, UploadId
 from objstore.limits import (
     BLOCK_SIZE,

@@ -14,6 +14,7 @@ from enum import Enum
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.chunks import format as fmt
 from objstore.chunks.format import (
     DEAD_MAGIC,
@@ -27,7 +28,7 @@ from objstore.chunks.format import (
 from objstore.chunks.fragment import FragmentHeader
 from objstore.chunks.index import Location, SegmentRow
 from objstore.frozen import frozen
-from objstore.host.disk import Buffer, Directory, File
+from objstore.host.disk import Directory, File
 from objstore.ids import FragmentId
 from objstore.limits import RECORD_ALIGNMENT
 from objstore.sums import crc32c

@@ -33,6 +33,7 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.chunks import segment as seg
 from objstore.chunks.driver import Commit, Drive, DriveSpace, MovedAway
 from objstore.chunks.format import (
@@ -62,7 +63,7 @@ from objstore.errors import ConfigError, CorruptData, ObjstoreError, OutOfSpace
 from objstore.frozen import frozen
 from objstore.host.buffers import POOL
 from objstore.host.clock import next_beat_s
-from objstore.host.disk import BegunRead, Buffer, Directory, File
+from objstore.host.disk import BegunRead, Directory, File
 from objstore.host.host import Host
 from objstore.host.kv import KeyValueStore
 from objstore.ids import ClusterId, DriveId, FragmentId, NodeId

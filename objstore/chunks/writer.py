@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.chunks.driver import Commit, Drive
 from objstore.chunks.format import (
     Extent,
@@ -26,7 +27,7 @@ from objstore.chunks.index import Location
 from objstore.chunks.segment import Segment
 from objstore.errors import CorruptData, InvalidRequest
 from objstore.host.buffers import POOL
-from objstore.host.disk import Buffer, File
+from objstore.host.disk import File
 from objstore.limits import PIECE_SIZE, RECORD_ALIGNMENT
 from objstore.sums import Sums
 from objstore.units import MiB

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import attrs
 
+from objstore.buffer import Buffer
+
 
 @attrs.frozen
 class Block:
@@ -40,7 +42,7 @@ class Chunker:
         self._held = bytearray()  # The bytes of it that came so far.
         self._closed = False
 
-    def feed(self, buffer: bytes | bytearray | memoryview) -> list[Block]:
+    def feed(self, buffer: Buffer) -> list[Block]:
         """Take `buffer` in; return the blocks that it completes, in order."""
         assert not self._closed
         view = memoryview(buffer)

@@ -25,10 +25,9 @@ from typing import Protocol
 
 from pyeclib.ec_iface import ECDriver, ECDriverError
 
+from objstore.buffer import Buffer
 from objstore.ec.scheme import Scheme
 from objstore.errors import CorruptData
-
-Buffer = bytes | memoryview
 
 # Cauchy: every k rows of the matrix can be inverted, which ISA-L's Vandermonde does not
 # promise for large m.

@@ -33,6 +33,7 @@ from random import Random
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.errors import RemoteProtocolError
 from objstore.gossip import messages
 from objstore.gossip.broadcast import BroadcastQueue
@@ -68,8 +69,6 @@ from objstore.gossip.suspicion import Suspicion, suspicion_min_ms
 from objstore.host.network import Address
 from objstore.ids import NodeId
 from objstore.limits import PACKET_SIZE_MAX
-
-Buffer = bytes | bytearray | memoryview
 
 HEALTH_MAX = 8  # Lifeguard's S.
 REPLY_FACTOR = 3  # A reply is at most so many times its request (F33).

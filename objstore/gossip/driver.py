@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.config import GossipConfig
 from objstore.errors import ObjstoreError
 from objstore.gossip.core import (
@@ -35,7 +36,7 @@ __all__ = ["Gossip", "Member", "State"]
 
 log = structlog.get_logger()
 
-PushPull = Callable[[NodeId | Address, bytes], Awaitable[bytes | bytearray | memoryview]]
+PushPull = Callable[[NodeId | Address, bytes], Awaitable[Buffer]]
 
 _LEAVE_TIMEOUT_S = 2.0
 _STREAM_WARNING_PAUSE_MS = 60_000
@@ -157,9 +158,7 @@ class Gossip:
         """
         self._subscribers.append(callback)
 
-    def on_push_pull(
-        self, peer: NodeId | None, data: bytes | bytearray | memoryview
-    ) -> bytes:
+    def on_push_pull(self, peer: NodeId | None, data: Buffer) -> bytes:
         """Answer what a peer's `push_pull` brought.  Raises RemoteProtocolError."""
         answer, effects = self.core.on_exchange(data, _now_ms(), peer=peer)
         self._carry_out(effects)
@@ -217,7 +216,7 @@ class Gossip:
             self._told.set()
 
     async def _exchange(self, start: StartExchange) -> None:
-        data: bytes | bytearray | memoryview
+        data: Buffer
         try:
             with trio.fail_after(start.timeout_ms / 1000):
                 data = await self._push_pull(start.target, start.data)

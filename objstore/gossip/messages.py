@@ -45,6 +45,7 @@ from typing import Any
 import attrs
 import msgpack
 
+from objstore.buffer import Buffer
 from objstore.errors import RemoteProtocolError
 from objstore.gossip.members import META_SIZE_MAX, Member, State
 from objstore.host.network import Address
@@ -395,7 +396,7 @@ def encode_probe(sender: NodeId) -> bytes:
     return _packb((1, _PROBE, _pack_id(sender), ()))
 
 
-def decode_exchange(data: bytes | bytearray | memoryview) -> Exchange:
+def decode_exchange(data: Buffer) -> Exchange:
     """Raises RemoteProtocolError."""
     match _unpack(data):
         case (1, int(kind), bytes(sender), tuple(states), *_) if kind in {1, 2}:
@@ -414,7 +415,7 @@ def _state_of(raw: Any) -> RemoteState:
     raise RemoteProtocolError("a state of no known form")
 
 
-def _unpack(data: bytes | bytearray | memoryview) -> Any:
+def _unpack(data: Buffer) -> Any:
     try:
         return _unpackb(data, use_list=False, strict_map_key=True)
     except (ValueError, TypeError, RecursionError) as problem:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import attrs
 
-Buffer = bytes | bytearray | memoryview
+from objstore.buffer import Buffer
 
 DIRECT_BLOCK_SIZE = 4096  # What a direct file is written in.
 

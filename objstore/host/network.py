@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.ids import NodeId
 
 
@@ -103,7 +104,7 @@ class Stream(Protocol):
         """Do the TLS handshake, if there is one.  Raises trio.BrokenResourceError."""
         ...
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send_all(self, data: Buffer) -> None: ...
 
     def try_send(self, data: bytes) -> bool:
         """Send a small message here and now, if the whole of it goes; whether it did.

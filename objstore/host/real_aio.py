@@ -31,7 +31,7 @@ from typing import ClassVar
 
 import trio
 
-from objstore.host.disk import Buffer
+from objstore.buffer import Buffer
 
 OPERATIONS_MAX = 64  # Under way at once, a block each at most; more go to threads.
 BUFFERS_MAX = 8  # Of one operation.

@@ -21,7 +21,8 @@ import select
 
 import trio
 
-from objstore.host.disk import DIRECT_BLOCK_SIZE, Buffer
+from objstore.buffer import Buffer
+from objstore.host.disk import DIRECT_BLOCK_SIZE
 from objstore.host.real_aio import (
     FLAG_RESFD,
     PWRITE,

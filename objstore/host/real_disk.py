@@ -35,9 +35,10 @@ from collections.abc import Sequence
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.host import real_aio
 from objstore.host.buffers import ALIGNMENT, POOL
-from objstore.host.disk import Buffer, Directory, Space, check_name
+from objstore.host.disk import Directory, Space, check_name
 from objstore.host.real_aio import SECTOR_SIZE
 from objstore.host.real_direct import RealDirectFile, open_direct
 from objstore.host.rocks_kv import RocksStore
@@ -227,9 +228,7 @@ class RealFile:
         return None if operation is None else _BegunWrite(operation, 0, self._pause)
 
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
-        pieces: Sequence[Buffer] = (
-            (data,) if isinstance(data, bytes | bytearray | memoryview) else data
-        )
+        pieces: Sequence[Buffer] = (data,) if isinstance(data, Buffer) else data
         if self._direct >= 0:
             size = sum(map(len, pieces))
             if size and not (size | offset) % ALIGNMENT:

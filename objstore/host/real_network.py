@@ -22,6 +22,7 @@ import attrs
 import structlog
 import trio
 
+from objstore.buffer import Buffer
 from objstore.host.network import (
     Address,
     ClientTls,
@@ -181,7 +182,7 @@ class PlainStream:
         self._is_drained = size < len(buffer)
         return size
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(self, data: Buffer) -> None:
         if self._eof_sent:
             raise trio.ClosedResourceError("the sending side is closed")
         if self._sending:
@@ -238,7 +239,7 @@ class PlainStream:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
-    def _send(self, data: bytes | bytearray | memoryview) -> int:
+    def _send(self, data: Buffer) -> int:
         """Send what fits, without waiting; 0 where nothing does."""
         try:
             return self._socket.send(data) if data else 0

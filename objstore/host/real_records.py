@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESOCB3
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
+from objstore.buffer import Buffer
 from objstore.host.buffers import POOL
 from objstore.units import KiB
 
@@ -140,7 +141,7 @@ class Incoming:
         self.pending = 0  # Bytes of the next record, once all of it is here; else 0.
         self.missing = 0  # Bytes of the next record that are not here, once that is known.
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: Buffer) -> None:
         self.settle()
         assert isinstance(self._bytes, bytearray)
         if self._start:
@@ -235,7 +236,7 @@ class Records:
         self.incoming = Incoming()
         self.outgoing = Outgoing()
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
+    def write(self, data: Buffer) -> int:
         """Put `data` into `outgoing`, as records."""
         size = len(data)
         if 0 < size <= RECORD_SIZE_MAX:
@@ -246,7 +247,7 @@ class Records:
                 self._write_one(view[start : start + RECORD_SIZE_MAX])
         return size
 
-    def _write_one(self, data: bytes | bytearray | memoryview) -> None:
+    def _write_one(self, data: Buffer) -> None:
         size, key = len(data), self._sending
         head = _HEAD.pack(size + _TAG_SIZE)
         nonce = key.next_nonce()

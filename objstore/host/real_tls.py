@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 import trio
 
+from objstore.buffer import Buffer
 from objstore.host.network import Address, TlsIdentity
 from objstore.host.pki import node_of_uri
 from objstore.host.real_pass_end import at_pass_end
@@ -77,7 +78,7 @@ class Transport(Protocol):
         self, take: Callable[[memoryview], bool], size_max: int = ...
     ) -> None: ...
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send_all(self, data: Buffer) -> None: ...
 
     def send_now(self, data: bytes | bytearray) -> int: ...
 
@@ -230,7 +231,7 @@ class TlsStream:
                 self._broken = True
                 raise self._error(f"TLS failed: {error}") from error
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(self, data: Buffer) -> None:
         if self._object is None:
             await self.handshake()
         self._check_usable()
@@ -429,7 +430,7 @@ class TlsStream:
             filled += more
         return filled
 
-    def _write(self, data: bytes | bytearray | memoryview) -> None:
+    def _write(self, data: Buffer) -> None:
         assert self._object is not None
         try:
             self._object.write(data)

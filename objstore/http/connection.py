@@ -29,12 +29,13 @@ import attrs
 import structlog
 import trio
 
+from objstore.buffer import Buffer
 from objstore.errors import LocalProtocolError, RemoteProtocolError
 from objstore.host.network import Address, Stream
 from objstore.http.answer import encode_head, has_body
 from objstore.http.framing import ChunkedReader, Refused, take_head
 from objstore.http.head import Head
-from objstore.http.message import NO_BODY, Bytes, Request, Response, TruncatedBody
+from objstore.http.message import NO_BODY, Request, Response, TruncatedBody
 from objstore.limits import (
     HTTP_BODY_RATE_MIN,
     HTTP_BODY_READ_SIZE,
@@ -470,8 +471,8 @@ class Connection:
     # ---- the answer -------------------------------------------------------------------
 
     def _whole_answer(
-        self, head: Head, response: Response, body: Bytes, *, goes_on: bool
-    ) -> tuple[bytes] | tuple[bytes, Bytes]:
+        self, head: Head, response: Response, body: Buffer, *, goes_on: bool
+    ) -> tuple[bytes] | tuple[bytes, Buffer]:
         """An answer's head and body, joined where they leave in one send."""
         size = len(body)
         is_sent = size > 0 and head.method != "HEAD" and has_body(response.status)
@@ -489,7 +490,7 @@ class Connection:
         return (start + body,) if size <= HTTP_JOIN_SIZE_MAX else (start, body)
 
     async def _send_pieces(
-        self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
+        self, head: Head, response: Response, body: AsyncIterator[Buffer], *, goes_on: bool
     ) -> None:
         try:
             await self._send_each(head, response, body, goes_on=goes_on)
@@ -499,7 +500,7 @@ class Connection:
                 await aclose()
 
     async def _send_each(
-        self, head: Head, response: Response, body: AsyncIterator[Bytes], *, goes_on: bool
+        self, head: Head, response: Response, body: AsyncIterator[Buffer], *, goes_on: bool
     ) -> None:
         size = response.content_length
         if size is None and head.http_version == "1.0" and head.method != "HEAD":
@@ -524,7 +525,7 @@ class Connection:
             await self._send_sized(start, body, size)
 
     async def _send_sized(
-        self, start: bytes, body: AsyncIterator[Bytes], size: int
+        self, start: bytes, body: AsyncIterator[Buffer], size: int
     ) -> None:
         left = size
         pending: bytes | None = start  # Waits for a first piece to join it.
@@ -544,14 +545,14 @@ class Connection:
         if left:
             raise LocalProtocolError(f"an answer of {size} bytes lacks {left}")
 
-    async def _send_chunked(self, start: bytes, body: AsyncIterator[Bytes]) -> None:
+    async def _send_chunked(self, start: bytes, body: AsyncIterator[Buffer]) -> None:
         await self._send_all(start)
         while (piece := await self._next_of(body)) is not None:
             if len(piece):
                 await self._send_all(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
         await self._send_all(b"0\r\n\r\n")
 
-    async def _collect(self, body: AsyncIterator[Bytes]) -> bytes:
+    async def _collect(self, body: AsyncIterator[Buffer]) -> bytes:
         whole = bytearray()
         while (piece := await self._next_of(body)) is not None:
             whole += piece
@@ -559,7 +560,7 @@ class Connection:
                 raise LocalProtocolError("too large an answer for HTTP/1.0")
         return bytes(whole)
 
-    async def _next_of(self, body: AsyncIterator[Bytes]) -> Bytes | None:
+    async def _next_of(self, body: AsyncIterator[Buffer]) -> Buffer | None:
         """The next piece of an answer, None at its end; a failure breaks the connection."""
         try:
             return await anext(body)
@@ -569,7 +570,7 @@ class Connection:
             log.warning("http.answer_broken", reason=str(error), exc_info=error)
             raise _Broken from error
 
-    async def _send_all(self, data: Bytes) -> None:
+    async def _send_all(self, data: Buffer) -> None:
         size = len(data)
         self._wait("answer", self._timeouts.body_s)
         if size <= HTTP_SEND_SIZE:

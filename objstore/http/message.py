@@ -16,11 +16,11 @@ from typing import Protocol, overload
 
 import attrs
 
+from objstore.buffer import Buffer
 from objstore.errors import RemoteProtocolError
 
 # A client's requests of one kind have fields of the same names.
 _NAMES_KEPT = 128
-Bytes = bytes | bytearray | memoryview
 
 
 class TruncatedBody(RemoteProtocolError):
@@ -180,7 +180,7 @@ class Response:
     headers: list[tuple[str, str]] = attrs.field(factory=list)
     # An iterator is closed (aclose, where it has one) whatever happens.  A memoryview is
     # sent as it is, and must not change until the next one is asked for.
-    body: Bytes | AsyncIterator[Bytes] = b""
+    body: Buffer | AsyncIterator[Buffer] = b""
     # Exact length of an iterator's bytes (without: chunked), or of what a HEAD left out.
     content_length: int | None = None
     close: bool = False  # End the connection after this answer.

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from objstore.buffer import Buffer
 from objstore.errors import (
     InvalidRequest,
     NotFound,
@@ -48,7 +49,6 @@ from objstore.rpc import codec
 from objstore.rpc.call import Call, NoSuchMethod, Reply
 from objstore.rpc.client import Peers, time_left_ms
 from objstore.rpc.codec import wire
-from objstore.rpc.frames import Buffer
 from objstore.rpc.server import RpcServer
 
 T = TypeVar("T")

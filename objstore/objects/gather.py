@@ -22,10 +22,11 @@ from typing import Protocol
 import structlog
 import trio
 
+from objstore.buffer import Buffer
 from objstore.chunks.client import BlockStream, ChunkClient, DamagedOnTheWay
 from objstore.chunks.fragment import Block, FragmentOwner
 from objstore.config import ReadConfig
-from objstore.ec.codec import Buffer, codec_for
+from objstore.ec.codec import codec_for
 from objstore.ec.scheme import Scheme
 from objstore.errors import CorruptData, NotFound, ObjstoreError, Unavailable
 from objstore.frozen import frozen

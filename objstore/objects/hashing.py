@@ -24,7 +24,7 @@ from typing import Protocol, Self
 import trio
 from awscrt import checksums
 
-from objstore.host.disk import Buffer
+from objstore.buffer import Buffer
 from objstore.host.threads import Threads
 from objstore.objects.channels import give, take
 from objstore.sums import crc32c

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from objstore.buffer import Buffer
 from objstore.errors import InvalidRequest, Unavailable
 from objstore.frozen import frozen
 from objstore.ids import NodeId
 from objstore.rpc.codec import wire_error
-from objstore.rpc.frames import Buffer
 from objstore.sums import Sums
 
 PROTOCOL = 1  # Named in hello: what methods and frames mean as a whole.

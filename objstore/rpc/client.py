@@ -27,6 +27,7 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.errors import ObjstoreError, RemoteProtocolError
 from objstore.host.clock import next_beat_s
 from objstore.host.network import Address, ClientTls, Network, Stream, TlsIdentity
@@ -55,7 +56,6 @@ from objstore.rpc.frames import (
     ERROR,
     PING,
     RESPONSE,
-    Buffer,
     Frame,
     FrameReader,
     encode_bare,

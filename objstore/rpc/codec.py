@@ -36,6 +36,7 @@ import attrs
 import msgpack
 
 from objstore import errors
+from objstore.buffer import Buffer
 from objstore.errors import CorruptData, ObjstoreError
 from objstore.host.network import Address
 from objstore.ids import FragmentId
@@ -155,12 +156,12 @@ def encode(value: object) -> bytes:
     return _pack(_free(value, _DEPTH_MAX))
 
 
-def decode(data: bytes | bytearray | memoryview) -> Any:
+def decode(data: Buffer) -> Any:
     """Unpack what `encode` made.  Raises CorruptValue."""
     return value_of(_unpack(data))
 
 
-def decode_as(cls: type[T], data: bytes | bytearray | memoryview) -> T:
+def decode_as(cls: type[T], data: Buffer) -> T:
     """Unpack a value that must be of `cls` or of a class under it.  Raises CorruptValue."""
     value = value_of(_unpack(data))
     if not isinstance(value, cls):
@@ -173,7 +174,7 @@ def pack_parts(*parts: object) -> bytes:
     return _pack([_free(part, _DEPTH_MAX) for part in parts])
 
 
-def unpack_parts(data: bytes | bytearray | memoryview) -> tuple[Any, ...]:
+def unpack_parts(data: Buffer) -> tuple[Any, ...]:
     """The raw items of `pack_parts`; `value_of` makes a value of one.  CorruptValue."""
     parts = _unpack(data)
     if type(parts) is not tuple:
@@ -181,7 +182,7 @@ def unpack_parts(data: bytes | bytearray | memoryview) -> tuple[Any, ...]:
     return parts
 
 
-def unpack_raw(data: bytes | bytearray | memoryview) -> Any:
+def unpack_raw(data: Buffer) -> Any:
     """What msgpack reads, for `value_of`.  Raises CorruptValue."""
     return _unpack(data)
 
@@ -380,7 +381,7 @@ def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 # Decoding.
 
 
-def _unpack(data: bytes | bytearray | memoryview) -> Any:
+def _unpack(data: Buffer) -> Any:
     try:
         return _unpackb(data, use_list=False, strict_map_key=False)
     except (ValueError, RecursionError, TypeError, OverflowError) as problem:

@@ -16,6 +16,7 @@ from typing import Generic
 
 import trio
 
+from objstore.buffer import Buffer
 from objstore.errors import ProtocolError, RemoteProtocolError
 from objstore.host.network import Stream
 from objstore.ids import ClusterId, NodeId
@@ -27,7 +28,6 @@ from objstore.rpc.frames import (
     ANSWER,
     ERROR,
     PING,
-    Buffer,
     Frame,
     FrameReader,
     Kind,

@@ -35,6 +35,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
+from objstore.buffer import Buffer
 from objstore.errors import LocalProtocolError, RemoteProtocolError
 from objstore.frozen import frozen
 from objstore.host.buffers import POOL
@@ -42,8 +43,6 @@ from objstore.limits import FRAME_HEADER_SIZE_MAX, FRAME_SIZE_MAX
 from objstore.rpc import codec
 from objstore.sums import Summing, Sums
 from objstore.units import KiB
-
-Buffer = bytes | bytearray | memoryview
 
 VERSION = 1
 ANSWER = 1  # Flag of a PING: this is the answer.

@@ -26,6 +26,7 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.errors import ObjstoreError, RemoteProtocolError
 from objstore.frozen import frozen
 from objstore.host.clock import next_beat_s
@@ -61,7 +62,6 @@ from objstore.rpc.frames import (
     CAST,
     ERROR,
     REQUEST,
-    Buffer,
     Frame,
     FrameReader,
     cast_header,

@@ -24,12 +24,13 @@ import structlog
 import trio
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.errors import Unavailable
 from objstore.host.clock import Clock
 from objstore.host.entropy import Entropy
 from objstore.host.network import Address
 from objstore.http.framing import Refused
-from objstore.http.message import Bytes, Headers, Request, Response
+from objstore.http.message import Headers, Request, Response
 from objstore.log import FrequentLog, quoted
 from objstore.objects.capability import Principal
 from objstore.objects.requests import MD5
@@ -424,7 +425,7 @@ class _Watched:
     """An answer's body, counted; its end is the request's."""
 
     def __init__(
-        self, body: AsyncIterator[Bytes], exchange: _Exchange, status: int
+        self, body: AsyncIterator[Buffer], exchange: _Exchange, status: int
     ) -> None:
         self._body = body
         self._exchange = exchange
@@ -432,10 +433,10 @@ class _Watched:
         self._is_whole = False
         self._is_done = False
 
-    def __aiter__(self) -> AsyncIterator[Bytes]:
+    def __aiter__(self) -> AsyncIterator[Buffer]:
         return self
 
-    async def __anext__(self) -> Bytes:
+    async def __anext__(self) -> Buffer:
         try:
             piece = await anext(self._body)
         except StopAsyncIteration:

@@ -35,9 +35,9 @@ from typing import Literal
 import attrs
 import trio
 
+from objstore.buffer import Buffer
 from objstore.host.disk import (
     DIRECT_BLOCK_SIZE,
-    Buffer,
     Directory,
     Space,
     check_name,
@@ -344,7 +344,7 @@ class SimulatedFile:
         await trio.sleep(self._disk.delay_s + busy_s)
 
     def write_at(self, offset: int, data: Buffer | Sequence[Buffer]) -> None:
-        one = isinstance(data, bytes | bytearray | memoryview)
+        one = isinstance(data, Buffer)
         written = bytes(data) if one else b"".join(data)  # type: ignore[arg-type]
         self._check_writable()
         self._disk.check(self._path, "write")

@@ -39,6 +39,7 @@ from typing import Literal
 import attrs
 import trio
 
+from objstore.buffer import Buffer
 from objstore.host.clock import Clock
 from objstore.host.network import (
     Address,
@@ -342,7 +343,7 @@ class PlainStream:
         buffer[: len(data)] = data
         return len(data)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(self, data: Buffer) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True

@@ -25,6 +25,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from objstore.buffer import Buffer
 from objstore.host.clock import Clock
 from objstore.host.network import Address, ClientTls, ServerTls, TlsIdentity
 from objstore.ids import NodeId
@@ -54,7 +55,7 @@ class Transport(Protocol):
 
     async def receive_some(self, size_max: int) -> bytes: ...
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def send_all(self, data: Buffer) -> None: ...
 
     def try_send(self, data: bytes) -> bool: ...
 
@@ -156,7 +157,7 @@ class SimulatedTlsStream:
         buffer[: len(data)] = data
         return len(data)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(self, data: Buffer) -> None:
         if not self._ready:
             await self.handshake()
         self._check_usable()

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "objstore"
 
 # From the ground up; neighbours on one line do not import each other.
 LAYERS = [
-    {"errors", "ids", "units", "limits", "packing", "frozen", "sums"},
+    {"errors", "ids", "units", "limits", "packing", "frozen", "buffer", "sums"},
     {"config", "log", "metrics"},
     {"host"},
     {"ring", "ec"},

@@ -9,6 +9,7 @@ from random import Random
 import attrs
 import trio
 
+from objstore.buffer import Buffer
 from objstore.chunks.client import ChunkClient
 from objstore.chunks.fragment import FragmentHeader, FragmentOwner
 from objstore.chunks.server import ChunkServer
@@ -30,7 +31,6 @@ from objstore.ids import (
 )
 from objstore.rpc import codec
 from objstore.rpc.call import Call, PeerUnavailable, Reply
-from objstore.rpc.frames import Buffer
 from objstore.rpc.server import RpcServer
 from objstore.sums import Sums
 from objstore.testing.disk import DiskFault, DiskOperation

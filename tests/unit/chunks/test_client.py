@@ -12,6 +12,7 @@ from objstore.chunks.client import (
     APPENDS_IN_FLIGHT,
     READS_AHEAD,
     ChunkClient,
+    ChunkWriter,
     DamagedOnTheWay,
 )
 from objstore.chunks.fragment import (
@@ -153,7 +154,7 @@ async def test_few_tasks_carry_all_blocks_and_none_outlives_its_writer(where: in
                 await writer.append(bytes(BLOCK))
                 assert len(nursery.child_tasks) <= APPENDS_IN_FLIGHT
             await trio.testing.wait_all_tasks_blocked()
-            assert 0 < len(nursery.child_tasks)  # They wait for more.
+            assert len(nursery.child_tasks) > 0  # They wait for more.
             if is_wanted:
                 await writer.append(bytes(BLOCK))
                 await writer.commit()
@@ -188,15 +189,18 @@ async def test_writer_whose_node_is_stopping_says_so(where: int, autojump_clock)
     async with cluster(2) as members:
         here, node = members[0], members[where].id
         writer = await here.client.create(node, header_of(1, 9 * BLOCK))
-        for _ in range(APPENDS_IN_FLIGHT):
-            await writer.append(bytes(BLOCK))
+        await _append_all(writer, APPENDS_IN_FLIGHT)
         assert here.client._nursery is not None
         here.client._nursery.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(5), pytest.raises(Unavailable):
-            for _ in range(APPENDS_IN_FLIGHT + 1):
-                await writer.append(bytes(BLOCK))
+            await _append_all(writer, APPENDS_IN_FLIGHT + 1)
         await writer.abort()
+
+
+async def _append_all(writer: ChunkWriter, count: int) -> None:
+    for _ in range(count):
+        await writer.append(bytes(BLOCK))
 
 
 @both

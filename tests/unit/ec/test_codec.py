@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from objstore.ec.codec import Buffer, NotEnoughFragments, codec_for
+from objstore.buffer import Buffer
+from objstore.ec.codec import NotEnoughFragments, codec_for
 from objstore.ec.scheme import Scheme
 from objstore.errors import CorruptData
 

@@ -13,6 +13,7 @@ import trio
 from structlog.testing import capture_logs
 
 from objstore import metrics
+from objstore.buffer import Buffer
 from objstore.errors import Conflict, NotFound, RemoteProtocolError, Unavailable
 from objstore.host.network import ClientTls
 from objstore.ids import ClusterId, NodeId
@@ -29,7 +30,7 @@ from objstore.rpc.call import (
 from objstore.rpc.client import Reply, call_address
 from objstore.rpc.codec import wire, wire_error
 from objstore.rpc.config import RpcConfig
-from objstore.rpc.frames import Buffer, Kind, encode_frame
+from objstore.rpc.frames import Kind, encode_frame
 from objstore.rpc.server import Call, RpcServer
 from objstore.sums import Sums
 
