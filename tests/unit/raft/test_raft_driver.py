@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from objstore.errors import Conflict, InvalidRequest, OutOfSpace, Unavailable
 from objstore.limits import ENTRY_SIZE_MAX
+from objstore.raft.driver import RaftHost
 from objstore.raft.errors import NotLeader
 from objstore.raft.hard_state import HardState
 from objstore.raft.messages import Heartbeat, Vote, encode_payload
@@ -121,6 +122,60 @@ async def test_a_proposal_during_a_write_is_given_up_in_time_also_after_a_silenc
             with pytest.raises(Unavailable):
                 await host.propose(0, b"late", timeout_ms=150)
             assert trio.current_time() - began < 0.3
+
+
+async def outcome_of(host: RaftHost, data: bytes) -> str:
+    try:
+        await host.propose(0, data)
+    except NotLeader:
+        return "not made"
+    except Unavailable as error:
+        return "unknown" if error.unknown else "not made"
+    return "made"
+
+
+@pytest.mark.parametrize("how", ["handed over", "removed"])
+async def test_proposals_held_during_a_write_have_one_outcome_though_the_leader_changes(
+    how: str, autojump_clock: MockClock
+) -> None:
+    outcomes: dict[bytes, str] = {}
+    changes = 0
+
+    async def propose(host: RaftHost, data: bytes) -> None:
+        outcomes[data] = await outcome_of(host, data)
+
+    async def change(host: RaftHost, number: int) -> None:
+        nonlocal changes
+        others = [node_id(n) for n in (1, 2, 3) if node_id(n) != host.node]
+        with contextlib.suppress(NotLeader, Unavailable, Conflict):
+            if how == "removed":
+                await host.change_membership(0, others)
+            else:
+                await host.transfer(0, others[number % 2])
+            changes += 1
+
+    async with cluster_of(3) as cluster:
+        await cluster.propose(0, b"x")
+        for computer in cluster.computers.values():
+            computer.disk.sync_delay_s = 0.0015  # Brief: what comes meanwhile is held.
+        async with trio.open_nursery() as nursery:
+            for number in range(600):
+                for host in cluster.hosts():
+                    if host.is_leader(0):
+                        nursery.start_soon(propose, host, b"%d" % number)
+                        if number % 100 == 50 and (how == "handed over" or not changes):
+                            nursery.start_soon(change, host, number // 100)
+                await trio.sleep(0.0007)
+        machine = cluster.computers[(await cluster.leader()).node].machine(0)
+        assert await cluster.propose(0, b"last") == len(machine.commands)
+        made = [data for data, outcome in outcomes.items() if outcome == "made"]
+        assert changes >= (3 if how == "handed over" else 1)
+        assert len(made) > 100
+        assert "not made" in outcomes.values()
+        assert set(made) <= set(machine.commands)
+        assert len(set(machine.commands)) == len(machine.commands)
+        for data in machine.commands:
+            assert outcomes.get(data) != "not made"
 
 
 async def test_who_does_not_lead_says_who_does(autojump_clock: MockClock) -> None:
