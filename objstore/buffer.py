@@ -1,4 +1,4 @@
-"""Bytes in any of the forms that hold them: one name for what is read and not kept."""
+"""Bytes in any of the forms that hold them: one name for all three."""
 
 from __future__ import annotations
 

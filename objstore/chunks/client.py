@@ -93,10 +93,6 @@ class _Task(Generic[T]):
             raise self._error
         return self._value
 
-    @property
-    def is_done(self) -> bool:
-        return self._done.is_set()
-
     async def ended(self) -> None:
         await self._done.wait()
 
@@ -390,7 +386,8 @@ class _Pipelined:
         elif self._tasks_count < APPENDS_IN_FLIGHT:
             self._tasks.append(self._client.start(self._work))
             self._tasks_count += 1
-        # Else a task is about to look for more: were all at work, there would be no room.
+        # Else a task is about to look for more (were all at work, there would be no room),
+        # or to end, as the node is stopping.
         self._given.append((number, data, crc32c, sums))
 
     async def _work(self) -> None:
@@ -405,6 +402,10 @@ class _Pipelined:
                     await self._idle.park()
         finally:
             self._tasks_count -= 1
+            if not self._tasks_count:  # Where it was cut off: nobody will take the rest.
+                while self._given:
+                    self._given.popleft()
+                    self._room.release()
 
     async def _send_one(
         self, number: int, data: Buffer, crc: int | None, sums: Sums | None
@@ -508,7 +509,7 @@ class _LocalWriter(_Pipelined):
             return  # The store is stopping too; what has no trailer is dead.
 
     async def _abort(self) -> None:
-        for task in list(self._tasks):
+        for task in self._tasks:
             await task.ended()
         await self._writer.abort()
 

@@ -409,7 +409,6 @@ class Scatter:
         if scheme.k == 1:
             return [block] * scheme.width
         codec, data = codec_for(scheme), block.data
-        assert not isinstance(data, bytearray)
         if self._threads is None:
             payloads = codec.encode(data)
         else:

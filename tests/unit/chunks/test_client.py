@@ -177,7 +177,8 @@ async def test_blocks_that_come_slowly_or_at_once_all_arrive(
             header = header_of(number, len(data))
             writer = await here.client.create(node, header)
             for at, block in enumerate(blocks_of(data)):
-                await trio.sleep(0.3 * (at % 3))
+                if at >= 6:
+                    await trio.sleep(0.3 * (at % 3))
                 await writer.append(block)
             await writer.commit()
             here.peers.delay_s.clear()
@@ -185,14 +186,20 @@ async def test_blocks_that_come_slowly_or_at_once_all_arrive(
 
 
 @both
-async def test_writer_whose_node_is_stopping_says_so(where: int, autojump_clock) -> None:
+@pytest.mark.parametrize("waits", ["for its tasks", "for their end", "for nothing"])
+async def test_writer_whose_node_is_stopping_says_so(
+    where: int, waits: str, autojump_clock
+) -> None:
     async with cluster(2) as members:
         here, node = members[0], members[where].id
         writer = await here.client.create(node, header_of(1, 9 * BLOCK))
         await _append_all(writer, APPENDS_IN_FLIGHT)
+        if waits == "for its tasks":  # They are parked then.
+            await trio.sleep(1)
         assert here.client._nursery is not None
         here.client._nursery.cancel_scope.cancel()
-        await trio.testing.wait_all_tasks_blocked()
+        if waits == "for their end":
+            await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(5), pytest.raises(Unavailable):
             await _append_all(writer, APPENDS_IN_FLIGHT + 1)
         await writer.abort()
