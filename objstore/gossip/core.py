@@ -39,11 +39,13 @@ from objstore.gossip import messages
 from objstore.gossip.broadcast import BroadcastQueue
 from objstore.gossip.members import (
     MEMBERS_MAX,
+    UNKNOWN_BOOT,
     Member,
     State,
     first_incarnation,
     is_news_of_meta,
     overrides,
+    rumoured,
     start_count_of,
 )
 from objstore.gossip.messages import (
@@ -171,6 +173,7 @@ class _Probe:
     """Our probe of this period."""
 
     target: NodeId
+    start_count: int  # Of the target, as we knew it.
     number: int
     timeout_at_ms: int
     ends_at_ms: int
@@ -499,8 +502,8 @@ class Core:
 
     def _on_alive_self(self, alive: Alive) -> list[Effect]:
         me = self.me
-        if alive.boot_id == me.boot_id:
-            return []  # An echo.
+        if alive.boot_id in {me.boot_id, UNKNOWN_BOOT}:
+            return []  # An echo, or what came of a rumour of this very life.
         if start_count_of(alive.incarnation) >= self._start_count:
             return [IdentityConflict(alive.address, alive.boot_id)]
         return []  # Our former life; ours is the later incarnation.
@@ -534,12 +537,7 @@ class Core:
                 timing.confirmations if others >= timing.confirmations else 0
             ),
         )
-        suspected = attrs.evolve(
-            member,
-            state=State.SUSPECT,
-            incarnation=suspect.incarnation,
-            since_ms=now_ms,
-        )
+        suspected = rumoured(member, State.SUSPECT, suspect.incarnation, now_ms)
         return self._set(suspected, suspect)
 
     def _on_dead(self, dead: Dead, now_ms: int) -> list[Effect]:
@@ -548,10 +546,7 @@ class Core:
         member = self._members.get(dead.node)
         if member is None or not overrides(member, State.DEAD, dead.incarnation):
             return []
-        gone = attrs.evolve(
-            member, state=State.DEAD, incarnation=dead.incarnation, since_ms=now_ms
-        )
-        return self._set(gone, dead)
+        return self._set(rumoured(member, State.DEAD, dead.incarnation, now_ms), dead)
 
     def _on_left(self, left: Left, now_ms: int) -> list[Effect]:
         if left.node == self.node:
@@ -559,10 +554,7 @@ class Core:
         member = self._members.get(left.node)
         if member is None or not overrides(member, State.LEFT, left.incarnation):
             return []
-        gone = attrs.evolve(
-            member, state=State.LEFT, incarnation=left.incarnation, since_ms=now_ms
-        )
-        return self._set(gone, left)
+        return self._set(rumoured(member, State.LEFT, left.incarnation, now_ms), left)
 
     def _refute(self, state: State, incarnation: int) -> list[Effect]:
         """Somebody says that we are suspect, dead or gone: we are not."""
@@ -618,7 +610,10 @@ class Core:
                 suspect = Suspect(alive.node, alive.incarnation, sender)
                 return effects + self._on_suspect(suspect, now_ms)
             case State.DEAD if known:
-                if alive.node == self.node and alive.boot_id != self.me.boot_id:
+                if alive.node == self.node and alive.boot_id not in {
+                    self.me.boot_id,
+                    UNKNOWN_BOOT,
+                }:
                     return self._on_alive_self(alive)
                 # It may be alive and only have been out of their reach: let it refute.
                 return self._on_suspect(
@@ -679,6 +674,7 @@ class Core:
         number = self._take_number()
         self._probe = _Probe(
             target=target.node,
+            start_count=start_count_of(target.incarnation),
             number=number,
             timeout_at_ms=now_ms + timing.probe_timeout_ms * (self.health + 1),
             ends_at_ms=now_ms + interval_ms,
@@ -735,6 +731,8 @@ class Core:
         member = self._members.get(probe.target)
         if member is None or not member.is_up:
             return []
+        if start_count_of(member.incarnation) != probe.start_count:
+            return []  # It has been started again since: that was its former life.
         return self._on_suspect(Suspect(member.node, member.incarnation, self.node), now_ms)
 
     def _tick_relays(self, now_ms: int) -> list[Effect]:

@@ -35,6 +35,9 @@ class State(IntEnum):
     LEFT = 4
 
 
+UNKNOWN_BOOT = b""  # Of a process that only rumours told of.
+
+
 @attrs.frozen
 class Member:
     """A node as gossip knows it."""
@@ -44,7 +47,7 @@ class Member:
     meta: Mapping[str, object]  # What it tells of itself.
     incarnation: int
     state: State
-    boot_id: bytes  # Of its process.
+    boot_id: bytes  # Of its process, or UNKNOWN_BOOT.
     since_ms: int  # When the state was learnt here, on this node's monotonic clock.
     meta_version: int = 0
     packed_meta: bytes = attrs.field(default=b"\x80", repr=False)
@@ -69,6 +72,21 @@ def overrides(member: Member, state: State, incarnation: int) -> bool:
     if incarnation != member.incarnation:
         return incarnation > member.incarnation
     return state > member.state
+
+
+def rumoured(member: Member, state: State, incarnation: int, now_ms: int) -> Member:
+    """`member` as news of its state makes it, which names no process.
+
+    Of a later start than we knew of, it is about a process that we know nothing else of.
+    """
+    is_same_life = start_count_of(incarnation) == start_count_of(member.incarnation)
+    return attrs.evolve(
+        member,
+        state=state,
+        incarnation=incarnation,
+        boot_id=member.boot_id if is_same_life else UNKNOWN_BOOT,
+        since_ms=now_ms,
+    )
 
 
 def is_news_of_meta(member: Member, incarnation: int, meta_version: int) -> bool:

@@ -39,7 +39,6 @@ class Node:
         self.is_running = True
         self.slow_ms = 0  # How long it takes to look at what arrived.
         self.changes: list[Changed] = []
-        self.conflicts: list[IdentityConflict] = []
         self.core = Core(
             node=self.id,
             boot_id=sim.random.randbytes(8),
@@ -86,6 +85,7 @@ class GossipSim:
         self._order = 0
         self._ticks: dict[Node, int] = {}  # Node to the time of its next tick.
         self.nodes: list[Node] = []
+        self.conflicts: list[IdentityConflict] = []  # Of all processes there ever were.
         for number in range(node_count):
             self.add(number)
 
@@ -194,7 +194,7 @@ class GossipSim:
                 case Changed():
                     node.changes.append(effect)
                 case IdentityConflict():
-                    node.conflicts.append(effect)
+                    self.conflicts.append(effect)
                 case OnlyByStream():
                     self.only_by_stream += 1
         self._plan_tick(node)

@@ -46,7 +46,7 @@ def test_a_storm_of_restarts_overrides_all_former_lives() -> None:
         sim.restart(number)
     sim.run_until(sim.is_converged, 10_000)
     assert sim.deaths() == 0
-    assert not any(node.conflicts for node in sim.nodes)
+    assert not sim.conflicts
     boots = {node.id: node.core.me.boot_id for node in sim.nodes}
     for node in sim.nodes:
         assert {m.node: m.boot_id for m in node.core.members.values()} == boots
@@ -320,7 +320,28 @@ def test_random_faults_leave_no_lasting_damage(seed: int) -> None:
     sim.forget_changes()
     sim.run(30_000)
     assert sim.deaths() == 0
-    assert not any(node.conflicts for node in sim.nodes)
+    assert not sim.conflicts
+
+
+@pytest.mark.parametrize("seed", [37, 92, *range(8)])  # The first two found it.
+def test_a_node_that_is_killed_again_and_again_never_takes_itself_for_another(
+    seed: int,
+) -> None:
+    """F29: suspected of a life of which the accuser's hearers know nothing else."""
+    sim = started(seed, 5, seed_count=5, delay_ms=(0, 30))
+    sim.loss = 0.1
+    for _ in range(40):
+        number = sim.random.randrange(5)
+        sim.crash(number)
+        sim.run(sim.random.randrange(4_000))
+        sim.restart(number)
+        sim.run(sim.random.randrange(2_000))
+    assert not sim.conflicts
+    sim.loss = 0.0
+    sim.run_until(sim.is_converged, 20_000)
+    boots = {node.id: node.core.me.boot_id for node in sim.nodes}
+    for node in sim.nodes:
+        assert {m.node: m.boot_id for m in node.core.members.values()} == boots
 
 
 def test_a_quiet_cluster_costs_little() -> None:

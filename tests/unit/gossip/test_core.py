@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+import attrs
+
 from objstore.gossip.core import IdentityConflict, OnlyByStream, Send, StartExchange
 from objstore.gossip.members import State, first_incarnation
 from objstore.gossip.messages import (
@@ -66,12 +68,42 @@ def test_a_conflict_is_seen_in_an_exchange_too() -> None:
             other.say(BOB, Dead(CAROL, first_incarnation(START_COUNT), BOB))
         world = World(BOB)
         member = other.core.members[CAROL]
-        import attrs
-
         member = attrs.evolve(member, node=ME, state=state, address=ELSEWHERE)
         data = encode_exchange(BOB, [member], 0)
         _, effects = world.core.on_exchange(data, world.now_ms)
         assert IdentityConflict(ELSEWHERE, member.boot_id) in effects
+
+
+def test_what_a_rumour_of_our_life_made_of_our_former_one_is_no_conflict() -> None:
+    """F29: a peer that knew our former process, and heard this one suspected, dead or gone.
+
+    It says so in an exchange before it has heard anything else of this one.
+    """
+    life = first_incarnation(START_COUNT)
+    for rumour in (Suspect(CAROL, life, BOB), Dead(CAROL, life, BOB), Left(CAROL, life)):
+        other = World(BOB)
+        other.say(BOB, alive(CAROL, first_incarnation(START_COUNT - 1)))
+        other.say(BOB, rumour)
+        member = other.core.members[CAROL]
+        world = World(BOB)
+        data = encode_exchange(BOB, [attrs.evolve(member, node=ME)], 0)
+        _, effects = world.core.on_exchange(data, world.now_ms)
+        assert not any(isinstance(effect, IdentityConflict) for effect in effects)
+        assert world.incarnation == life + 1  # Refuted.
+        # And its own word replaces all that.
+        assert other.say(BOB, alive(CAROL, life + 1, boot_id=b"this boot"))
+        assert other.core.members[CAROL].boot_id == b"this boot"
+
+
+def test_a_probe_of_a_former_life_accuses_nobody() -> None:
+    world = World(BOB)
+    while not messages_of(world.effects, Ping):
+        world.effects += world.wait(100)
+    world.say(BOB, alive(BOB, first_incarnation(9)))
+    world.wait(world.timing.probe_interval_ms)
+    assert world.core.members[BOB].state is State.ALIVE
+    world.wait(3 * world.timing.probe_interval_ms)  # Of this one: longer, as we may be ill.
+    assert world.core.members[BOB].state is State.SUSPECT
 
 
 def test_a_packet_seen_once_is_dropped_the_second_time() -> None:
