@@ -233,12 +233,16 @@ class Wal:
                 else:
                     await self._worker.run(self._roll)
         except OSError as error:
-            self._error = OSError(
-                error.errno,
-                f"the log cannot be written: {error.strerror or error}",
-                self._directory.path,
-            )
-            raise self._error from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> OSError:
+        """What to raise instead, from now on always: it says whose error it is."""
+        self._error = OSError(
+            error.errno,
+            f"the log cannot be written: {error.strerror or error}",
+            self._directory.path,
+        )
+        return self._error
 
     def _write(self, records: Sequence[Record]) -> None:
         """The same on this thread, through the page cache."""
@@ -327,7 +331,10 @@ class Wal:
         return not self._spares
 
     async def prepare(self) -> None:
-        """Make a spare, if there is none, beside the writing.  Sets `is_full`."""
+        """Make a spare, if there is none, beside the writing.  Sets `is_full`.
+
+        Raises OSError, after which the log is unusable.
+        """
         if not self.wants_spare:
             return
         name = self._new_spare_name()
@@ -335,7 +342,7 @@ class Wal:
             await self._threads.run(self._make_spare, name)
         except OSError as error:
             if error.errno not in _FULL:
-                raise
+                raise self._unusable(error) from error
             self.is_full = True
             if self._directory.exists(name):
                 self._directory.remove(name)
@@ -377,9 +384,12 @@ class Wal:
         )
 
     async def release(self) -> None:
-        """Let the oldest segment go."""
+        """Let the oldest segment go.  Raises OSError, after which the log is unusable."""
         assert self._worker is not None
-        await self._worker.run(self._release)
+        try:
+            await self._worker.run(self._release)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def _release(self) -> None:
         segment, *others = self._segments

@@ -1,5 +1,6 @@
 """The write-ahead log on a disk that tears, loses, rots and fails."""
 
+from functools import partial
 from random import Random
 
 import pytest
@@ -354,6 +355,31 @@ def test_f11_a_failed_sync_is_never_tried_again() -> None:
         machine.write(entry(1, 3))
     machine.crash(1)
     assert 3 not in indexes(machine.start(), 1)
+
+
+@pytest.mark.parametrize("step", ["prepare", "write", "release"])
+async def test_f11_whatever_it_was_the_error_says_that_it_is_the_logs(step: str) -> None:
+    disk = SimulatedDisk()
+    wal = Wal(
+        directory=SimulatedDisks(disk, Boot("host")).directory("/wal", create=True),
+        threads=SimulatedThreads(disk),
+        entropy=SimulatedEntropy("host"),
+        segment_size=DATA_OFFSET + 4096,
+    )
+    await wal.open()
+    for index in range(1, 8):
+        await wal.write([entry(1, index, size=900)])
+    assert wal.sealed
+    disk.inject(DiskFault("/wal*", "sync"))
+    begun = {
+        "prepare": wal.prepare,
+        "write": partial(wal.write, [entry(1, 8)]),
+        "release": wal.release,
+    }[step]
+    with pytest.raises(OSError, match="the log cannot be written: simulated EIO"):
+        await begun()
+    with pytest.raises(OSError, match="the log cannot be written"):
+        await wal.write([entry(1, 8)])
 
 
 async def test_f09_a_full_disk_refuses_early_and_recovers() -> None:
