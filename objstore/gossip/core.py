@@ -501,12 +501,15 @@ class Core:
         return effects
 
     def _on_alive_self(self, alive: Alive) -> list[Effect]:
-        me = self.me
-        if alive.boot_id in {me.boot_id, UNKNOWN_BOOT}:
-            return []  # An echo, or what came of a rumour of this very life.
+        if not self._names_another_process(alive):
+            return []
         if start_count_of(alive.incarnation) >= self._start_count:
             return [IdentityConflict(alive.address, alive.boot_id)]
         return []  # Our former life; ours is the later incarnation.
+
+    def _names_another_process(self, alive: Alive) -> bool:
+        """Of what is said of ourselves: else an echo, or what a rumour of us has left."""
+        return alive.boot_id not in {self.me.boot_id, UNKNOWN_BOOT}
 
     def _on_suspect(self, suspect: Suspect, now_ms: int) -> list[Effect]:
         if suspect.node == self.node:
@@ -610,10 +613,7 @@ class Core:
                 suspect = Suspect(alive.node, alive.incarnation, sender)
                 return effects + self._on_suspect(suspect, now_ms)
             case State.DEAD if known:
-                if alive.node == self.node and alive.boot_id not in {
-                    self.me.boot_id,
-                    UNKNOWN_BOOT,
-                }:
+                if alive.node == self.node and self._names_another_process(alive):
                     return self._on_alive_self(alive)
                 # It may be alive and only have been out of their reach: let it refute.
                 return self._on_suspect(
