@@ -332,7 +332,7 @@ class Core:
             return False
         if progress.damage or self.transfer_to is not None:
             return self.transfer_to == to
-        self._stir(now_ms)
+        self.stir(now_ms)
         self.transfer_to = to
         self._transfer_due_ms = now_ms + self.options.election_timeout_ms
         self._try_transfer(to, progress)
@@ -453,6 +453,14 @@ class Core:
         else:
             self._heard_ms = now_ms
             self._restart_election_timer(now_ms)
+
+    def stir(self, now_ms: int) -> None:
+        """Something happens, or is about to: no quiescence for a while."""
+        self.now_ms = now_ms
+        self._busy_ms = now_ms
+        self.dirty = True
+        if self.quiescent:
+            self.wake(now_ms)
 
     def peer_died(self, node: NodeId, now_ms: int) -> None:
         """The failure detector holds `node` for dead."""
@@ -1041,16 +1049,8 @@ class Core:
             [Entry(index, self.term, kind, data) for index, data in enumerate(datas, first)]
         )
         self._uncommitted_size += sum(map(len, datas))
-        self._stir(now_ms)
+        self.stir(now_ms)
         return first
-
-    def _stir(self, now_ms: int) -> None:
-        """Something happens: no quiescence for a while."""
-        self.now_ms = now_ms
-        self._busy_ms = now_ms
-        self.dirty = True
-        if self.quiescent:
-            self.wake(now_ms)
 
     def _meet_members(self, now_ms: int) -> None:
         """Bring `progress` in line with the membership."""
@@ -1432,7 +1432,7 @@ class Core:
             return
         self._meet_members(now_ms)
         self._commit_now = True
-        self._stir(now_ms)
+        self.stir(now_ms)
         if self.transfer_to not in membership.voters:
             self.transfer_to = None
         self._try_commit()

@@ -1172,6 +1172,10 @@ class RaftHost:
                 continue
             if not self._peer_alive(preferred) or self._peer_unfit(preferred):
                 continue
+            if now_ms - progress.heard_ms >= self.options.fresh_ms:
+                core.stir(now_ms)  # If it lives, it answers until we come by again.
+                self._touch(replica)
+                continue
             if not core.transfer(preferred, now_ms):
                 continue
             log.info("raft.leadership_handed_over", group=replica.group, peer=preferred)

@@ -85,6 +85,16 @@ class Options:
         """At least so often a follower hears a heartbeat of its own group."""
         return self.election_timeout_ms // 3
 
+    @property
+    def fresh_ms(self) -> int:
+        """Leadership goes by itself only to who was heard within this.
+
+        While it is on its way nobody can propose, and whether a node has just died its
+        failure detector says seconds later.  A follower that lives answers a heartbeat of
+        its own group after `beat_interval_ms` and one more tick.
+        """
+        return self.election_timeout_ms // 2
+
     @classmethod
     def of(cls, config: RaftConfig) -> Options:
         """The operator's times, everything else at its default."""

@@ -529,6 +529,46 @@ async def test_leadership_goes_to_whom_it_is_preferred(autojump_clock: MockClock
         )
 
 
+async def test_leadership_of_idle_groups_goes_to_whom_it_is_preferred(
+    autojump_clock: MockClock,
+) -> None:
+    groups = range(6)
+    async with cluster_of(3, groups=groups) as cluster:
+        await cluster.until(
+            lambda: all(cluster.status(n, g).quiescent for n in (1, 2, 3) for g in groups)
+        )
+        for computer in cluster.computers.values():
+            computer.preferred = lambda group: node_id(3)
+        with trio.fail_after(10):
+            await cluster.until(lambda: all(cluster.host(3).is_leader(g) for g in groups))
+
+
+@pytest.mark.parametrize("idle", [False, True])
+async def test_leadership_is_not_offered_to_who_has_just_died(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, *, idle: bool
+) -> None:
+    """Nobody can propose while it is on its way; the failure detector takes seconds."""
+    monkeypatch.setattr(Cluster, "is_up", lambda *_: True)
+    async with cluster_of(3) as cluster:
+        host = await cluster.leader()
+        await host.propose(0, b"x")
+        if idle:
+            await cluster.until(lambda: cluster.status(1, 0).quiescent)
+        await cluster.stop(3)
+        if not idle:
+            with trio.move_on_after(0.6):
+                while True:
+                    await host.propose(0, b"before")
+        cluster.computers[node_id(1)].preferred = lambda group: node_id(3)
+        await trio.sleep(idle * 1.5)
+        until = trio.current_time() + 4
+        while trio.current_time() < until:
+            began = trio.current_time()
+            await host.propose(0, b"y")
+            assert trio.current_time() - began < 0.5
+        assert host.is_leader(0)
+
+
 async def test_idle_groups_send_nothing_and_wake_for_a_dead_leader(
     autojump_clock: MockClock,
 ) -> None:
