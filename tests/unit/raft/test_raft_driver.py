@@ -555,12 +555,10 @@ async def test_leadership_is_not_offered_to_who_has_just_died(
         if idle:
             await cluster.until(lambda: cluster.status(1, 0).quiescent)
         await cluster.stop(3)
-        if not idle:
-            with trio.move_on_after(0.6):
-                while True:
-                    await host.propose(0, b"before")
+        await trio.sleep(cluster.options.fresh_ms / 1000)
         cluster.computers[node_id(1)].preferred = lambda group: node_id(3)
-        await trio.sleep(idle * 1.5)
+        # One round is over, and the next would offer it again.
+        await trio.sleep(1.5 * cluster.options.balance_interval_ms / 1000)
         until = trio.current_time() + 4
         while trio.current_time() < until:
             began = trio.current_time()
